@@ -1,0 +1,340 @@
+//! Every refusal, what it means, and what to do about it.
+//!
+//! Errors of an operation hand back what they refused. [`Fault`] is what no retry mends.
+
+use std::io;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// A word of the segment that no honest peer writes. Some process scribbled over the segment, or has a
+/// bug; messages may be lost. Use a new queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("the segment is corrupt: {what}; some process wrote where it must not, use a new queue")]
+pub struct Corrupt {
+    /// What was found.
+    pub what: &'static str,
+}
+
+/// Why an operation cannot be, whatever is sent or received meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The message is longer than the queue's `max_message`.
+    #[error(
+        "message is {len} bytes, the queue takes at most {max}; create it with a larger `max_message`"
+    )]
+    MessageTooLarge {
+        /// The message's length in bytes.
+        len: usize,
+        /// The queue's `max_message`.
+        max: usize,
+    },
+    /// The handle was made before this process was forked from another.
+    #[error("the handle belongs to the parent of this forked process; open the queue's fd anew")]
+    Forked,
+    /// All leases of this handle are out.
+    #[error(
+        "all {max} leases of this handle are out; acknowledge one, or create the queue with more `leases`"
+    )]
+    LeasesOut {
+        /// The queue's `leases`.
+        max: usize,
+    },
+    /// See [`Corrupt`].
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+}
+
+/// Why a queue could not be created.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CreateError {
+    /// `capacity` or `handles` was 0.
+    #[error("{what} is 0, it must be at least 1")]
+    Zero {
+        /// Which number.
+        what: &'static str,
+    },
+    /// A number beyond what a segment can have.
+    #[error("{what} is {asked}, at most {max} is possible")]
+    TooLarge {
+        /// Which number.
+        what: &'static str,
+        /// What was asked for.
+        asked: usize,
+        /// What is possible.
+        max: u64,
+    },
+    /// The sum of slots and of the handles' own blocks is too large.
+    #[error(
+        "capacity {capacity} and {handles} handles of 1 + {leases} blocks are more than {max} blocks; ask for fewer"
+    )]
+    TooManyBlocks {
+        /// The capacity asked for.
+        capacity: usize,
+        /// The handles asked for.
+        handles: usize,
+        /// The leases asked for.
+        leases: usize,
+        /// Most blocks of a segment.
+        max: u64,
+    },
+    /// The watchdog's period is out of range.
+    #[error("watchdog is {asked:?}, it must be between 1 ms and 1 h")]
+    Watchdog {
+        /// What was asked for.
+        asked: Duration,
+    },
+    /// The kernel refused the memory.
+    #[error(
+        "no {bytes} bytes of shared memory to be had: {source}; ask for less, raise the memory limit, or use `lazy_memory`"
+    )]
+    Memory {
+        /// The segment's size.
+        bytes: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A system call failed.
+    #[error("{call} failed: {source}")]
+    Os {
+        /// Which.
+        call: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The queue was created, but not attached to.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// Why a file descriptor could not be opened as a queue.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The descriptor is not open, or is no memfd.
+    #[error("the file descriptor is no memfd ({source}); pass the one of `Queue::as_fd`")]
+    NotMemfd {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The memfd could be truncated under our feet.
+    #[error("the memfd lacks the seals {missing}; a peer could truncate it and crash us: refused")]
+    Unsealed {
+        /// The missing seals.
+        missing: String,
+    },
+    /// The memfd is on huge pages, whose faults can be signals.
+    #[error("the memfd uses huge pages; a fault in one can kill the process: refused")]
+    HugePages,
+    /// The memfd holds something else.
+    #[error("the memfd holds no parkline queue; pass the fd of `Queue::as_fd`")]
+    NotParkline,
+    /// The segment was made by another version of this library.
+    #[error(
+        "the segment has layout version {found}, this library speaks {expected}; use the same version in all processes"
+    )]
+    Version {
+        /// The segment's version.
+        found: u32,
+        /// Ours.
+        expected: u32,
+    },
+    /// Numbers that no creator writes.
+    #[error("the segment's header claims an impossible shape; its creator is broken or hostile")]
+    Claims,
+    /// The file's length is not what its header says.
+    #[error(
+        "the memfd is {found} bytes long, its header needs {expected}; it is truncated or foreign"
+    )]
+    WrongLength {
+        /// The length that the header implies.
+        expected: u64,
+        /// The file's length.
+        found: u64,
+    },
+    /// The queue carries something else.
+    #[error("the queue carries {found}, you asked for {expected}")]
+    WrongType {
+        /// What the queue carries.
+        found: String,
+        /// What was asked for.
+        expected: String,
+    },
+    /// A system call failed.
+    #[error("{call} failed: {source}")]
+    Os {
+        /// Which.
+        call: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Why a sender or receiver could not be had.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AttachError {
+    /// Every record of the segment is taken.
+    #[error(
+        "all {handles} handles of the queue are taken; drop one, or create it with more `handles`"
+    )]
+    NoFreeHandle {
+        /// The queue's `handles`.
+        handles: usize,
+    },
+    /// The queue object was made before this process was forked.
+    #[error("the queue belongs to the parent of this forked process; open its fd anew")]
+    Forked,
+    /// `/proc` is needed for a file description of our own.
+    #[error("cannot reopen the segment through /proc/self/fd: {source}; mount /proc")]
+    Proc {
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// See [`Corrupt`].
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// A system call failed.
+    #[error("{call} failed: {source}")]
+    Os {
+        /// Which.
+        call: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// Why nothing was sent at once. Hands the message back: `T` is `()` where it was only borrowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TrySendError<T = ()> {
+    /// As many messages are waiting as the queue has room for.
+    #[error("queue is full")]
+    Full(T),
+    /// The queue was closed.
+    #[error("queue is closed")]
+    Closed(T),
+    /// No retry will help.
+    #[error("{1}")]
+    Fault(T, #[source] Fault),
+}
+
+/// Why nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SendError<T = ()> {
+    /// The queue was closed.
+    #[error("queue is closed")]
+    Closed(T),
+    /// No retry will help.
+    #[error("{1}")]
+    Fault(T, #[source] Fault),
+}
+
+/// Why nothing was sent in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum SendTimeoutError<T = ()> {
+    /// The queue stayed full.
+    #[error("queue stayed full until the deadline")]
+    Timeout(T),
+    /// The queue was closed.
+    #[error("queue is closed")]
+    Closed(T),
+    /// No retry will help.
+    #[error("{1}")]
+    Fault(T, #[source] Fault),
+}
+
+/// Why nothing was received at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum TryRecvError {
+    /// No message is waiting.
+    #[error("queue is empty")]
+    Empty,
+    /// The queue was closed, and all that was sent before has been received.
+    #[error("queue is closed and drained")]
+    Closed,
+    /// No retry will help.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// Why nothing was received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RecvError {
+    /// The queue was closed, and all that was sent before has been received.
+    #[error("queue is closed and drained")]
+    Closed,
+    /// No retry will help.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// Why nothing was received in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum RecvTimeoutError {
+    /// The queue stayed empty.
+    #[error("queue stayed empty until the deadline")]
+    Timeout,
+    /// The queue was closed, and all that was sent before has been received.
+    #[error("queue is closed and drained")]
+    Closed,
+    /// No retry will help.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+impl<T> TrySendError<T> {
+    /// The message that was refused.
+    pub fn into_inner(self) -> T {
+        let (Self::Full(message) | Self::Closed(message) | Self::Fault(message, _)) = self;
+        message
+    }
+
+    /// The answer that waiting could not change, or the message to try again with.
+    pub fn settled(self) -> Result<SendError<T>, T> {
+        match self {
+            Self::Full(message) => Err(message),
+            Self::Closed(message) => Ok(SendError::Closed(message)),
+            Self::Fault(message, fault) => Ok(SendError::Fault(message, fault)),
+        }
+    }
+
+    /// The same refusal of another message.
+    pub fn map<U>(self, other: impl FnOnce(T) -> U) -> TrySendError<U> {
+        match self {
+            Self::Full(message) => TrySendError::Full(other(message)),
+            Self::Closed(message) => TrySendError::Closed(other(message)),
+            Self::Fault(message, fault) => TrySendError::Fault(other(message), fault),
+        }
+    }
+}
+
+impl TryRecvError {
+    /// The answer that waiting could not change.
+    pub fn settled(self) -> Option<RecvError> {
+        match self {
+            Self::Empty => None,
+            Self::Closed => Some(RecvError::Closed),
+            Self::Fault(fault) => Some(RecvError::Fault(fault)),
+        }
+    }
+}
+
+impl<T> From<SendError<T>> for SendTimeoutError<T> {
+    fn from(error: SendError<T>) -> Self {
+        match error {
+            SendError::Closed(message) => Self::Closed(message),
+            SendError::Fault(message, fault) => Self::Fault(message, fault),
+        }
+    }
+}
+
+impl From<RecvError> for RecvTimeoutError {
+    fn from(error: RecvError) -> Self {
+        match error {
+            RecvError::Closed => Self::Closed,
+            RecvError::Fault(fault) => Self::Fault(fault),
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! A frame: how one message lies in a block.
+//!
+//! A block is an array of words. Word 0 is the owner tag, word 1 the frame's header, then the payload,
+//! padded to a whole word. The header is one `u64`, read once into private memory and checked before
+//! anything is believed:
+//!
+//! | bits | 0..32 | 32..40 | 40..48 | 48..64 |
+//! |---|---|---|---|---|
+//! | | length in bytes | kind | flags | attempts |
+//!
+//! Payload words are relaxed atomics: a peer that scribbles garbles a message, and that is all. What
+//! orders them is the exchange on the slot ([message] and [space] in `ring.rs`).
+
+use crate::error::Corrupt;
+use crate::sync::{AtomicU64, Ordering::Relaxed};
+
+/// The only kind of frame so far. Not 0, so that memory nobody wrote is no frame.
+const KIND_MESSAGE: u64 = 1;
+const FLAG_REDELIVERED: u64 = 1;
+
+/// Words before the payload: owner tag and frame header.
+pub(crate) const BLOCK_HEADER_WORDS: usize = 2;
+
+/// The header of a frame, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    len: u32,
+    attempts: u16,
+    redelivered: bool,
+}
+
+impl Frame {
+    pub(crate) fn first(len: u32) -> Self {
+        Self { len, attempts: 1, redelivered: false }
+    }
+
+    pub(crate) fn again(self) -> Self {
+        Self { redelivered: true, attempts: self.attempts.saturating_add(1), ..self }
+    }
+
+    /// The payload's length in bytes.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    /// Whether the payload has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How often this message was handed to a receiver, this time included: 1, unless redelivered.
+    pub fn attempts(&self) -> u16 {
+        self.attempts
+    }
+
+    /// Whether an earlier receiver got this message and did not acknowledge it.
+    pub fn redelivered(&self) -> bool {
+        self.redelivered
+    }
+
+    fn to_bits(self) -> u64 {
+        let flags = if self.redelivered { FLAG_REDELIVERED } else { 0 };
+        u64::from(self.len) | KIND_MESSAGE << 32 | flags << 40 | u64::from(self.attempts) << 48
+    }
+
+    fn check(bits: u64, max_message: usize) -> Result<Self, Corrupt> {
+        let len = bits as u32;
+        if bits >> 32 & 0xff != KIND_MESSAGE {
+            return Err(Corrupt { what: "a block holds no frame of a known kind" });
+        }
+        if bits >> 40 & 0xff & !FLAG_REDELIVERED != 0 {
+            return Err(Corrupt { what: "a frame has unknown flags" });
+        }
+        if len as usize > max_message {
+            return Err(Corrupt { what: "a frame is longer than its block" });
+        }
+        Ok(Self {
+            len,
+            redelivered: bits >> 40 & FLAG_REDELIVERED != 0,
+            attempts: (bits >> 48) as u16,
+        })
+    }
+}
+
+/// One block's words.
+#[derive(Clone, Copy)]
+pub(crate) struct Block<'a> {
+    owner: &'a AtomicU64,
+    header: &'a AtomicU64,
+    payload: &'a [AtomicU64],
+}
+
+impl<'a> Block<'a> {
+    /// The block in `words`, or `None` when they are too few to hold the two header words.
+    pub(crate) fn new(words: &'a [AtomicU64]) -> Option<Self> {
+        let (owner, rest) = words.split_first()?;
+        let (header, payload) = rest.split_first()?;
+        Some(Self { owner, header, payload })
+    }
+
+    /// Tags the block with the record that owns it now. Read by an audit alone.
+    pub(crate) fn set_owner(&self, record: u32) {
+        // Relaxed: the store of the record's op that follows carries it ([settle]).
+        self.owner.store(u64::from(record), Relaxed);
+    }
+
+    pub(crate) fn frame(&self, max_message: usize) -> Result<Frame, Corrupt> {
+        let room = max_message.min(self.payload.len() * 8);
+        Frame::check(self.header.load(Relaxed), room)
+    }
+
+    pub(crate) fn set_frame(&self, frame: Frame) {
+        self.header.store(frame.to_bits(), Relaxed);
+    }
+
+    /// Copies `bytes` to the start of the payload; what has no room is left out.
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        let (words, tail) = bytes.as_chunks::<8>();
+        let mut payload = self.payload.iter();
+        for (from, to) in words.iter().zip(payload.by_ref()) {
+            to.store(u64::from_ne_bytes(*from), Relaxed);
+        }
+        if let (Some(to), false) = (payload.as_slice().first(), tail.is_empty()) {
+            let mut last = [0; 8];
+            last[..tail.len()].copy_from_slice(tail);
+            to.store(u64::from_ne_bytes(last), Relaxed);
+        }
+    }
+
+    /// Copies `bytes` to `offset` in the payload; what has no room is left out.
+    pub(crate) fn write_at(&self, offset: usize, mut bytes: &[u8]) {
+        let (mut index, mut within) = (offset / 8, offset % 8);
+        while let (Some(word), false) = (self.payload.get(index), bytes.is_empty()) {
+            let (part, rest) = bytes.split_at(bytes.len().min(8 - within));
+            let mut merged = word.load(Relaxed).to_ne_bytes();
+            merged[within..within + part.len()].copy_from_slice(part);
+            word.store(u64::from_ne_bytes(merged), Relaxed);
+            (bytes, index, within) = (rest, index + 1, 0);
+        }
+    }
+
+    /// Copies the start of the payload into `out`; what the block does not have is left as it was.
+    pub(crate) fn read(&self, out: &mut [u8]) {
+        let (words, tail) = out.as_chunks_mut::<8>();
+        let mut payload = self.payload.iter();
+        for (to, from) in words.iter_mut().zip(payload.by_ref()) {
+            *to = from.load(Relaxed).to_ne_bytes();
+        }
+        if let (Some(from), false) = (payload.as_slice().first(), tail.is_empty()) {
+            let last = from.load(Relaxed).to_ne_bytes();
+            tail.copy_from_slice(&last[..tail.len()]);
+        }
+    }
+
+    /// Where the payload lies, for the in-place views that trust their peers.
+    #[cfg(not(loom))]
+    pub(crate) fn payload_ptr(&self) -> *mut u8 {
+        self.payload.as_ptr().cast::<u8>().cast_mut()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn words(n: usize) -> Vec<AtomicU64> {
+        (0..n).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    #[test]
+    fn every_length_comes_back_as_it_was_written() {
+        let words = words(2 + 4);
+        let block = Block::new(&words).unwrap();
+        for len in 0..=32 {
+            let sent: Vec<u8> = (0..len).map(|n| n as u8 ^ 0xa5).collect();
+            block.write(&sent);
+            let mut received = vec![0; len];
+            block.read(&mut received);
+            assert_eq!(received, sent);
+        }
+    }
+
+    #[test]
+    fn writing_in_pieces_equals_writing_at_once() {
+        let sent: Vec<u8> = (0..32).collect();
+        for cut in 0..=32 {
+            let words = words(2 + 4);
+            let block = Block::new(&words).unwrap();
+            block.write_at(cut, &sent[cut..]);
+            block.write_at(0, &sent[..cut]);
+            let mut received = [0; 32];
+            block.read(&mut received);
+            assert_eq!(received, *sent);
+        }
+    }
+
+    #[test]
+    fn a_frame_survives_its_word() {
+        let frame = Frame::first(1 << 20).again();
+        assert_eq!(Frame::check(frame.to_bits(), 1 << 20), Ok(frame));
+        assert!(frame.redelivered() && frame.attempts() == 2);
+    }
+
+    #[test]
+    fn a_frame_longer_than_its_block_is_corrupt() {
+        let words = words(2 + 1);
+        let block = Block::new(&words).unwrap();
+        block.set_frame(Frame::first(9));
+        assert!(block.frame(1000).is_err(), "the block has room for 8 bytes");
+        block.set_frame(Frame::first(8));
+        assert!(block.frame(7).is_err(), "the queue allows 7 bytes");
+        assert!(block.frame(8).is_ok());
+    }
+
+    #[test]
+    fn memory_that_nobody_wrote_is_no_frame() {
+        assert!(Frame::check(0, 100).is_err());
+        assert!(Frame::check(2 << 32, 100).is_err(), "unknown kind");
+        assert!(Frame::check(Frame::first(1).to_bits() | 2 << 40, 100).is_err(), "unknown flag");
+    }
+}

@@ -1,0 +1,53 @@
+//! The plain futex: [`Kernel`] for threads that may block, and the wake of every driver.
+//!
+//! Shared futexes throughout: a private one is keyed to one process's memory and wakes nobody else.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustix::thread::futex::{self, Flags, Timespec};
+
+use crate::gate::{Kernel, Sleep};
+
+/// How often this process went to the kernel on behalf of its queues.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KernelCalls {
+    /// Waits begun, by a thread or for the tasks of a reactor.
+    pub parks: u64,
+    /// Wakes, those that found nobody included.
+    pub wakes: u64,
+}
+
+static PARKS: AtomicU64 = AtomicU64::new(0);
+static WAKES: AtomicU64 = AtomicU64::new(0);
+
+/// How often this process went to the kernel on behalf of its queues. For people; may lag a little.
+pub fn kernel_calls() -> KernelCalls {
+    KernelCalls { parks: PARKS.load(Relaxed), wakes: WAKES.load(Relaxed) }
+}
+
+/// Counts a wait that a driver began by other means than [`Futex`].
+pub fn count_park() {
+    PARKS.fetch_add(1, Relaxed);
+}
+
+/// The calling thread sleeps in `futex(2)`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Futex;
+
+impl Kernel for Futex {
+    fn wait(&self, sleep: &Sleep<'_>, timeout: Option<Duration>) {
+        count_park();
+        let timeout = timeout.and_then(|it| Timespec::try_from(it).ok());
+        // Woken, value changed, time over, interrupted: all mean "look again".
+        let _ = futex::wait(sleep.word(), Flags::empty(), sleep.expected(), timeout.as_ref());
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
+        WAKES.fetch_add(1, Relaxed);
+        // The kernel reads the count as a signed number. An error (an unmapped word) wakes nobody.
+        let count = count.min(i32::MAX.cast_unsigned());
+        let woken = futex::wake(word, Flags::empty(), count).unwrap_or(0);
+        u32::try_from(woken).unwrap_or(u32::MAX)
+    }
+}

@@ -1,0 +1,371 @@
+//! What a segment is made of, where each part lies, and what the first page of a stranger's segment claims.
+//!
+//! ```text
+//! 0      claims            written once, read once at open, checked, and never read again
+//! 1024   gates, closing    128 bytes each
+//! 4096   slots             8 bytes each
+//!        records           128 bytes each
+//!        cells             8 bytes each, one row of 128-byte lines per record
+//!        blocks            64-byte strides, on a page
+//! ```
+
+use std::time::Duration;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+use crate::error::{CreateError, OpenError};
+use crate::frame::BLOCK_HEADER_WORDS;
+use crate::position::Laps;
+use crate::slot::BLOCK_BITS;
+
+pub(crate) const MAGIC: [u8; 8] = *b"PARKLINE";
+/// The layout and the protocol. Both sides of a segment must agree.
+pub(crate) const VERSION: u32 = 1;
+
+pub(crate) const CONTROL_OFFSET: usize = 1024;
+pub(crate) const HEADER_LEN: usize = 4096;
+pub(crate) const RECORD_LEN: usize = 128;
+const CELL_ROW: usize = 128;
+const BLOCK_STRIDE: usize = 64;
+const PAGE: usize = 4096;
+
+/// Most blocks of a segment: what a word can name, less [`crate::slot::BlockId::NONE`].
+pub(crate) const MAX_BLOCKS: u64 = (1 << BLOCK_BITS) - 1;
+/// Largest capacity: half the blocks.
+pub(crate) const MAX_CAPACITY: u64 = 1 << (BLOCK_BITS - 1);
+/// Largest `max_message`: 1 GiB.
+pub(crate) const MAX_MESSAGE: u64 = 1 << 30;
+const MAX_WATCHDOG: Duration = Duration::from_secs(3600);
+
+const NAME_LEN: usize = 64;
+
+/// What a queue carries, as its creator named it: checked at open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct TypeMark {
+    size: u64,
+    align: u32,
+    name_len: u32,
+    name: [u8; NAME_LEN],
+}
+
+impl TypeMark {
+    /// Bytes of any length.
+    pub(crate) const BYTES: Self = Self { size: 0, align: 0, name_len: 0, name: [0; NAME_LEN] };
+
+    /// `T` by its size, its alignment and its name without the paths, so that two programs that keep the type
+    /// in different modules agree. A long name counts by its length and its first 64 bytes.
+    pub(crate) fn of<T>() -> Self {
+        let mut short = String::new();
+        for part in core::any::type_name::<T>().split_inclusive(|c: char| !is_path(c)) {
+            short.push_str(part.rsplit("::").next().unwrap_or(part));
+        }
+        let mut name = [0; NAME_LEN];
+        for (to, from) in name.iter_mut().zip(short.bytes()) {
+            *to = from;
+        }
+        Self {
+            size: size_of::<T>() as u64,
+            align: align_of::<T>() as u32,
+            name_len: short.len() as u32,
+            name,
+        }
+    }
+}
+
+fn is_path(c: char) -> bool {
+    c == ':' || c == '_' || c.is_alphanumeric()
+}
+
+impl core::fmt::Display for TypeMark {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        if *self == Self::BYTES {
+            return f.write_str("raw bytes");
+        }
+        let len = self.name.len().min(self.name_len as usize);
+        let name = self.name.get(..len).unwrap_or_default();
+        write!(f, "`{}` ({} bytes, align {})", name.escape_ascii(), self.size, self.align)
+    }
+}
+
+/// The first page of a segment, as its creator wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Claims {
+    magic: [u8; 8],
+    version: u32,
+    capacity_log2: u32,
+    handles: u32,
+    leases: u32,
+    max_message: u64,
+    watchdog_micros: u64,
+    payload: TypeMark,
+}
+
+/// The checked shape of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    capacity_log2: u32,
+    handles: u32,
+    leases: u32,
+    max_message: usize,
+    blocks: usize,
+    block_words: usize,
+    cells_at: usize,
+    blocks_at: usize,
+    file_len: usize,
+    watchdog: Duration,
+}
+
+/// What a creator asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wishes {
+    pub(crate) capacity: usize,
+    pub(crate) max_message: usize,
+    pub(crate) handles: usize,
+    pub(crate) leases: usize,
+    pub(crate) watchdog: Duration,
+}
+
+impl Geometry {
+    pub(crate) fn plan(wishes: Wishes) -> Result<Self, CreateError> {
+        let too_large = |what, asked: usize, max: u64| CreateError::TooLarge { what, asked, max };
+        let Wishes { capacity, max_message, handles, leases, watchdog } = wishes;
+        if capacity == 0 {
+            return Err(CreateError::Zero { what: "capacity" });
+        }
+        if handles == 0 {
+            return Err(CreateError::Zero { what: "handles" });
+        }
+        if watchdog < Duration::from_millis(1) || watchdog > MAX_WATCHDOG {
+            return Err(CreateError::Watchdog { asked: watchdog });
+        }
+        if capacity as u64 > MAX_CAPACITY {
+            return Err(too_large("capacity", capacity, MAX_CAPACITY));
+        }
+        if max_message as u64 > MAX_MESSAGE {
+            return Err(too_large("max_message", max_message, MAX_MESSAGE));
+        }
+        let log2 = capacity.next_power_of_two().trailing_zeros();
+        let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        Self::compute(log2, narrow(handles), narrow(leases), max_message as u64, watchdog)
+            .ok_or(CreateError::TooManyBlocks { capacity, handles, leases, max: MAX_BLOCKS })
+    }
+
+    /// Reads a stranger's claims: each is checked against our limits and the sum of them against the
+    /// file's length.
+    pub(crate) fn check(page: &[u8], file_len: u64) -> Result<(Self, TypeMark), OpenError> {
+        let truncated = |expected| OpenError::WrongLength { expected, found: file_len };
+        let (claims, _) =
+            Claims::read_from_prefix(page).map_err(|_| truncated(HEADER_LEN as u64))?;
+        if claims.magic != MAGIC {
+            return Err(OpenError::NotParkline);
+        }
+        if claims.version != VERSION {
+            return Err(OpenError::Version { found: claims.version, expected: VERSION });
+        }
+        let Claims { capacity_log2, handles, leases, max_message, watchdog_micros, .. } = claims;
+        let watchdog = Duration::from_micros(watchdog_micros);
+        let sane = 1u64.checked_shl(capacity_log2).is_some_and(|it| it <= MAX_CAPACITY)
+            && handles > 0
+            && max_message <= MAX_MESSAGE
+            && (Duration::from_millis(1)..=MAX_WATCHDOG).contains(&watchdog);
+        let geometry = sane
+            .then(|| Self::compute(capacity_log2, handles, leases, max_message, watchdog))
+            .flatten()
+            .ok_or(OpenError::Claims)?;
+        if geometry.file_len as u64 != file_len {
+            return Err(truncated(geometry.file_len as u64));
+        }
+        Ok((geometry, claims.payload))
+    }
+
+    /// `None` when the segment would have more blocks than a word can name, or overflow.
+    fn compute(
+        capacity_log2: u32,
+        handles: u32,
+        leases: u32,
+        max_message: u64,
+        watchdog: Duration,
+    ) -> Option<Self> {
+        let capacity = 1usize.checked_shl(capacity_log2)?;
+        let cells = usize::try_from(leases).ok()?.checked_add(1)?;
+        let rows = usize::try_from(handles).ok()?;
+        let blocks = rows.checked_mul(cells)?.checked_add(capacity)?;
+        if blocks as u64 > MAX_BLOCKS {
+            return None;
+        }
+        let max_message = usize::try_from(max_message).ok()?;
+        let block_len = max_message
+            .checked_add(BLOCK_HEADER_WORDS * 8)?
+            .checked_next_multiple_of(BLOCK_STRIDE)?;
+        let records_at = (capacity * 8).checked_next_multiple_of(RECORD_LEN)? + HEADER_LEN;
+        let cells_at = rows.checked_mul(RECORD_LEN)?.checked_add(records_at)?;
+        let row = (cells * 8).checked_next_multiple_of(CELL_ROW)?;
+        let blocks_at =
+            rows.checked_mul(row)?.checked_add(cells_at)?.checked_next_multiple_of(PAGE)?;
+        let file_len = blocks
+            .checked_mul(block_len)?
+            .checked_add(blocks_at)?
+            .checked_next_multiple_of(PAGE)?;
+        isize::try_from(file_len).ok()?;
+        Some(Self {
+            capacity_log2,
+            handles,
+            leases,
+            max_message,
+            blocks,
+            block_words: block_len / 8,
+            cells_at,
+            blocks_at,
+            file_len,
+            watchdog,
+        })
+    }
+
+    pub(crate) fn claims(&self, payload: TypeMark) -> Claims {
+        Claims {
+            magic: MAGIC,
+            version: VERSION,
+            capacity_log2: self.capacity_log2,
+            handles: self.handles,
+            leases: self.leases,
+            max_message: self.max_message as u64,
+            // At most an hour.
+            watchdog_micros: self.watchdog.as_micros() as u64,
+            payload,
+        }
+    }
+
+    pub(crate) fn laps(&self) -> Laps {
+        Laps::of_capacity_log2(self.capacity_log2)
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        1 << self.capacity_log2
+    }
+
+    pub(crate) fn handles(&self) -> u32 {
+        self.handles
+    }
+
+    /// Blocks of one handle: one to work with and one a lease.
+    pub(crate) fn cells(&self) -> usize {
+        self.leases as usize + 1
+    }
+
+    /// Words between one handle's cells and the next's.
+    pub(crate) fn cell_stride(&self) -> usize {
+        (self.cells() * 8).next_multiple_of(CELL_ROW) / 8
+    }
+
+    pub(crate) fn max_message(&self) -> usize {
+        self.max_message
+    }
+
+    pub(crate) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    pub(crate) fn block_words(&self) -> usize {
+        self.block_words
+    }
+
+    pub(crate) fn watchdog(&self) -> Duration {
+        self.watchdog
+    }
+
+    pub(crate) fn records_at(&self) -> usize {
+        self.cells_at - self.handles as usize * RECORD_LEN
+    }
+
+    pub(crate) fn cells_at(&self) -> usize {
+        self.cells_at
+    }
+
+    pub(crate) fn blocks_at(&self) -> usize {
+        self.blocks_at
+    }
+
+    pub(crate) fn file_len(&self) -> usize {
+        self.file_len
+    }
+
+    /// The block that `cell` of `handle` holds in a new segment; slot `n` holds block `n`.
+    pub(crate) fn first_block(&self, handle: usize, cell: usize) -> u32 {
+        (self.capacity() + handle * self.cells() + cell) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wishes() -> Wishes {
+        Wishes {
+            capacity: 5,
+            max_message: 100,
+            handles: 3,
+            leases: 2,
+            watchdog: Duration::from_millis(100),
+        }
+    }
+
+    fn page(geometry: &Geometry) -> Vec<u8> {
+        geometry.claims(TypeMark::BYTES).as_bytes().to_vec()
+    }
+
+    #[test]
+    fn what_was_planned_is_what_is_read() {
+        let plan = Geometry::plan(wishes()).unwrap();
+        let (read, mark) = Geometry::check(&page(&plan), plan.file_len() as u64).unwrap();
+        assert_eq!((read, mark), (plan, TypeMark::BYTES));
+        assert_eq!(plan.capacity(), 8, "rounded up to a power of two");
+        assert_eq!(plan.blocks(), 8 + 3 * 3);
+    }
+
+    #[test]
+    fn the_parts_do_not_overlap() {
+        let plan = Geometry::plan(wishes()).unwrap();
+        assert!(HEADER_LEN + plan.capacity() * 8 <= plan.records_at());
+        assert!(plan.records_at() + 3 * RECORD_LEN <= plan.cells_at());
+        assert!(plan.cells_at() + 3 * plan.cell_stride() * 8 <= plan.blocks_at());
+        assert!(plan.blocks_at() + plan.blocks() * plan.block_words() * 8 <= plan.file_len());
+        assert!(plan.block_words() * 8 >= plan.max_message() + BLOCK_HEADER_WORDS * 8);
+    }
+
+    #[test]
+    fn each_lie_is_refused() {
+        let plan = Geometry::plan(wishes()).unwrap();
+        let honest = plan.claims(TypeMark::BYTES);
+        let len = plan.file_len() as u64;
+        let check = |lie: Claims| Geometry::check(lie.as_bytes(), len).unwrap_err();
+        let magic = [b'x'; 8];
+        assert!(matches!(check(Claims { magic, ..honest }), OpenError::NotParkline));
+        let version = VERSION + 1;
+        assert!(matches!(check(Claims { version, ..honest }), OpenError::Version { .. }));
+        for lie in [
+            Claims { capacity_log2: 20, ..honest },
+            Claims { capacity_log2: u32::MAX, ..honest },
+            Claims { handles: 0, ..honest },
+            Claims { handles: u32::MAX, ..honest },
+            Claims { leases: u32::MAX, ..honest },
+            Claims { max_message: u64::MAX, ..honest },
+            Claims { watchdog_micros: 0, ..honest },
+            Claims { watchdog_micros: u64::MAX, ..honest },
+        ] {
+            assert!(matches!(check(lie), OpenError::Claims), "{lie:?}");
+        }
+        let longer = Claims { max_message: 200, ..honest };
+        assert!(matches!(check(longer), OpenError::WrongLength { .. }));
+        assert!(Geometry::check(&page(&plan)[..20], len).is_err());
+    }
+
+    #[test]
+    fn a_type_is_known_by_its_name_without_paths() {
+        struct Order(#[expect(dead_code)] u32);
+        let mark = TypeMark::of::<Option<Order>>();
+        assert!(mark.to_string().starts_with("`Option<Order>`"), "{mark}");
+        assert_ne!(mark, TypeMark::of::<Option<u32>>());
+    }
+}

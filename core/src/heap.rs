@@ -1,0 +1,154 @@
+//! A ring on the heap: the same words and the same algorithm, without a kernel. For loom and for fuzzing.
+
+use std::time::Duration;
+
+use crate::error::{CreateError, Fault, TryRecvError, TrySendError};
+use crate::frame::{Block, Frame};
+use crate::gate::Gate;
+use crate::geometry::{Geometry, Wishes};
+use crate::port::{Port, SEND_CELL};
+use crate::position::Position;
+use crate::ring::{Control, Record, Ring};
+use crate::slot::Verb;
+use crate::sync::AtomicU64;
+
+/// The shared words of a queue in private memory.
+#[derive(Debug)]
+pub struct HeapRing {
+    geometry: Geometry,
+    control: Control,
+    slots: Vec<AtomicU64>,
+    records: Vec<Record>,
+    cells: Vec<AtomicU64>,
+    blocks: Vec<AtomicU64>,
+}
+
+impl HeapRing {
+    /// A new queue for `handles` ports, each with one block to work with and one lease.
+    ///
+    /// # Errors
+    /// Those of [`Builder::create`](crate::Builder::create) that are about the numbers.
+    pub fn new(capacity: usize, max_message: usize, handles: usize) -> Result<Self, CreateError> {
+        let watchdog = Duration::from_millis(100);
+        let wishes = Wishes { capacity, max_message, handles, leases: 1, watchdog };
+        let geometry = Geometry::plan(wishes)?;
+        let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
+        let heap = Self {
+            geometry,
+            control: Control::new(),
+            slots: words(geometry.capacity()),
+            records: (0..handles).map(|_| Record::new()).collect(),
+            cells: words(handles * geometry.cell_stride()),
+            blocks: words(geometry.blocks() * geometry.block_words()),
+        };
+        heap.ring().lay_out();
+        Ok(heap)
+    }
+
+    /// The place of handle `id`, which nobody else may use meanwhile; `None` if it does not exist or its last
+    /// user stopped in the midst of something.
+    pub fn port(&self, id: u32) -> Option<HeapPort<'_>> {
+        let port = Port::take_over(self.ring(), id).ok()??;
+        let (send_at, recv_at) = (port.start(Verb::Send).ok()?, port.start(Verb::Recv).ok()?);
+        Some(HeapPort { port, send_at, recv_at })
+    }
+
+    /// Where receivers wait.
+    pub fn readable(&self) -> &Gate {
+        &self.control.readable
+    }
+
+    /// Where senders wait.
+    pub fn writable(&self) -> &Gate {
+        &self.control.writable
+    }
+
+    /// Refuses all further sends. The caller wakes both gates.
+    pub fn close(&self) {
+        let closed = self.ring().close();
+        debug_assert!(closed.is_ok(), "nobody scribbles on a private ring: {closed:?}");
+    }
+
+    /// How many messages are waiting.
+    pub fn len(&self) -> usize {
+        self.ring().len().map_or(0, |len| len as usize)
+    }
+
+    /// Whether no message is waiting.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether a receive would find something to do.
+    pub fn is_readable(&self) -> bool {
+        self.ring().is_ready(Verb::Recv)
+    }
+
+    /// Whether a send would find something to do.
+    pub fn is_writable(&self) -> bool {
+        self.ring().is_ready(Verb::Send)
+    }
+
+    fn ring(&self) -> Ring<'_> {
+        Ring {
+            geometry: self.geometry,
+            control: &self.control,
+            slots: &self.slots,
+            records: &self.records,
+            cells: &self.cells,
+            blocks: &self.blocks,
+        }
+    }
+}
+
+/// One handle's place at a [`HeapRing`]. The caller carries out the wakes.
+pub struct HeapPort<'a> {
+    port: Port<'a>,
+    send_at: Position,
+    recv_at: Position,
+}
+
+impl core::fmt::Debug for HeapPort<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("HeapPort").field("id", &self.port.id()).finish_non_exhaustive()
+    }
+}
+
+impl HeapPort<'_> {
+    /// Commits `message`, or refuses it.
+    ///
+    /// # Errors
+    /// As [`Sender::try_send`](crate::Sender::try_send).
+    pub fn try_send(&mut self, message: &[u8]) -> Result<(), TrySendError> {
+        self.port.write(SEND_CELL, message).map_err(|fault| TrySendError::Fault((), fault))?;
+        self.port.send(SEND_CELL, &mut self.send_at).map_err(TrySendError::from)
+    }
+
+    /// Takes the oldest message.
+    ///
+    /// # Errors
+    /// As [`Receiver::try_recv`](crate::Receiver::try_recv).
+    pub fn try_recv(&mut self) -> Result<Vec<u8>, TryRecvError> {
+        let cell = self.port.free_cell(0, 0)?;
+        self.port.recv(cell, &mut self.recv_at)?;
+        let mut message = Vec::new();
+        let read = self.port.read_into(cell, &mut message);
+        self.port.acknowledge(cell);
+        read?;
+        Ok(message)
+    }
+}
+
+/// Reads any bytes as a block: its frame's header and payload, or why it is none. For fuzzing.
+///
+/// # Errors
+/// [`Fault::Corrupt`] when the bytes are no frame.
+pub fn decode_block(words: &[u64], max_message: usize) -> Result<(Frame, Vec<u8>), Fault> {
+    let words: Vec<_> = words.iter().map(|word| AtomicU64::new(*word)).collect();
+    let missing = crate::error::Corrupt { what: "a block has no room for a header" };
+    let block = Block::new(&words).ok_or(missing)?;
+    let frame = block.frame(max_message)?;
+    let mut payload = vec![0; frame.len()];
+    block.read(&mut payload);
+    Ok((frame, payload))
+}

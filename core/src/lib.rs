@@ -1,0 +1,84 @@
+//! A bounded multi-producer multi-consumer queue between the processes of one Linux host, that no killed or stopped
+//! process can block. This crate is the queue with calls that try and calls that block a thread;
+//! `parkline-uring` adds async.
+//!
+//! ```
+//! use parkline_core::Queue;
+//!
+//! let queue = Queue::builder().capacity(16).max_message(64).create()?;
+//! // The descriptor goes to another process by inheritance or over a Unix socket; here it stays.
+//! let fd = queue.try_clone_fd()?;
+//! let worker = std::thread::spawn(move || {
+//!     let mut jobs = Queue::open(fd).unwrap().receiver().unwrap();
+//!     while let Ok(job) = jobs.recv_blocking() {
+//!         println!("{}", String::from_utf8_lossy(&job));
+//!     }
+//! });
+//! queue.sender()?.send_blocking(b"hello")?;
+//! queue.close()?;
+//! worker.join().unwrap();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Limits
+//! Linux on 64-bit machines, with `/proc` mounted. A message is at most 1 GiB, a queue at most 524,288 messages. One shared
+//! segment gives no integrity between its writers: a peer that scribbles over it can garble, drop or repeat
+//! messages, though it cannot make safe code here do anything undefined. Whoever opens a queue trusts its peers
+//! with the messages; where that is too much, give each peer a queue of its own.
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("Parkline needs 64-bit atomics and addresses");
+
+mod error;
+mod frame;
+mod gate;
+mod geometry;
+mod heap;
+mod port;
+mod position;
+mod ring;
+mod slot;
+mod sync;
+mod wait;
+mod waitqueue;
+
+#[cfg(not(loom))]
+mod attachment;
+#[cfg(not(loom))]
+mod fork;
+#[cfg(not(loom))]
+mod futex;
+#[cfg(not(loom))]
+mod message;
+#[cfg(not(loom))]
+mod queue;
+#[cfg(not(loom))]
+mod receiver;
+#[cfg(not(loom))]
+mod segment;
+#[cfg(not(loom))]
+mod sender;
+
+pub use error::*;
+pub use frame::Frame;
+
+/// The seams for those who drive the wait: reactors, models, fuzzers.
+pub mod driver {
+    #[cfg(not(loom))]
+    pub use crate::attachment::Side;
+    #[cfg(not(loom))]
+    pub use crate::futex::{Futex, count_park};
+    pub use crate::gate::{Gate, Kernel, Sleep, Wake};
+    pub use crate::heap::{HeapPort, HeapRing, decode_block};
+    pub use crate::wait::{Patience, wait_at};
+    pub use crate::waitqueue::{Entered, Left, Place, WaitQueue};
+}
+
+#[cfg(not(loom))]
+pub use self::{
+    futex::{KernelCalls, kernel_calls},
+    message::Message,
+    queue::{Builder, Queue},
+    receiver::{Lease, Receiver},
+    sender::{Reservation, Sender},
+};

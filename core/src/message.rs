@@ -1,0 +1,114 @@
+//! What a queue can carry.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::error::{Corrupt, Fault};
+use crate::geometry::TypeMark;
+use crate::port::Port;
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for [u8] {}
+    impl<T: super::FromBytes + super::IntoBytes + super::Immutable> Sealed for T {}
+}
+
+/// What a queue can carry: bytes of any length up to `max_message` (`[u8]`), or any type that zerocopy can
+/// turn into bytes and back, whatever bits a peer writes: derive `FromBytes`, `IntoBytes` and `Immutable`.
+///
+/// ```
+/// use zerocopy::{FromBytes, Immutable, IntoBytes};
+///
+/// #[derive(FromBytes, IntoBytes, Immutable, Debug, PartialEq)]
+/// #[repr(C)]
+/// struct Order {
+///     id: u64,
+///     amount: u64,
+/// }
+///
+/// let queue = parkline_core::Queue::builder().capacity(8).create_typed::<Order>()?;
+/// queue.sender()?.try_send(&Order { id: 1, amount: 250 })?;
+/// assert_eq!(queue.receiver()?.try_recv()?, Order { id: 1, amount: 250 });
+/// // Another type is refused when the queue is opened.
+/// assert!(parkline_core::Queue::<u64>::open_typed(queue.try_clone_fd()?).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Message: sealed::Sealed {
+    /// What a receiver gets.
+    type Owned;
+
+    /// The bytes to send.
+    #[doc(hidden)]
+    fn bytes(&self) -> &[u8];
+
+    /// The message in a cell, copied out.
+    #[doc(hidden)]
+    fn read(cell: InCell<'_>) -> Result<Self::Owned, Fault>;
+
+    #[doc(hidden)]
+    fn mark() -> Mark;
+}
+
+/// A message where it was received, before it is copied out.
+#[doc(hidden)]
+#[derive(Clone, Copy)]
+pub struct InCell<'a> {
+    port: &'a Port<'a>,
+    cell: usize,
+}
+
+/// What the header of a segment says of its messages.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(pub(crate) TypeMark);
+
+impl<'a> InCell<'a> {
+    pub(crate) fn new(port: &'a Port<'a>, cell: usize) -> Self {
+        Self { port, cell }
+    }
+}
+
+impl core::fmt::Debug for InCell<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("InCell").field("cell", &self.cell).finish_non_exhaustive()
+    }
+}
+
+impl Message for [u8] {
+    type Owned = Vec<u8>;
+
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+
+    fn read(from: InCell<'_>) -> Result<Vec<u8>, Fault> {
+        let mut message = Vec::new();
+        from.port.read_into(from.cell, &mut message)?;
+        Ok(message)
+    }
+
+    fn mark() -> Mark {
+        Mark(TypeMark::BYTES)
+    }
+}
+
+impl<T: FromBytes + IntoBytes + Immutable> Message for T {
+    type Owned = T;
+
+    fn bytes(&self) -> &[u8] {
+        self.as_bytes()
+    }
+
+    #[inline]
+    fn read(from: InCell<'_>) -> Result<T, Fault> {
+        if from.port.frame(from.cell)?.len() != size_of::<T>() {
+            return Err(Corrupt { what: "a message has not the size of the queue's type" }.into());
+        }
+        let mut message = T::new_zeroed();
+        from.port.block(from.cell)?.read(message.as_mut_bytes());
+        Ok(message)
+    }
+
+    fn mark() -> Mark {
+        Mark(TypeMark::of::<T>())
+    }
+}

@@ -1,0 +1,122 @@
+//! Positions: the endless numbering of the messages of a queue, and how a position becomes a slot.
+//!
+//! Position `p` lives in slot `p mod capacity` during lap `p div capacity`. A slot word stores only
+//! [`LAP_BITS`] bits of the lap, so laps are compared by their signed distance: right as long as
+//! no two that meet are 2^41 laps apart (a handle that slept through 2^41 laps would misread; at
+//! 20 million messages a second and 64 slots that is 81 days without one operation of its own).
+
+/// How many bits of the lap a slot word keeps.
+pub(crate) const LAP_BITS: u32 = 42;
+
+/// The number of a message since the queue was created, modulo 2^64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position(u64);
+
+/// The lap of a position, modulo 2^[`LAP_BITS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lap(u64);
+
+impl Lap {
+    pub(crate) const MASK: u64 = (1 << LAP_BITS) - 1;
+
+    pub(crate) fn new(bits: u64) -> Self {
+        Self(bits & Self::MASK)
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn next(self) -> Self {
+        Self::new(self.0.wrapping_add(1))
+    }
+
+    /// How many laps `self` is ahead of `other`; negative when it is behind.
+    pub(crate) fn ahead_of(self, other: Self) -> i64 {
+        const UNUSED: u32 = u64::BITS - LAP_BITS;
+        (self.0.wrapping_sub(other.0) << UNUSED).cast_signed() >> UNUSED
+    }
+}
+
+/// The capacity of a ring, a power of two: the arithmetic between positions, laps and slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Laps {
+    log2: u32,
+}
+
+impl Laps {
+    pub(crate) fn of_capacity_log2(log2: u32) -> Self {
+        Self { log2 }
+    }
+
+    pub(crate) fn capacity(self) -> u64 {
+        1 << self.log2
+    }
+
+    pub(crate) fn index(self, at: Position) -> usize {
+        // Below the capacity, which is at most 2^20: fits any usize.
+        (at.0 & (self.capacity() - 1)) as usize
+    }
+
+    pub(crate) fn lap(self, at: Position) -> Lap {
+        Lap::new(at.0 >> self.log2)
+    }
+
+    /// The position of slot 0 in `lap`.
+    pub(crate) fn start_of(self, lap: Lap) -> Position {
+        Position(lap.bits() << self.log2)
+    }
+
+    /// The position `laps` laps after `at` (before it, if negative), in the same slot.
+    pub(crate) fn shift(self, at: Position, laps: i64) -> Position {
+        Position(at.0.wrapping_add((laps << self.log2).cast_unsigned()))
+    }
+}
+
+impl Position {
+    pub(crate) fn plus(self, n: u64) -> Self {
+        Self(self.0.wrapping_add(n))
+    }
+
+    pub(crate) fn minus(self, other: Self) -> u64 {
+        self.0.wrapping_sub(other.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn laps_compare_by_distance_across_the_wrap() {
+        let last = Lap::new(Lap::MASK);
+        assert_eq!(last.next(), Lap::new(0));
+        assert_eq!(Lap::new(0).ahead_of(last), 1);
+        assert_eq!(last.ahead_of(Lap::new(0)), -1);
+        assert_eq!(Lap::new(7).ahead_of(Lap::new(3)), 4);
+    }
+
+    #[test]
+    fn every_position_of_small_rings_maps_to_its_slot_and_lap() {
+        for log2 in 0..5 {
+            let laps = Laps::of_capacity_log2(log2);
+            for n in 0..4 * laps.capacity() {
+                let at = Position(n);
+                assert_eq!(laps.index(at) as u64, n % laps.capacity());
+                assert_eq!(laps.lap(at).bits(), n / laps.capacity());
+                let start = laps.start_of(laps.lap(at));
+                assert_eq!(start.plus(laps.index(at) as u64), at);
+                assert_eq!(laps.shift(laps.shift(at, 3), -3), at);
+            }
+        }
+    }
+
+    #[test]
+    fn positions_and_laps_wrap_together() {
+        let laps = Laps::of_capacity_log2(1);
+        let before = laps.shift(laps.start_of(Lap::new(0)), -1);
+        assert_eq!(laps.lap(before), Lap::new(Lap::MASK));
+        assert_eq!(laps.lap(before.plus(2)), Lap::new(0));
+        assert_eq!(before.plus(2).minus(before), 2);
+    }
+}

@@ -1,0 +1,398 @@
+//! The receiving handle, and the lease of a message that is not yet acknowledged.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::attachment::{Attachment, Side};
+use crate::error::{Fault, RecvError, RecvTimeoutError, TryRecvError, TrySendError};
+use crate::frame::Frame;
+use crate::futex::Futex;
+use crate::message::{InCell, Message};
+use crate::position::Position;
+use crate::ring::Stop;
+use crate::slot::Verb;
+use crate::wait::{Patience, wait_at};
+
+/// Receives from a queue. Exclusive: no lock, no counter, nothing shared with another handle but the ring itself.
+///
+/// Each message goes to one receiver. Dropping the handle gives its record back once its leases are gone.
+///
+/// ```
+/// use parkline_core::{Queue, TryRecvError};
+///
+/// let queue = Queue::builder().capacity(4).create()?;
+/// let mut receiver = queue.receiver()?;
+/// queue.sender()?.try_send(b"hello")?;
+/// assert_eq!(receiver.try_recv()?, b"hello");
+/// assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Receiver<M: Message + ?Sized = [u8]> {
+    attachment: Arc<Attachment>,
+    at: Position,
+    /// Where to begin the search for a free cell.
+    hint: usize,
+    carries: PhantomData<fn() -> Box<M>>,
+}
+
+impl<M: Message + ?Sized> Receiver<M> {
+    pub(crate) fn new(attachment: Arc<Attachment>) -> Result<Self, Fault> {
+        let at = attachment.port()?.start(Verb::Recv)?;
+        Ok(Self { attachment, at, hint: 0, carries: PhantomData })
+    }
+
+    /// Takes the oldest message, copied out and acknowledged. Lock-free: no peer, dead, stopped or slow, can make
+    /// it wait.
+    ///
+    /// # Errors
+    /// [`Empty`](TryRecvError::Empty), exact at the instant of the look; [`Closed`](TryRecvError::Closed) once all
+    /// that was sent before the close is received; [`Fault::Forked`], [`Fault::LeasesOut`]; [`Fault::Corrupt`], which
+    /// drops the message if it was one.
+    ///
+    /// # Ordering
+    /// What happened before the send of the message happens before this returns.
+    ///
+    /// # If a peer dies
+    /// Nothing changes. If this process dies in the call, the message is left in the queue, or in this handle's
+    /// record as not acknowledged.
+    #[inline]
+    pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
+        let received = self.take_one()?;
+        self.notify(1);
+        Ok(received?)
+    }
+
+    /// Takes the oldest message, waiting on the calling thread while there is none.
+    ///
+    /// # Errors
+    /// [`Closed`](RecvError::Closed), and faults as [`try_recv`](Self::try_recv).
+    pub fn recv_blocking(&mut self) -> Result<M::Owned, RecvError> {
+        self.wait_until(None, Self::try_recv).unwrap_or(Err(RecvError::Closed))
+    }
+
+    /// As [`recv_blocking`](Self::recv_blocking), for at most `timeout`, which bounds the whole call.
+    ///
+    /// # Errors
+    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    pub fn recv_blocking_timeout(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<M::Owned, RecvTimeoutError> {
+        self.recv_until(Instant::now().checked_add(timeout))
+    }
+
+    /// As [`recv_blocking`](Self::recv_blocking), until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    pub fn recv_blocking_deadline(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<M::Owned, RecvTimeoutError> {
+        self.recv_until(Some(deadline))
+    }
+
+    fn recv_until(&mut self, until: Option<Instant>) -> Result<M::Owned, RecvTimeoutError> {
+        Ok(self.wait_until(until, Self::try_recv).ok_or(RecvTimeoutError::Timeout)??)
+    }
+
+    /// Takes up to `limit` messages in order, appends them to `messages`, and wakes senders once. Returns how
+    /// many.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv), when there is not even one.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().capacity(4).create_typed::<u32>()?;
+    /// queue.sender()?.try_send_many(&[1, 2, 3])?;
+    /// let (mut receiver, mut messages) = (queue.receiver()?, Vec::new());
+    /// assert_eq!(receiver.try_recv_many(&mut messages, 2)?, 2);
+    /// assert_eq!(receiver.try_recv_many(&mut messages, 2)?, 1);
+    /// assert_eq!(messages, [1, 2, 3]);
+    /// assert!(receiver.try_recv_many(&mut messages, 2).is_err(), "empty");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_recv_many(
+        &mut self,
+        messages: &mut Vec<M::Owned>,
+        limit: usize,
+    ) -> Result<usize, TryRecvError> {
+        let mut taken = 0;
+        let mut stopped = None;
+        while taken < limit && stopped.is_none() {
+            match self.take_one() {
+                Ok(message) => {
+                    taken += 1;
+                    match message {
+                        Ok(message) => messages.push(message),
+                        Err(fault) => stopped = Some((taken - 1, TryRecvError::Fault(fault))),
+                    }
+                }
+                Err(error) => stopped = Some((taken, error)),
+            }
+        }
+        if taken > 0 {
+            self.notify(u32::try_from(taken).unwrap_or(u32::MAX));
+        }
+        match stopped {
+            Some((0, error)) => Err(error),
+            Some((taken, _)) => Ok(taken),
+            None => Ok(taken),
+        }
+    }
+
+    /// As [`try_recv_many`](Self::try_recv_many), waiting on the calling thread until there is at least one.
+    ///
+    /// # Errors
+    /// As [`recv_blocking`](Self::recv_blocking).
+    pub fn recv_many_blocking(
+        &mut self,
+        messages: &mut Vec<M::Owned>,
+        limit: usize,
+    ) -> Result<usize, RecvError> {
+        let taken = self.wait_until(None, |it| it.try_recv_many(messages, limit));
+        taken.unwrap_or(Err(RecvError::Closed))
+    }
+
+    /// Takes the oldest message without copying it out: a lease on it, to be acknowledged.
+    ///
+    /// Hold it as long as you like: nobody waits for it. Each handle has as many as
+    /// [`Builder::leases`](crate::Builder::leases) says.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    ///
+    /// # If a peer dies
+    /// If this process dies before it acknowledged, the message is not lost: its record keeps it.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().capacity(4).leases(1).create()?;
+    /// queue.sender()?.try_send(b"job")?;
+    /// let mut receiver = queue.receiver()?;
+    /// let job = receiver.try_lease()?;
+    /// assert_eq!((job.read()?.as_slice(), job.attempts()), (&b"job"[..], 1));
+    /// receiver.nack(job).expect("there is room");
+    /// let again = receiver.try_lease()?;
+    /// assert!(again.redelivered() && again.attempts() == 2);
+    /// again.ack();
+    /// assert!(receiver.try_lease().is_err(), "empty");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_lease(&mut self) -> Result<Lease<M>, TryRecvError> {
+        let port = self.attachment.port()?;
+        // One cell stays free for `try_recv`.
+        let cell = port.free_cell(self.hint, 1)?;
+        port.recv(cell, &mut self.at)?;
+        self.hint = cell + 1;
+        let frame = port.frame(cell).inspect_err(|_| port.acknowledge(cell))?;
+        let attachment = Arc::clone(&self.attachment);
+        self.notify(1);
+        Ok(Lease { attachment, cell, frame, returned: false, carries: PhantomData })
+    }
+
+    /// As [`try_lease`](Self::try_lease), waiting on the calling thread while there is no message.
+    ///
+    /// # Errors
+    /// As [`recv_blocking`](Self::recv_blocking).
+    pub fn lease_blocking(&mut self) -> Result<Lease<M>, RecvError> {
+        self.wait_until(None, Self::try_lease).unwrap_or(Err(RecvError::Closed))
+    }
+
+    /// As [`lease_blocking`](Self::lease_blocking), for at most `timeout`, which bounds the whole call.
+    ///
+    /// # Errors
+    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    pub fn lease_blocking_timeout(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<Lease<M>, RecvTimeoutError> {
+        let until = Instant::now().checked_add(timeout);
+        Ok(self.wait_until(until, Self::try_lease).ok_or(RecvTimeoutError::Timeout)??)
+    }
+
+    /// As [`lease_blocking`](Self::lease_blocking), until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    pub fn lease_blocking_deadline(
+        &mut self,
+        deadline: Instant,
+    ) -> Result<Lease<M>, RecvTimeoutError> {
+        Ok(self.wait_until(Some(deadline), Self::try_lease).ok_or(RecvTimeoutError::Timeout)??)
+    }
+
+    /// Returns a leased message to the end of the queue, flagged as redelivered.
+    ///
+    /// # Errors
+    /// As [`Sender::try_send`](crate::Sender::try_send); the lease comes back. On a closed queue nothing can be
+    /// returned any more.
+    ///
+    /// # Panics
+    /// If the lease is another receiver's.
+    pub fn nack(&mut self, mut lease: Lease<M>) -> Result<(), TrySendError<Lease<M>>> {
+        assert!(
+            Arc::ptr_eq(&self.attachment, &lease.attachment),
+            "a lease goes back through the receiver that took it"
+        );
+        let returned = self.attachment.port().map_err(Stop::from).and_then(|port| {
+            port.block(lease.cell)?.set_frame(lease.frame.again());
+            port.send(lease.cell, &mut port.start(Verb::Send)?)?;
+            Ok(port.ring().control.readable.notify(1))
+        });
+        match returned {
+            Ok(wake) => {
+                if let Some(wake) = wake {
+                    wake.carry_out(&Futex);
+                }
+                lease.returned = true;
+                Ok(())
+            }
+            Err(stop) => Err(TrySendError::from(stop).map(|()| lease)),
+        }
+    }
+
+    /// Where this handle waits, for drivers that park tasks.
+    pub fn side(&self) -> Side {
+        Side::new(Arc::clone(&self.attachment), Verb::Recv)
+    }
+
+    /// Takes one message; the outer error says that none was taken.
+    #[inline]
+    fn take_one(&mut self) -> Result<Result<M::Owned, Fault>, TryRecvError> {
+        let port = self.attachment.port()?;
+        let cell = port.free_cell(self.hint, 0)?;
+        port.recv(cell, &mut self.at)?;
+        let message = M::read(InCell::new(port, cell));
+        port.acknowledge(cell);
+        Ok(message)
+    }
+
+    #[inline]
+    fn notify(&self, count: u32) {
+        if let Ok(port) = self.attachment.port()
+            && let Some(wake) = port.ring().control.writable.notify(count)
+        {
+            wake.carry_out(&Futex);
+        }
+    }
+
+    /// Tries until there is an answer; `None` when the time is over.
+    fn wait_until<R>(
+        &mut self,
+        until: Option<Instant>,
+        mut attempt: impl FnMut(&mut Self) -> Result<R, TryRecvError>,
+    ) -> Option<Result<R, RecvError>> {
+        match attempt(self) {
+            Ok(received) => return Some(Ok(received)),
+            Err(TryRecvError::Empty) => {}
+            Err(nothing) => return nothing.settled().map(Err),
+        }
+        let attachment = Arc::clone(&self.attachment);
+        let Ok(port) = attachment.port() else {
+            return Some(Err(RecvError::Fault(Fault::Forked)));
+        };
+        let ring = port.ring();
+        let patience = Patience { until, watchdog: ring.geometry.watchdog() };
+        let attempt = || match attempt(self) {
+            Ok(received) => Some(Ok(received)),
+            Err(nothing) => nothing.settled().map(Err),
+        };
+        let more = || ring.is_ready(Verb::Recv);
+        wait_at(&Futex, &ring.control.readable, patience, attempt, more)
+    }
+}
+
+impl<M: Message + ?Sized> core::fmt::Debug for Receiver<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Receiver").field("attachment", &self.attachment).finish_non_exhaustive()
+    }
+}
+
+/// A received message that is not yet acknowledged. Dropping it acknowledges, unless the thread is panicking: then
+/// the message stays with the handle's record, not acknowledged.
+///
+/// Keeps its receiver's record and mapping alive.
+#[must_use = "dropping a lease acknowledges the message"]
+pub struct Lease<M: Message + ?Sized = [u8]> {
+    attachment: Arc<Attachment>,
+    cell: usize,
+    frame: Frame,
+    /// The cell holds something else by now.
+    returned: bool,
+    carries: PhantomData<fn() -> Box<M>>,
+}
+
+impl<M: Message + ?Sized> Lease<M> {
+    /// The message's length in bytes.
+    pub fn len(&self) -> usize {
+        self.frame.len()
+    }
+
+    /// Whether the message has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.frame.is_empty()
+    }
+
+    /// Whether an earlier receiver got this message and did not acknowledge it.
+    pub fn redelivered(&self) -> bool {
+        self.frame.redelivered()
+    }
+
+    /// How often this message was handed to a receiver, this time included.
+    pub fn attempts(&self) -> u16 {
+        self.frame.attempts()
+    }
+
+    /// Copies the message out.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`]; [`Fault::Corrupt`] if a peer scribbled on the message's header meanwhile.
+    pub fn read(&self) -> Result<M::Owned, Fault> {
+        M::read(InCell::new(self.attachment.port()?, self.cell))
+    }
+
+    /// Copies the start of the message into `buffer`; returns how many bytes that is.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`].
+    pub fn copy_to(&self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        let len = buffer.len().min(self.len());
+        let block = self.attachment.port()?.block(self.cell)?;
+        block.read(buffer.get_mut(..len).unwrap_or_default());
+        Ok(len)
+    }
+
+    /// The message's bytes in place, if the queue's opener vouched for all its peers by
+    /// [`Queue::trust_peers`](crate::Queue::trust_peers).
+    #[expect(unsafe_code, reason = "in-place views, for those who vouched for their peers")]
+    pub fn as_slice(&self) -> Option<&[u8]> {
+        if !self.attachment.trusted {
+            return None;
+        }
+        let block = self.attachment.port().ok()?.block(self.cell).ok()?;
+        // SAFETY: the frame was checked to fit the block. The block is in a cell of ours that stays held as
+        // long as the lease lives, and the opener vouched that no other process writes what it does not own.
+        Some(unsafe { core::slice::from_raw_parts(block.payload_ptr(), self.len()) })
+    }
+
+    /// Acknowledges: the message will not be delivered again.
+    pub fn ack(self) {}
+}
+
+impl<M: Message + ?Sized> Drop for Lease<M> {
+    fn drop(&mut self) {
+        if !self.returned
+            && !std::thread::panicking()
+            && let Ok(port) = self.attachment.port()
+        {
+            port.acknowledge(self.cell);
+        }
+    }
+}
+
+impl<M: Message + ?Sized> core::fmt::Debug for Lease<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Lease").field("frame", &self.frame).finish_non_exhaustive()
+    }
+}

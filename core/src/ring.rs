@@ -1,0 +1,382 @@
+//! The block-swap ring: the algorithm.
+//!
+//! A slot always holds one block, every handle owns some blocks, and an operation *swaps* one of its
+//! blocks with the slot's by a single exchange. Before the exchange nothing has happened, after it all has:
+//! there is no state in between for a killed or stopped process to leave behind.
+//!
+//! ```text
+//! send:  write the message into a block of mine          nobody else reads it
+//!        EMPTY(lap, gain)      -> FULL(lap, mine)        THE commit, the only locked instruction
+//! recv:  FULL(lap, gain)       -> EMPTY(lap + 1, mine)   the message is in `gain`, which is mine now
+//! close: EMPTY(lap, block)     -> CLOSED(lap, block)     nothing is ever sent here or after
+//! ```
+//!
+//! **Nobody shares a head or a tail.** A handle keeps a private cursor, and the slots are the only truth: a
+//! slot tells which position it has reached, and so whether the cursor must move.
+//!
+//! Invariants, on which FIFO, exact `Full` and exact `Empty` rest:
+//! 1. A cursor never lies beyond the first uncommitted position: it moves only past positions that a slot
+//!    showed committed. So the committed positions are a prefix, for sends and for receives.
+//! 2. Every block is in exactly one slot or one cell. A swap keeps that.
+//!
+//! Before its exchange a handle announces in its record's `op` what it is about to do. That is for the audit
+//! of the dead alone: did the dead own the block it offered, or the one it was about to gain?
+//!
+//! | edge | release | acquire | carries |
+//! |---|---|---|---|
+//! | [message] | send's exchange to FULL | recv's load of the slot | the frame and its payload |
+//! | [space] | recv's exchange to EMPTY | send's load of the slot | the last read of the parked block |
+//! | [closed] | close's exchange to CLOSED | anybody's load of the slot | all that was sent before |
+//! | [announce-op] | op = busy, before the exchange | an audit's load of op | which two blocks are in question |
+//! | [settle] | op = idle, after owner tag and cell | an audit's load of op | the owner tag and the cell |
+//!
+//! The exchange is SeqCst for the gates' sake: [announce] in `gate.rs` is its partner.
+
+use crate::error::{Corrupt, Fault, TryRecvError, TrySendError};
+use crate::frame::Block;
+use crate::gate::Gate;
+use crate::geometry::Geometry;
+use crate::port::Port;
+use crate::position::{Lap, Laps, Position};
+use crate::slot::{BlockId, CellWord, OpWord, SlotState, SlotWord, Verb};
+use crate::sync::Ordering::SeqCst;
+use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+
+/// How often an operation looks again before it calls the segment corrupt. A failed exchange means that
+/// another handle got through, so honest peers come nowhere near it.
+const LOOKS: u32 = 1 << 12;
+const UNSETTLED: Corrupt = Corrupt { what: "the slots never settle" };
+
+/// The words that all handles share, apart from the slots.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Control {
+    /// Receivers wait here.
+    pub(crate) readable: Gate,
+    /// Senders wait here.
+    pub(crate) writable: Gate,
+    /// Those who wait for acknowledgements.
+    pub(crate) acknowledged: Gate,
+    /// 1 once somebody asked to close.
+    closing: AtomicU32,
+}
+
+impl Control {
+    pub(crate) fn new() -> Self {
+        Self {
+            readable: Gate::new(),
+            writable: Gate::new(),
+            acknowledged: Gate::new(),
+            closing: AtomicU32::new(0),
+        }
+    }
+}
+
+/// What a handle tells the others about itself. Written by its owner only.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct Record {
+    pub(crate) op: AtomicU64,
+    /// For people only.
+    pub(crate) pid: AtomicU32,
+}
+
+impl Record {
+    pub(crate) fn new() -> Self {
+        Self { op: AtomicU64::new(OpWord::IDLE.bits()), pid: AtomicU32::new(0) }
+    }
+}
+
+/// Why an operation did not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Full for a sender, empty for a receiver: exact at the instant of the look.
+    NotNow,
+    Closed,
+    Fault(Fault),
+}
+
+impl From<Corrupt> for Stop {
+    fn from(corrupt: Corrupt) -> Self {
+        Self::Fault(corrupt.into())
+    }
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Stop> for TrySendError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::NotNow => Self::Full(()),
+            Stop::Closed => Self::Closed(()),
+            Stop::Fault(fault) => Self::Fault((), fault),
+        }
+    }
+}
+
+impl From<Stop> for TryRecvError {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::NotNow => Self::Empty,
+            Stop::Closed => Self::Closed,
+            Stop::Fault(fault) => Self::Fault(fault),
+        }
+    }
+}
+
+/// What a slot tells about a position.
+enum Look {
+    /// The position's turn: exchange here.
+    Here,
+    NotNow,
+    Closed,
+    /// Committed already, and so is everything up to the position named.
+    Passed(Position),
+    Nonsense,
+}
+
+/// The shared words of a queue, wherever they live: a mapping, or the heap.
+#[derive(Clone, Copy)]
+pub(crate) struct Ring<'a> {
+    pub(crate) geometry: Geometry,
+    pub(crate) control: &'a Control,
+    pub(crate) slots: &'a [AtomicU64],
+    pub(crate) records: &'a [Record],
+    pub(crate) cells: &'a [AtomicU64],
+    pub(crate) blocks: &'a [AtomicU64],
+}
+
+impl<'a> Ring<'a> {
+    /// Commits the message in `cell` at the first free position. The cell holds an empty block then.
+    #[inline]
+    pub(crate) fn send(&self, port: &Port<'_>, cell: usize, at: &mut Position) -> Result<(), Stop> {
+        for _ in 0..LOOKS {
+            let (slot, seen) = self.turn(Verb::Send, at)?;
+            let full = SlotWord::new(seen.lap(), SlotState::Full, port.block_in(cell));
+            // [message]: the exchange releases the frame and its payload.
+            if self.exchange(port, Verb::Send, cell, *at, (slot, seen, full))? {
+                *at = at.plus(1);
+                return Ok(());
+            }
+        }
+        Err(UNSETTLED.into())
+    }
+
+    /// Takes the oldest message into `cell`, which holds it until it is acknowledged.
+    #[inline]
+    pub(crate) fn recv(&self, port: &Port<'_>, cell: usize, at: &mut Position) -> Result<(), Stop> {
+        for _ in 0..LOOKS {
+            let (slot, seen) = self.turn(Verb::Recv, at)?;
+            let empty = SlotWord::new(seen.lap().next(), SlotState::Empty, port.block_in(cell));
+            // [space]: the exchange releases our last read of the block we park.
+            if self.exchange(port, Verb::Recv, cell, *at, (slot, seen, empty))? {
+                *at = at.plus(1);
+                return Ok(());
+            }
+        }
+        Err(UNSETTLED.into())
+    }
+
+    /// Moves the cursor to the position whose turn it is, and gives its slot.
+    #[inline]
+    pub(crate) fn turn(
+        &self,
+        verb: Verb,
+        at: &mut Position,
+    ) -> Result<(&'a AtomicU64, SlotWord), Stop> {
+        for _ in 0..LOOKS {
+            let (slot, seen) = self.look_at(*at)?;
+            match (verb, self.look(verb, seen, *at)) {
+                // While somebody asked to close, the first free slot is sealed by whoever finds it.
+                (Verb::Send, Look::Here) | (Verb::Recv, Look::NotNow) if self.is_closing() => {
+                    self.seal(slot, seen);
+                }
+                (_, Look::Here) => return Ok((slot, seen)),
+                (_, look) => self.step(verb, look, at)?,
+            }
+        }
+        Err(UNSETTLED.into())
+    }
+
+    /// Announces, exchanges, and settles who owns what: whether the exchange was ours.
+    #[inline]
+    fn exchange(
+        &self,
+        port: &Port<'_>,
+        verb: Verb,
+        cell: usize,
+        at: Position,
+        (slot, seen, swapped): (&AtomicU64, SlotWord, SlotWord),
+    ) -> Result<bool, Corrupt> {
+        let gain = seen.block();
+        let block = self.block(gain)?;
+        let op = &port.record().op;
+        let busy = OpWord::busy(verb, cell, self.laps().index(at), gain);
+        op.store(busy.bits(), Release); // [announce-op]
+        // Relaxed on failure: the slot is looked at again.
+        let won = slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_ok();
+        if won {
+            block.set_owner(port.id());
+            let settled = match verb {
+                Verb::Send => CellWord::free(gain),
+                Verb::Recv => CellWord::held(gain),
+            };
+            port.settle(cell, settled);
+        }
+        op.store(OpWord::IDLE.bits(), Release); // [settle]
+        Ok(won)
+    }
+
+    /// Moves the cursor, or says why the operation cannot be.
+    #[cold]
+    fn step(&self, verb: Verb, look: Look, at: &mut Position) -> Result<(), Stop> {
+        match look {
+            Look::Here => Ok(()),
+            Look::NotNow => Err(Stop::NotNow),
+            Look::Closed => Err(Stop::Closed),
+            Look::Passed(passed) => {
+                *at = self.frontier(verb, passed)?;
+                Ok(())
+            }
+            Look::Nonsense => Err(Corrupt { what: "a slot is behind its position" }.into()),
+        }
+    }
+
+    /// Refuses all further sends: sets the flag that sends test, and seals the first free slot if there is one.
+    /// While the ring is full the first receiver that finds it drained does that instead.
+    pub(crate) fn close(&self) -> Result<(), Fault> {
+        self.control.closing.store(1, SeqCst);
+        match self.turn(Verb::Send, &mut self.start(Verb::Send)?) {
+            Err(Stop::Fault(fault)) => Err(fault),
+            Err(Stop::Closed | Stop::NotNow) | Ok(_) => Ok(()),
+        }
+    }
+
+    /// Turns an empty slot into CLOSED. Whether or not the exchange was ours, the slot has changed.
+    #[cold]
+    fn seal(&self, slot: &AtomicU64, seen: SlotWord) {
+        let closed = SlotWord::new(seen.lap(), SlotState::Closed, seen.block());
+        // [closed]
+        let _ = slot.compare_exchange(seen.bits(), closed.bits(), SeqCst, Relaxed);
+    }
+
+    /// Whether somebody asked to close. A send that begins after that is refused.
+    #[inline]
+    pub(crate) fn is_closing(&self) -> bool {
+        // Relaxed: whoever is ordered after `close` sees it by coherence; nobody else need.
+        self.control.closing.load(Relaxed) != 0
+    }
+
+    /// How many messages are in the ring: right at some instant of the call if nobody else moves.
+    pub(crate) fn len(&self) -> Result<u64, Corrupt> {
+        let received = self.start(Verb::Recv)?;
+        let sent = self.start(Verb::Send)?;
+        // A send's frontier read later can be more than a ring ahead of the receive's read before.
+        Ok(sent.minus(received).min(self.laps().capacity()))
+    }
+
+    /// Whether `verb` would find something to do, an end by close included.
+    pub(crate) fn is_ready(&self, verb: Verb) -> bool {
+        let looked = self.start(verb).and_then(|at| {
+            let (_, seen) = self.look_at(at)?;
+            Ok(!matches!(self.look(verb, seen, at), Look::NotNow))
+        });
+        // A corrupt segment is news for the waiter too.
+        looked.unwrap_or(true) || self.is_closing()
+    }
+
+    /// Where a handle with no cursor begins: the first position that `verb` has not committed.
+    pub(crate) fn start(&self, verb: Verb) -> Result<Position, Corrupt> {
+        let laps = self.laps();
+        let (_, seen) = self.look_at(laps.start_of(Lap::new(0)))?;
+        // One lap before the one that slot 0 is in: passed by sends and receives alike.
+        let before = laps.shift(laps.start_of(seen.lap()), -1);
+        match self.look(verb, seen, before) {
+            Look::Passed(passed) => self.frontier(verb, passed),
+            _ => Err(Corrupt { what: "slot 0 is in no known state" }),
+        }
+    }
+
+    /// The first uncommitted position after `passed`, in steps that double and then halve.
+    ///
+    /// Right because the committed positions are a prefix and stay committed.
+    fn frontier(&self, verb: Verb, mut passed: Position) -> Result<Position, Corrupt> {
+        let is_passed = |at: Position| -> Result<bool, Corrupt> {
+            let (_, seen) = self.look_at(at)?;
+            Ok(matches!(self.look(verb, seen, at), Look::Passed(_)))
+        };
+        let mut step = 1;
+        while step < self.laps().capacity() && is_passed(passed.plus(step))? {
+            passed = passed.plus(step);
+            step *= 2;
+        }
+        while step > 1 {
+            step /= 2;
+            if is_passed(passed.plus(step))? {
+                passed = passed.plus(step);
+            }
+        }
+        Ok(passed.plus(1))
+    }
+
+    #[inline]
+    fn look(&self, verb: Verb, seen: SlotWord, at: Position) -> Look {
+        let laps = self.laps();
+        let ahead = seen.lap().ahead_of(laps.lap(at));
+        match (verb, seen.state(), ahead) {
+            (Verb::Send, SlotState::Empty, 0) | (Verb::Recv, SlotState::Full, 0) => Look::Here,
+            (Verb::Send, SlotState::Full, -1) | (Verb::Recv, SlotState::Empty, 0) => Look::NotNow,
+            (_, SlotState::Closed, 0) => Look::Closed,
+            (_, SlotState::Unknown, _) => Look::Nonsense,
+            // FULL(lap) proves that lap sent; any state of a lap proves the lap before received.
+            (Verb::Send, SlotState::Full, 0..) => Look::Passed(laps.shift(at, ahead)),
+            (_, _, 1..) => Look::Passed(laps.shift(at, ahead.wrapping_sub(1))),
+            _ => Look::Nonsense,
+        }
+    }
+
+    #[inline]
+    fn look_at(&self, at: Position) -> Result<(&'a AtomicU64, SlotWord), Corrupt> {
+        let slot = self.slots.get(self.laps().index(at));
+        let slot = slot.ok_or(Corrupt { what: "a position has no slot" })?;
+        Ok((slot, SlotWord::from_bits(slot.load(Acquire)))) // [message], [space], [closed]
+    }
+
+    /// The words of a block that a peer named.
+    #[inline]
+    pub(crate) fn block(&self, id: BlockId) -> Result<Block<'a>, Corrupt> {
+        let stride = self.geometry.block_words();
+        let from = id.index().wrapping_mul(stride);
+        let words = self.blocks.get(from..from.wrapping_add(stride));
+        let missing = Corrupt { what: "a word names a block that does not exist" };
+        words.and_then(Block::new).ok_or(missing)
+    }
+
+    /// Writes the first state of a new segment: a block in every slot and in every cell.
+    pub(crate) fn lay_out(&self) {
+        let geometry = &self.geometry;
+        for (index, slot) in self.slots.iter().enumerate() {
+            let block = BlockId::new(index as u32);
+            // Relaxed, here and below: the segment is handed on by a system call.
+            slot.store(SlotWord::new(Lap::new(0), SlotState::Empty, block).bits(), Relaxed);
+        }
+        for (handle, row) in self.cells.chunks(geometry.cell_stride()).enumerate() {
+            for (cell, word) in row.iter().take(geometry.cells()).enumerate() {
+                let block = BlockId::new(geometry.first_block(handle, cell));
+                word.store(CellWord::free(block).bits(), Relaxed);
+                if let Ok(block) = self.block(block) {
+                    block.set_owner(handle as u32);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn laps(&self) -> Laps {
+        self.geometry.laps()
+    }
+}

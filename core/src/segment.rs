@@ -1,0 +1,279 @@
+//! The segment: a sealed memfd, mapped; and the byte lock that says which handles live.
+//!
+//! **Creation.** Sealed SHRINK, GROW and SEAL: no peer can truncate it under our feet, nor add a seal that keeps others
+//! out. Its memory is allocated at once, so that shortage is an error then and not a signal later.
+//!
+//! **Liveness is a kernel lock.** A handle reopens the memfd, maps *that* open file description, takes an
+//! `F_OFD_SETLK` lock on one byte far beyond the file's end, and closes the descriptor. The mapping keeps
+//! the description and so the lock: it survives `close` and SIGSTOP, is not inherited over fork (the mapping is
+//! `MADV_DONTFORK`), crosses pid namespaces, and goes with exit, exec, SIGKILL or unmap. Owning byte
+//! `2^40 + n` is owning record `n`.
+#![expect(
+    unsafe_code,
+    reason = "maps shared memory and speaks F_OFD_SETLK, which no crate we use wraps"
+)]
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::ptr::{self, NonNull};
+
+use memfd::{FileSeal, MemfdOptions};
+use rustix::fs::{FallocateFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use zerocopy::IntoBytes;
+
+use crate::error::{AttachError, CreateError, OpenError};
+use crate::fork::ForkGuard;
+use crate::geometry::{CONTROL_OFFSET, Geometry, HEADER_LEN, RECORD_LEN, TypeMark};
+use crate::ring::{Control, Record, Ring};
+use crate::sync::AtomicU64;
+
+const _: () = assert!(size_of::<Record>() == RECORD_LEN);
+const _: () = assert!(CONTROL_OFFSET.is_multiple_of(align_of::<Control>()));
+const _: () = assert!(CONTROL_OFFSET + size_of::<Control>() <= HEADER_LEN);
+
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+const LOCKS_AT: i64 = 1 << 40;
+
+/// A checked, sealed memfd that holds a queue.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    fd: OwnedFd,
+    geometry: Geometry,
+    payload: TypeMark,
+}
+
+impl Segment {
+    pub(crate) fn create(
+        geometry: Geometry,
+        payload: TypeMark,
+        lazy: bool,
+    ) -> Result<Self, CreateError> {
+        let os = |call| move |errno: Errno| CreateError::Os { call, source: errno.into() };
+        let options = MemfdOptions::new().allow_sealing(true).close_on_exec(true);
+        let memfd = options.create("parkline").map_err(|error| CreateError::Os {
+            call: "memfd_create",
+            source: io::Error::other(error),
+        })?;
+        let file = memfd.as_file();
+        let len = geometry.file_len();
+        rustix::fs::ftruncate(file, len as u64).map_err(os("ftruncate"))?;
+        if !lazy {
+            rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len as u64)
+                .map_err(|errno| CreateError::Memory { bytes: len, source: errno.into() })?;
+        }
+        file.write_all_at(geometry.claims(payload).as_bytes(), 0)
+            .map_err(|source| CreateError::Os { call: "pwrite", source })?;
+        let seals = [FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal];
+        memfd.add_seals(&seals).map_err(|error| CreateError::Os {
+            call: "F_ADD_SEALS",
+            source: io::Error::other(error),
+        })?;
+        let segment = Self { fd: memfd.into_file().into(), geometry, payload };
+        let mapping = segment.map(segment.fd.as_fd());
+        let mapping = mapping.map_err(|source| CreateError::Memory { bytes: len, source })?;
+        mapping.ring().lay_out();
+        Ok(segment)
+    }
+
+    /// Checks everything that can be checked of a stranger's memfd, before any of it is mapped.
+    pub(crate) fn open(fd: OwnedFd) -> Result<Self, OpenError> {
+        let os = |call| move |source: io::Error| OpenError::Os { call, source };
+        let seals = rustix::fs::fcntl_get_seals(&fd)
+            .map_err(|errno| OpenError::NotMemfd { source: errno.into() })?;
+        let missing = SEALS.difference(seals);
+        if !missing.is_empty() {
+            let names: Vec<_> = missing.iter_names().map(|(name, _)| name).collect();
+            return Err(OpenError::Unsealed { missing: names.join("|") });
+        }
+        let fs = rustix::fs::fstatfs(&fd).map_err(|errno| os("fstatfs")(errno.into()))?;
+        if fs.f_type.cast_unsigned() as u64 == HUGETLBFS_MAGIC {
+            return Err(OpenError::HugePages);
+        }
+        let file = File::from(fd);
+        let file_len = file.metadata().map_err(os("fstat"))?.len();
+        let mut page = [0; HEADER_LEN];
+        let mut len = 0;
+        while let Some(rest) = page.get_mut(len..).filter(|rest| !rest.is_empty()) {
+            match file.read_at(rest, len as u64).map_err(os("pread"))? {
+                0 => break,
+                n => len += n,
+            }
+        }
+        let (geometry, payload) = Geometry::check(page.get(..len).unwrap_or_default(), file_len)?;
+        Ok(Self { fd: file.into(), geometry, payload })
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    pub(crate) fn payload(&self) -> TypeMark {
+        self.payload
+    }
+
+    /// A mapping that stands for no handle.
+    pub(crate) fn observe(&self) -> io::Result<Mapping> {
+        self.map(self.fd.as_fd())
+    }
+
+    /// A mapping that owns a free record, for which `accept` has the last word.
+    pub(crate) fn claim<P>(
+        &self,
+        mut accept: impl FnMut(&Mapping, u32) -> Result<Option<P>, AttachError>,
+    ) -> Result<(P, Mapping), AttachError> {
+        let os = |call| move |source: io::Error| AttachError::Os { call, source };
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let description = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| AttachError::Proc { source: errno.into() })?;
+        let mapping = self.map(description.as_fd()).map_err(os("mmap"))?;
+        for id in 0..self.geometry.handles() {
+            if !lock_byte(description.as_fd(), id).map_err(os("F_OFD_SETLK"))? {
+                continue;
+            }
+            if let Some(port) = accept(&mapping, id)? {
+                // `description` is closed here; the mapping keeps the lock.
+                return Ok((port, mapping));
+            }
+            unlock_byte(description.as_fd(), id).map_err(os("F_OFD_SETLK"))?;
+        }
+        Err(AttachError::NoFreeHandle { handles: self.geometry.handles() as usize })
+    }
+
+    fn map(&self, fd: BorrowedFd<'_>) -> io::Result<Mapping> {
+        let guard = ForkGuard::new()?;
+        let len = self.geometry.file_len();
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a shared mapping at a place of the kernel's choice overlaps nothing. The file is sealed against
+        // shrinking and checked to be `len` long, so no access within can fault for lack of a file.
+        let base =
+            unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
+        let base = NonNull::new(base).ok_or(io::ErrorKind::InvalidInput)?;
+        let mapping = Mapping { base, guard, geometry: self.geometry };
+        // SAFETY: the range is the mapping just made. A forked child finds nothing there, and does not look: every
+        // use asks the guard first.
+        unsafe { rustix::mm::madvise(base.as_ptr(), len, Advice::LinuxDontFork) }?;
+        Ok(mapping)
+    }
+}
+
+impl AsFd for Segment {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A mapped segment. If it was mapped from a description that holds a record's lock, it is the lock.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    /// Invariant: `geometry.file_len()` bytes, page-aligned, readable and writable until drop, in the process that
+    /// `guard` remembers.
+    base: NonNull<c_void>,
+    guard: ForkGuard,
+    geometry: Geometry,
+}
+
+// SAFETY: the mapping is plain shared memory, valid on every thread, and reached only through atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as for Send.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Whether this is a forked child, where the mapping does not exist.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.guard.is_forked()
+    }
+
+    /// The shared words.
+    ///
+    /// In a forked child they must not be touched: see [`Mapping::is_forked`].
+    pub(crate) fn ring(&self) -> Ring<'_> {
+        let geometry = self.geometry;
+        let control = self.at::<Control>(CONTROL_OFFSET);
+        let records = self.at::<Record>(geometry.records_at());
+        let slots = self.at::<AtomicU64>(HEADER_LEN);
+        let cells = self.at::<AtomicU64>(geometry.cells_at());
+        let blocks = self.at::<AtomicU64>(geometry.blocks_at());
+        let handles = geometry.handles() as usize;
+        Ring {
+            geometry,
+            // SAFETY: in bounds by the assertions above, aligned, any bits are valid; all fields are atomics.
+            control: unsafe { control.as_ref() },
+            // SAFETY: `Geometry::compute` laid these out within the file, aligned and apart; any bits are valid
+            // atomics, and shared memory that others write is what atomics are for.
+            slots: unsafe { NonNull::slice_from_raw_parts(slots, geometry.capacity()).as_ref() },
+            // SAFETY: as for the slots.
+            records: unsafe { NonNull::slice_from_raw_parts(records, handles).as_ref() },
+            // SAFETY: as for the slots.
+            cells: unsafe {
+                NonNull::slice_from_raw_parts(cells, handles * geometry.cell_stride()).as_ref()
+            },
+            // SAFETY: as for the slots.
+            blocks: unsafe {
+                let words = geometry.blocks() * geometry.block_words();
+                NonNull::slice_from_raw_parts(blocks, words).as_ref()
+            },
+        }
+    }
+
+    /// The shared words for as long as the caller keeps the mapping.
+    ///
+    /// # Safety
+    /// The result must not outlive `self`.
+    pub(crate) unsafe fn ring_unbound(&self) -> Ring<'static> {
+        let ring = self.ring();
+        // SAFETY: the same type but for the lifetime, which the caller answers for.
+        unsafe { core::mem::transmute::<Ring<'_>, Ring<'static>>(ring) }
+    }
+
+    fn at<T>(&self, offset: usize) -> NonNull<T> {
+        // SAFETY: every offset that `Geometry` gives lies within the mapping.
+        unsafe { self.base.byte_add(offset) }.cast()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.is_forked() {
+            // Nothing is mapped here, or something that is not ours.
+            return;
+        }
+        // SAFETY: by the invariant of `base`, and nothing borrows from a mapping that is dropped.
+        let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.geometry.file_len()) };
+        debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");
+    }
+}
+
+fn lock_byte(fd: BorrowedFd<'_>, id: u32) -> io::Result<bool> {
+    match set_lock(fd, id, libc::F_WRLCK) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn unlock_byte(fd: BorrowedFd<'_>, id: u32) -> io::Result<()> {
+    set_lock(fd, id, libc::F_UNLCK)
+}
+
+fn set_lock(fd: BorrowedFd<'_>, id: u32, kind: libc::c_int) -> io::Result<()> {
+    let lock = libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: LOCKS_AT + i64::from(id),
+        l_len: 1,
+        l_pid: 0,
+    };
+    // SAFETY: `lock` is a valid flock that lives over the call, which writes nothing for F_OFD_SETLK.
+    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,407 @@
+//! The sending handle.
+
+use std::io;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::attachment::{Attachment, Side};
+use crate::error::{Fault, SendError, SendTimeoutError, TrySendError};
+use crate::frame::Frame;
+use crate::futex::Futex;
+use crate::message::Message;
+use crate::port::{Port, SEND_CELL};
+use crate::position::Position;
+use crate::ring::Stop;
+use crate::slot::Verb;
+use crate::wait::{Patience, wait_at};
+
+/// Up to this size a message is written before the first look at the slot: load and exchange then stand close
+/// together, and fewer exchanges fail. A larger one is not copied for nothing when the queue is full.
+const WRITE_FIRST: usize = 256;
+
+/// Sends to a queue. Exclusive: no lock, no counter, nothing shared with another handle but the ring itself.
+///
+/// Dropping it gives its record back. A queue is not closed by that: processes come and go, and
+/// [`Queue::close`](crate::Queue::close) is said in words.
+///
+/// ```
+/// use parkline_core::{Queue, TrySendError};
+///
+/// let queue = Queue::builder().capacity(1).create()?;
+/// let mut sender = queue.sender()?;
+/// sender.try_send(b"first")?;
+/// assert_eq!(sender.try_send(b"second"), Err(TrySendError::Full(())));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Sender<M: Message + ?Sized = [u8]> {
+    attachment: Arc<Attachment>,
+    at: Position,
+    carries: PhantomData<fn(&M)>,
+}
+
+impl<M: Message + ?Sized> Sender<M> {
+    pub(crate) fn new(attachment: Arc<Attachment>) -> Result<Self, Fault> {
+        let at = attachment.port()?.start(Verb::Send)?;
+        Ok(Self { attachment, at, carries: PhantomData })
+    }
+
+    /// Sends a message if there is room. Lock-free: no peer, dead, stopped or slow, can make it wait.
+    ///
+    /// `Ok` means committed: the message survives the death of this process.
+    ///
+    /// # Errors
+    /// [`Full`](TrySendError::Full) and [`Closed`](TrySendError::Closed), exact at the instant of the look;
+    /// [`Fault::MessageTooLarge`], [`Fault::Forked`], [`Fault::Corrupt`].
+    ///
+    /// # Ordering
+    /// What happened before the send happens before the receive of this message. Messages of one sender are
+    /// received in the order of their sends.
+    ///
+    /// # If a peer dies
+    /// Nothing changes. If this process dies in the call, the message is sent or it is not.
+    #[inline]
+    pub fn try_send(&mut self, message: &M) -> Result<(), TrySendError> {
+        self.commit_one(message)?;
+        self.notify(1);
+        Ok(())
+    }
+
+    /// Sends a message, waiting on the calling thread while the queue is full.
+    ///
+    /// # Errors
+    /// [`Closed`](SendError::Closed), and faults as [`try_send`](Self::try_send).
+    pub fn send_blocking(&mut self, message: &M) -> Result<(), SendError> {
+        let sent = self.wait_until(None, |sender| sender.try_send(message));
+        sent.unwrap_or(Err(SendError::Closed(())))
+    }
+
+    /// As [`send_blocking`](Self::send_blocking), for at most `timeout`, which bounds the whole call.
+    ///
+    /// # Errors
+    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent.
+    pub fn send_blocking_timeout(
+        &mut self,
+        message: &M,
+        timeout: Duration,
+    ) -> Result<(), SendTimeoutError> {
+        self.send_until(message, Instant::now().checked_add(timeout))
+    }
+
+    /// As [`send_blocking`](Self::send_blocking), until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent.
+    pub fn send_blocking_deadline(
+        &mut self,
+        message: &M,
+        deadline: Instant,
+    ) -> Result<(), SendTimeoutError> {
+        self.send_until(message, Some(deadline))
+    }
+
+    fn send_until(&mut self, message: &M, until: Option<Instant>) -> Result<(), SendTimeoutError> {
+        let sent = self.wait_until(until, |sender| sender.try_send(message));
+        Ok(sent.ok_or(SendTimeoutError::Timeout(()))??)
+    }
+
+    /// Sends as many of `messages` as there is room for, in order, and wakes receivers once. Returns how many.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send), when the first message is refused. When a later one is, the
+    /// count says which: the next call tells why.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().capacity(2).create()?;
+    /// let mut sender = queue.sender()?;
+    /// let messages: [&[u8]; 3] = [b"a", b"b", b"c"];
+    /// assert_eq!(sender.try_send_many(messages)?, 2);
+    /// assert!(sender.try_send_many(messages).is_err(), "full");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_send_many<'m>(
+        &mut self,
+        messages: impl IntoIterator<Item = &'m M>,
+    ) -> Result<usize, TrySendError>
+    where
+        M: 'm,
+    {
+        let mut sent = 0;
+        let mut refused = None;
+        for message in messages {
+            match self.commit_one(message) {
+                Ok(()) => sent += 1,
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        if sent > 0 {
+            self.notify(u32::try_from(sent).unwrap_or(u32::MAX));
+        }
+        match refused {
+            Some(error) if sent == 0 => Err(error),
+            _ => Ok(sent),
+        }
+    }
+
+    /// As [`try_send_many`](Self::try_send_many), waiting on the calling thread until at least one is sent.
+    ///
+    /// # Errors
+    /// As [`send_blocking`](Self::send_blocking), when the first message is refused.
+    pub fn send_many_blocking<'m, I>(&mut self, messages: I) -> Result<usize, SendError>
+    where
+        M: 'm,
+        I: IntoIterator<Item = &'m M>,
+        I::IntoIter: Clone,
+    {
+        let messages = messages.into_iter();
+        let sent = self.wait_until(None, |sender| sender.try_send_many(messages.clone()));
+        sent.unwrap_or(Err(SendError::Closed(())))
+    }
+
+    /// Where this handle waits, for drivers that park tasks.
+    pub fn side(&self) -> Side {
+        Side::new(Arc::clone(&self.attachment), Verb::Send)
+    }
+
+    #[inline]
+    fn commit_one(&mut self, message: &M) -> Result<(), TrySendError> {
+        let bytes = message.bytes();
+        let port = self.attachment.port().map_err(fault)?;
+        if bytes.len() > WRITE_FIRST {
+            // Refuse what can never be sent before what cannot be sent now.
+            port.frame_of(bytes.len()).map_err(fault)?;
+            port.ring().turn(Verb::Send, &mut self.at)?;
+        }
+        port.write(SEND_CELL, bytes).map_err(fault)?;
+        Ok(port.send(SEND_CELL, &mut self.at)?)
+    }
+
+    #[inline]
+    fn notify(&self, count: u32) {
+        if let Ok(port) = self.attachment.port()
+            && let Some(wake) = port.ring().control.readable.notify(count)
+        {
+            wake.carry_out(&Futex);
+        }
+    }
+
+    /// Tries until there is an answer; `None` when the time is over.
+    fn wait_until<R>(
+        &mut self,
+        until: Option<Instant>,
+        mut attempt: impl FnMut(&mut Self) -> Result<R, TrySendError>,
+    ) -> Option<Result<R, SendError>> {
+        match attempt(self).map_err(TrySendError::settled) {
+            Ok(done) => return Some(Ok(done)),
+            Err(Ok(settled)) => return Some(Err(settled)),
+            Err(Err(())) => {}
+        }
+        let attachment = Arc::clone(&self.attachment);
+        let Ok(port) = attachment.port() else {
+            return Some(Err(SendError::Fault((), Fault::Forked)));
+        };
+        let ring = port.ring();
+        let patience = Patience { until, watchdog: ring.geometry.watchdog() };
+        let attempt = || match attempt(self) {
+            Ok(done) => Some(Ok(done)),
+            Err(refused) => refused.settled().ok().map(Err),
+        };
+        let more = || ring.is_ready(Verb::Send);
+        wait_at(&Futex, &ring.control.writable, patience, attempt, more)
+    }
+}
+
+fn fault(fault: Fault) -> TrySendError {
+    TrySendError::Fault((), fault)
+}
+
+impl Sender<[u8]> {
+    /// Reserves a message of `len` bytes to be written in place, if there is room now.
+    ///
+    /// The block is private until it is committed: take as long as you like, drop it, forget it; nobody waits for it.
+    /// Others may fill the queue meanwhile, so the commit can still be refused as full.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send).
+    ///
+    /// ```
+    /// use std::io::Write;
+    ///
+    /// let queue = parkline_core::Queue::builder().capacity(2).max_message(16).create()?;
+    /// let mut sender = queue.sender()?;
+    /// let mut message = sender.try_reserve(5)?;
+    /// message.write_all(b"hello")?;
+    /// assert!(message.write_all(b"!").is_err(), "5 bytes were reserved");
+    /// message.try_commit().expect("there is room");
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"hello");
+    /// assert!(sender.try_reserve(17).is_err(), "max_message is 16");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_reserve(&mut self, len: usize) -> Result<Reservation<'_>, TrySendError> {
+        let frame = self.look_for_room(len)?;
+        Ok(Reservation { sender: self, frame, written: 0 })
+    }
+
+    /// As [`try_reserve`](Self::try_reserve), waiting on the calling thread while the queue is full.
+    ///
+    /// # Errors
+    /// As [`send_blocking`](Self::send_blocking).
+    pub fn reserve_blocking(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
+        let frame = self.wait_until(None, |sender| sender.look_for_room(len));
+        let frame = frame.unwrap_or(Err(SendError::Closed(())))?;
+        Ok(Reservation { sender: self, frame, written: 0 })
+    }
+
+    fn look_for_room(&mut self, len: usize) -> Result<Frame, TrySendError> {
+        let port = self.attachment.port().map_err(fault)?;
+        let frame = port.frame_of(len).map_err(fault)?;
+        port.ring().turn(Verb::Send, &mut self.at)?;
+        Ok(frame)
+    }
+}
+
+impl<M: Message + ?Sized> core::fmt::Debug for Sender<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Sender").field("attachment", &self.attachment).finish_non_exhaustive()
+    }
+}
+
+/// A message being written in place. Dropping it sends nothing.
+///
+/// Bytes that are not written keep what the block held before.
+#[must_use = "nothing is sent until it is committed"]
+pub struct Reservation<'a> {
+    sender: &'a mut Sender<[u8]>,
+    frame: Frame,
+    written: usize,
+}
+
+impl<'a> Reservation<'a> {
+    /// The reserved length in bytes.
+    pub fn len(&self) -> usize {
+        self.frame.len()
+    }
+
+    /// Whether no bytes were reserved.
+    pub fn is_empty(&self) -> bool {
+        self.frame.is_empty()
+    }
+
+    /// Makes the message shorter; a larger `len` changes nothing.
+    pub fn truncate(&mut self, len: usize) {
+        if let Ok(shorter) = u32::try_from(len)
+            && len < self.frame.len()
+        {
+            self.frame = Frame::first(shorter);
+            self.written = self.written.min(len);
+        }
+    }
+
+    /// Copies `bytes` to `offset`.
+    ///
+    /// # Panics
+    /// If they do not fit into the reserved length.
+    pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
+        let fits = offset.checked_add(bytes.len()).is_some_and(|end| end <= self.len());
+        assert!(fits, "{} bytes at {offset} in a message of {}", bytes.len(), self.len());
+        // In a forked child nothing is written, and the commit says so.
+        if let Ok(block) = self.port().and_then(|port| Ok(port.block(SEND_CELL)?)) {
+            block.write_at(offset, bytes);
+        }
+    }
+
+    /// The message's bytes in place, if the queue's opener vouched for all its peers by
+    /// [`Queue::trust_peers`](crate::Queue::trust_peers).
+    #[expect(unsafe_code, reason = "in-place views, for those who vouched for their peers")]
+    pub fn as_mut_slice(&mut self) -> Option<&mut [u8]> {
+        if !self.sender.attachment.trusted {
+            return None;
+        }
+        let len = self.len();
+        let block = self.port().ok()?.block(SEND_CELL).ok()?;
+        // SAFETY: the block has room for `max_message` bytes and `len` is no more. It is in a cell of ours,
+        // borrowed exclusively through the sender, and the opener vouched that no other process writes what it
+        // does not own.
+        Some(unsafe { core::slice::from_raw_parts_mut(block.payload_ptr(), len) })
+    }
+
+    /// Commits the message if there is room.
+    ///
+    /// # Errors
+    /// As [`Sender::try_send`]; the reservation comes back with what was written.
+    pub fn try_commit(self) -> Result<(), TrySendError<Self>> {
+        match self.attempt() {
+            Ok(sender) => {
+                sender.notify(1);
+                Ok(())
+            }
+            Err((this, stop)) => Err(TrySendError::from(stop).map(|()| this)),
+        }
+    }
+
+    /// Commits the message, waiting on the calling thread while the queue is full.
+    ///
+    /// # Errors
+    /// As [`Sender::send_blocking`]; the reservation comes back with what was written.
+    pub fn commit_blocking(self) -> Result<(), SendError<Self>> {
+        let mut this = self;
+        loop {
+            match this.try_commit().map_err(TrySendError::settled) {
+                Ok(()) => return Ok(()),
+                Err(Ok(settled)) => return Err(settled),
+                Err(Err(full)) => this = full,
+            }
+            // Room, close or a fault: the next attempt tells which.
+            let _ = this.sender.wait_until(None, |sender| sender.look_for_room(0));
+        }
+    }
+
+    /// Where this waits, for drivers that park tasks.
+    pub fn side(&self) -> Side {
+        self.sender.side()
+    }
+
+    fn attempt(self) -> Result<&'a mut Sender<[u8]>, (Self, Stop)> {
+        let sent = self.port().map_err(Stop::from).and_then(|port| {
+            port.block(SEND_CELL)?.set_frame(self.frame);
+            let mut at = self.sender.at;
+            port.send(SEND_CELL, &mut at)?;
+            Ok(at)
+        });
+        match sent {
+            Ok(at) => {
+                self.sender.at = at;
+                Ok(self.sender)
+            }
+            Err(stop) => Err((self, stop)),
+        }
+    }
+
+    fn port(&self) -> Result<&Port<'_>, Fault> {
+        self.sender.attachment.port()
+    }
+}
+
+impl io::Write for Reservation<'_> {
+    /// Appends to what was written before; 0 when the reserved length is used up.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = self.len().saturating_sub(self.written);
+        let part = bytes.get(..bytes.len().min(room)).unwrap_or_default();
+        self.write_at(self.written, part);
+        self.written += part.len();
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl core::fmt::Debug for Reservation<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Reservation").field("len", &self.len()).finish_non_exhaustive()
+    }
+}

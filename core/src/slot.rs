@@ -1,0 +1,197 @@
+//! The words of the protocol that other processes read: what a slot, a record's `op` and a cell hold.
+//!
+//! Each is one `u64`, so each changes in one step and is read once.
+//!
+//! | word | bits 0..20 | then |
+//! |---|---|---|
+//! | slot | block | 2 bits state, 42 bits lap |
+//! | op | gain (the block about to be gained) | 20 bits slot, 20 bits cell, 2 bits verb |
+//! | cell | block | 1 bit held |
+
+use crate::position::Lap;
+
+/// How many bits name a block: at most 2^20 blocks in a segment.
+pub(crate) const BLOCK_BITS: u32 = 20;
+const BLOCK_MASK: u64 = (1 << BLOCK_BITS) - 1;
+
+/// A block's number in the segment. Not checked against the number of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlockId(u32);
+
+impl BlockId {
+    /// No segment has this block.
+    pub(crate) const NONE: Self = Self(BLOCK_MASK as u32);
+
+    pub(crate) fn new(id: u32) -> Self {
+        Self(id & Self::NONE.0)
+    }
+
+    fn of(word: u64) -> Self {
+        Self((word & BLOCK_MASK) as u32)
+    }
+
+    fn bits(self) -> u64 {
+        u64::from(self.0)
+    }
+
+    pub(crate) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// What a slot says of the position of its lap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SlotState {
+    /// Waits for a message; the block is parked here.
+    Empty,
+    /// The message is in the block.
+    Full,
+    /// Nothing will ever be sent here or after.
+    Closed,
+    /// No value of ours.
+    Unknown,
+}
+
+/// One slot: `lap | state | block`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SlotWord(u64);
+
+impl SlotWord {
+    const STATE_SHIFT: u32 = BLOCK_BITS;
+    const LAP_SHIFT: u32 = BLOCK_BITS + 2;
+
+    pub(crate) fn new(lap: Lap, state: SlotState, block: BlockId) -> Self {
+        let state = match state {
+            SlotState::Empty => 0,
+            SlotState::Full => 1,
+            SlotState::Closed => 2,
+            SlotState::Unknown => 3,
+        };
+        Self(lap.bits() << Self::LAP_SHIFT | state << Self::STATE_SHIFT | block.bits())
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn lap(self) -> Lap {
+        Lap::new(self.0 >> Self::LAP_SHIFT)
+    }
+
+    pub(crate) fn state(self) -> SlotState {
+        match self.0 >> Self::STATE_SHIFT & 3 {
+            0 => SlotState::Empty,
+            1 => SlotState::Full,
+            2 => SlotState::Closed,
+            _ => SlotState::Unknown,
+        }
+    }
+
+    pub(crate) fn block(self) -> BlockId {
+        BlockId::of(self.0)
+    }
+}
+
+/// What a handle is about to do, announced in its record before the exchange that does it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Send,
+    Recv,
+}
+
+/// A record's `op`: idle (0), or the exchange under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OpWord(u64);
+
+impl OpWord {
+    const SLOT_SHIFT: u32 = BLOCK_BITS;
+    const CELL_SHIFT: u32 = 2 * BLOCK_BITS;
+    const VERB_SHIFT: u32 = 3 * BLOCK_BITS;
+
+    pub(crate) const IDLE: Self = Self(0);
+
+    pub(crate) fn busy(verb: Verb, cell: usize, slot: usize, gain: BlockId) -> Self {
+        let verb = match verb {
+            Verb::Send => 1,
+            Verb::Recv => 2,
+        };
+        Self(
+            verb << Self::VERB_SHIFT
+                | (cell as u64 & BLOCK_MASK) << Self::CELL_SHIFT
+                | (slot as u64 & BLOCK_MASK) << Self::SLOT_SHIFT
+                | gain.bits(),
+        )
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+}
+
+/// A cell of a record: one block that the handle owns, and whether it holds a message not yet
+/// acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CellWord(u64);
+
+impl CellWord {
+    const HELD: u64 = 1 << BLOCK_BITS;
+
+    pub(crate) fn free(block: BlockId) -> Self {
+        Self(block.bits())
+    }
+
+    pub(crate) fn held(block: BlockId) -> Self {
+        Self(block.bits() | Self::HELD)
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn block(self) -> BlockId {
+        BlockId::of(self.0)
+    }
+
+    pub(crate) fn is_held(self) -> bool {
+        self.0 & Self::HELD != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_word_keeps_its_three_parts() {
+        let block = BlockId::new((1 << BLOCK_BITS) - 1);
+        for state in [SlotState::Empty, SlotState::Full, SlotState::Closed, SlotState::Unknown] {
+            for lap in [0, 1, Lap::MASK] {
+                let word = SlotWord::new(Lap::new(lap), state, block);
+                assert_eq!((word.lap().bits(), word.state(), word.block()), (lap, state, block));
+            }
+        }
+    }
+
+    #[test]
+    fn a_cell_is_held_or_free_and_keeps_its_block() {
+        let block = BlockId::new(77);
+        assert!(CellWord::held(block).is_held());
+        assert!(!CellWord::free(block).is_held());
+        assert_eq!(CellWord::held(block).block(), block);
+    }
+
+    #[test]
+    fn no_busy_op_reads_as_idle() {
+        let op = OpWord::busy(Verb::Send, 0, 0, BlockId::new(0));
+        assert_ne!(op, OpWord::IDLE);
+        assert_ne!(op, OpWord::busy(Verb::Recv, 0, 0, BlockId::new(0)));
+    }
+}

@@ -1,0 +1,206 @@
+//! The tasks of one process that wait at one gate, and the one kernel wait that stands for them all.
+//!
+//! The kernel knows one waiter per process and gate; who of the process's tasks gets a wake is decided here. So a
+//! dropped task is a list operation, and ten thousand tasks cost one futex wait.
+//!
+//! A waiter is either resting or *on duty*. On duty means: a wake was meant for it, or it is about to arm the
+//! kernel wait, and so it must look at the queue. The invariant:
+//!
+//! > While anybody rests, the kernel wait is armed or somebody is on duty.
+//!
+//! Whoever leaves while on duty hands it on: to the next that rests, or, when nobody is left, back to the gate.
+//! So a message and its wake cannot part company, however a task is cancelled. A task that is on duty and never
+//! polled again (it sits in a `select!` that looks elsewhere) delays the others until the next [`tick`]
+//! or the next task that begins to wait, which arms anew by itself.
+//!
+//! Every answer of this module says what the caller has to do after the lock is released: a waker is never called
+//! or dropped under it, for a waker may re-enter.
+//!
+//! [`tick`]: WaitQueue::tick
+
+use std::collections::BTreeMap;
+use std::task::Waker;
+
+use crate::sync::{Mutex, MutexGuard};
+
+/// Where tasks of this process wait for one gate.
+#[derive(Debug)]
+pub struct WaitQueue {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// By arrival.
+    waiters: BTreeMap<u64, Waiter>,
+    arrivals: u64,
+    armed: bool,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    waker: Waker,
+    on_duty: bool,
+}
+
+/// A place in a [`WaitQueue`]. To be given back by [`WaitQueue::leave`].
+#[derive(Debug)]
+#[must_use = "a place that nobody leaves keeps the wakes of others"]
+pub struct Place(u64);
+
+/// What a waiter has to do after it entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Entered {
+    /// The kernel wait is armed: rest.
+    Rest,
+    /// Announce at the gate, look again, and then [`WaitQueue::arm`].
+    Arm,
+}
+
+/// What remains to be done for somebody who left.
+#[derive(Debug)]
+#[must_use = "a wake is lost otherwise"]
+pub enum Left {
+    /// Nothing.
+    Done,
+    /// Call this waker: its task has the duty now.
+    Wake(Waker),
+    /// Nobody of this process is left to look: if there is more, notify the gate.
+    PassOn,
+    /// Nobody waits any more: cancel the kernel wait. Its completion still comes to
+    /// [`WaitQueue::completed`].
+    Disarm,
+}
+
+impl WaitQueue {
+    /// A queue that nobody waits in.
+    #[expect(clippy::new_without_default, reason = "loom's mutexes are made inside a model only")]
+    pub fn new() -> Self {
+        let inner = Inner { waiters: BTreeMap::new(), arrivals: 0, armed: false };
+        Self { inner: Mutex::new(inner) }
+    }
+
+    /// Takes a place at the end, or with a `place` from before keeps it, and renews the waker.
+    pub fn enter(&self, place: &mut Option<Place>, waker: &Waker) -> Entered {
+        let mut inner = self.lock();
+        let key = match place {
+            Some(Place(key)) => *key,
+            None => {
+                inner.arrivals += 1;
+                *place = Some(Place(inner.arrivals));
+                inner.arrivals
+            }
+        };
+        let on_duty = !inner.armed;
+        let entered = if on_duty { Entered::Arm } else { Entered::Rest };
+        let renewed = inner.waiters.get_mut(&key).filter(|it| it.waker.will_wake(waker));
+        let replaced = match renewed {
+            Some(waiter) => {
+                waiter.on_duty = on_duty;
+                None
+            }
+            None => inner.waiters.insert(key, Waiter { waker: waker.clone(), on_duty }),
+        };
+        drop(inner);
+        drop(replaced);
+        entered
+    }
+
+    /// Arms the kernel wait by `start`, unless another task has done so meanwhile, and rests.
+    ///
+    /// # Errors
+    /// Those of `start`; the waiter is still on duty then.
+    pub fn arm<E>(&self, place: &Place, start: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        let mut inner = self.lock();
+        if !inner.armed {
+            start()?;
+            inner.armed = true;
+        }
+        if let Some(waiter) = inner.waiters.get_mut(&place.0) {
+            waiter.on_duty = false;
+        }
+        Ok(())
+    }
+
+    /// Gives a place back: the task got what it waited for, gave up, or was dropped.
+    pub fn leave(&self, place: Place) -> Left {
+        let mut inner = self.lock();
+        let left = inner.waiters.remove(&place.0);
+        let on_duty = left.as_ref().is_some_and(|waiter| waiter.on_duty);
+        let answer = if inner.waiters.is_empty() && inner.armed {
+            Left::Disarm
+        } else if on_duty && !inner.armed {
+            match inner.put_on_duty() {
+                Some(waker) => Left::Wake(waker),
+                None if inner.waiters.is_empty() => Left::PassOn,
+                // All others are on duty already, and look.
+                None => Left::Done,
+            }
+        } else {
+            Left::Done
+        };
+        drop(inner);
+        drop(left);
+        answer
+    }
+
+    /// The kernel wait ended, for whatever reason. [`Left::PassOn`] only if `woken`.
+    pub fn completed(&self, woken: bool) -> Left {
+        let mut inner = self.lock();
+        inner.armed = false;
+        match inner.put_on_duty() {
+            Some(waker) => Left::Wake(waker),
+            None if woken && inner.waiters.is_empty() => Left::PassOn,
+            None => Left::Done,
+        }
+    }
+
+    /// The watchdog: puts the first that rests on duty, armed or not. Call when the queue is ready although
+    /// somebody waits, which means that a wake was lost with a killed process or sits with a task that
+    /// is not polled.
+    pub fn tick(&self) -> Option<Waker> {
+        self.lock().put_on_duty()
+    }
+
+    /// Whether nobody waits and no kernel wait is under way.
+    pub fn is_idle(&self) -> bool {
+        let inner = self.lock();
+        inner.waiters.is_empty() && !inner.armed
+    }
+
+    /// How many tasks wait.
+    pub fn len(&self) -> usize {
+        self.lock().waiters.len()
+    }
+
+    /// Whether no task waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Everybody looks again: the driver is gone, or the queue was closed.
+    pub fn wake_all(&self) -> Vec<Waker> {
+        let mut inner = self.lock();
+        let everybody = inner.waiters.values_mut();
+        let on_duty = everybody.map(|waiter| {
+            waiter.on_duty = true;
+            waiter.waker.clone()
+        });
+        on_duty.collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Nothing in this file panics with the lock held but for a waker's clone or an allocation; the
+        // list is whole then too.
+        self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl Inner {
+    fn put_on_duty(&mut self) -> Option<Waker> {
+        let next = self.waiters.values_mut().find(|waiter| !waiter.on_duty)?;
+        next.on_duty = true;
+        Some(next.waker.clone())
+    }
+}
