@@ -73,6 +73,11 @@ impl Side {
         self.attachment.port().map_or(true, |port| port.ring().is_ready(self.verb))
     }
 
+    /// The same for all clones of one handle's side, and for no other that lives.
+    pub fn key(&self) -> (usize, bool) {
+        (Arc::as_ptr(&self.attachment).addr(), self.verb == Verb::Send)
+    }
+
     /// How often a waiter looks without having been woken.
     pub fn watchdog(&self) -> std::time::Duration {
         self.attachment.port.ring().geometry.watchdog()

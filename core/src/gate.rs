@@ -68,6 +68,11 @@ impl Gate {
         Self { word: AtomicU32::new(0) }
     }
 
+    /// The word that waiters of this gate wait on.
+    pub fn word(&self) -> &AtomicU32 {
+        &self.word
+    }
+
     /// Announces a waiter. Look again before sleeping.
     pub fn announce(&self) -> Sleep<'_> {
         let expected = self.word.fetch_or(WAITERS, SeqCst) | WAITERS;

@@ -12,7 +12,6 @@ use crate::futex::Futex;
 use crate::message::Message;
 use crate::port::{Port, SEND_CELL};
 use crate::position::Position;
-use crate::ring::Stop;
 use crate::slot::Verb;
 use crate::wait::{Patience, wait_at};
 
@@ -241,7 +240,16 @@ impl Sender<[u8]> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_reserve(&mut self, len: usize) -> Result<Reservation<'_>, TrySendError> {
-        let frame = self.look_for_room(len)?;
+        self.check_room(len)?;
+        self.reserve_now(len).map_err(fault)
+    }
+
+    /// As [`try_reserve`](Self::try_reserve), whether or not there is room now: that is asked at the commit.
+    ///
+    /// # Errors
+    /// [`Fault::MessageTooLarge`], [`Fault::Forked`].
+    pub fn reserve_now(&mut self, len: usize) -> Result<Reservation<'_>, Fault> {
+        let frame = self.attachment.port()?.frame_of(len)?;
         Ok(Reservation { sender: self, frame, written: 0 })
     }
 
@@ -250,16 +258,29 @@ impl Sender<[u8]> {
     /// # Errors
     /// As [`send_blocking`](Self::send_blocking).
     pub fn reserve_blocking(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
-        let frame = self.wait_until(None, |sender| sender.look_for_room(len));
-        let frame = frame.unwrap_or(Err(SendError::Closed(())))?;
-        Ok(Reservation { sender: self, frame, written: 0 })
+        let room = self.wait_until(None, |sender| sender.check_room(len));
+        room.unwrap_or(Err(SendError::Closed(())))?;
+        self.reserve_now(len).map_err(|fault| SendError::Fault((), fault))
     }
 
-    fn look_for_room(&mut self, len: usize) -> Result<Frame, TrySendError> {
+    /// Commits what was written in place.
+    fn commit_frame(&mut self, frame: Frame) -> Result<(), TrySendError> {
         let port = self.attachment.port().map_err(fault)?;
-        let frame = port.frame_of(len).map_err(fault)?;
+        port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?.set_frame(frame);
+        port.send(SEND_CELL, &mut self.at)?;
+        self.notify(1);
+        Ok(())
+    }
+
+    /// Whether a message of `len` bytes could be sent now. Others may be quicker.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send) would answer.
+    pub fn check_room(&mut self, len: usize) -> Result<(), TrySendError> {
+        let port = self.attachment.port().map_err(fault)?;
+        port.frame_of(len).map_err(fault)?;
         port.ring().turn(Verb::Send, &mut self.at)?;
-        Ok(frame)
+        Ok(())
     }
 }
 
@@ -279,7 +300,7 @@ pub struct Reservation<'a> {
     written: usize,
 }
 
-impl<'a> Reservation<'a> {
+impl Reservation<'_> {
     /// The reserved length in bytes.
     pub fn len(&self) -> usize {
         self.frame.len()
@@ -332,14 +353,8 @@ impl<'a> Reservation<'a> {
     ///
     /// # Errors
     /// As [`Sender::try_send`]; the reservation comes back with what was written.
-    pub fn try_commit(self) -> Result<(), TrySendError<Self>> {
-        match self.attempt() {
-            Ok(sender) => {
-                sender.notify(1);
-                Ok(())
-            }
-            Err((this, stop)) => Err(TrySendError::from(stop).map(|()| this)),
-        }
+    pub fn try_commit(mut self) -> Result<(), TrySendError<Self>> {
+        self.commit_in_place().map_err(|refused| refused.map(|()| self))
     }
 
     /// Commits the message, waiting on the calling thread while the queue is full.
@@ -347,37 +362,25 @@ impl<'a> Reservation<'a> {
     /// # Errors
     /// As [`Sender::send_blocking`]; the reservation comes back with what was written.
     pub fn commit_blocking(self) -> Result<(), SendError<Self>> {
-        let mut this = self;
-        loop {
-            match this.try_commit().map_err(TrySendError::settled) {
-                Ok(()) => return Ok(()),
-                Err(Ok(settled)) => return Err(settled),
-                Err(Err(full)) => this = full,
-            }
-            // Room, close or a fault: the next attempt tells which.
-            let _ = this.sender.wait_until(None, |sender| sender.look_for_room(0));
+        let frame = self.frame;
+        let sent = self.sender.wait_until(None, |sender| sender.commit_frame(frame));
+        match sent.unwrap_or(Err(SendError::Closed(()))) {
+            Ok(()) => Ok(()),
+            Err(SendError::Closed(())) => Err(SendError::Closed(self)),
+            Err(SendError::Fault((), fault)) => Err(SendError::Fault(self, fault)),
         }
+    }
+
+    /// As [`try_commit`](Self::try_commit), for callers that keep the reservation in place: once it is
+    /// committed, it stands for nothing any more.
+    #[doc(hidden)]
+    pub fn commit_in_place(&mut self) -> Result<(), TrySendError> {
+        self.sender.commit_frame(self.frame)
     }
 
     /// Where this waits, for drivers that park tasks.
     pub fn side(&self) -> Side {
         self.sender.side()
-    }
-
-    fn attempt(self) -> Result<&'a mut Sender<[u8]>, (Self, Stop)> {
-        let sent = self.port().map_err(Stop::from).and_then(|port| {
-            port.block(SEND_CELL)?.set_frame(self.frame);
-            let mut at = self.sender.at;
-            port.send(SEND_CELL, &mut at)?;
-            Ok(at)
-        });
-        match sent {
-            Ok(at) => {
-                self.sender.at = at;
-                Ok(self.sender)
-            }
-            Err(stop) => Err((self, stop)),
-        }
     }
 
     fn port(&self) -> Result<&Port<'_>, Fault> {

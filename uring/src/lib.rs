@@ -1,1 +1,65 @@
-//! x
+//! Parkline for async programs: tasks of any process wait on a shared queue, and while they wait they cost no
+//! thread and no polling. They park on a futex through io_uring; the calls themselves are
+//! `parkline-core`'s, re-exported here.
+//!
+//! ```
+//! use parkline_uring::{AsyncReceiver, AsyncSender, Queue, block_on};
+//!
+//! let queue = Queue::builder().capacity(16).create()?;
+//! let fd = queue.try_clone_fd()?; // to another process, or as here to a thread
+//! let worker = std::thread::spawn(move || {
+//!     let mut jobs = Queue::open(fd).unwrap().receiver().unwrap();
+//!     block_on(async { while let Ok(job) = jobs.recv().await { assert_eq!(job, b"hello") } });
+//! });
+//! block_on(queue.sender()?.send(b"hello"))?;
+//! queue.close()?;
+//! worker.join().unwrap();
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Where tasks wait
+//! | polled in | waits in |
+//! |---|---|
+//! | a tokio runtime of any flavour (feature `tokio`), tokio-uring's too | an io_uring that the runtime polls |
+//! | [`block_on`] | the calling thread's own io_uring |
+//! | any other executor | one helper thread of the process |
+//! | anything, where io_uring is refused | the same helper thread; [`backend`] tells, and a `tracing` warning |
+//!
+//! `PARKLINE_BACKEND=futex` in the environment asks for the helper thread.
+//!
+//! # Requirements
+//! Linux 6.7 for the futex operations of io_uring. Everything works without them, by the helper thread.
+
+#![cfg_attr(
+    not(feature = "tokio"),
+    allow(dead_code, reason = "the shared ring is for a runtime that polls its descriptor")
+)]
+
+mod backend;
+mod block_on;
+mod current;
+mod helper;
+mod lane;
+mod owned;
+mod reactor;
+mod receiver;
+mod ring;
+mod sender;
+mod shared;
+mod shared_handle;
+mod timers;
+#[cfg(feature = "tokio")]
+mod tokio;
+mod unpark;
+mod waiting;
+
+pub use backend::{Backend, Unavailable, backend, try_io_uring};
+pub use block_on::block_on;
+pub use parkline_core::{
+    AttachError, Builder, Corrupt, CreateError, Fault, KernelCalls, Lease, Message, OpenError,
+    Queue, Receiver, RecvError, RecvTimeoutError, Reservation, SendError, SendTimeoutError, Sender,
+    TryRecvError, TrySendError, kernel_calls,
+};
+pub use receiver::AsyncReceiver;
+pub use sender::{AsyncCommit, AsyncReserve, AsyncSender};
+pub use shared_handle::Shared;

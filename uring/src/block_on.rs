@@ -1,0 +1,96 @@
+//! Running one future on the calling thread, which sleeps in its own ring.
+
+use std::cell::RefCell;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use crate::backend::{Backend, backend};
+use crate::current;
+use crate::reactor::Reactor;
+use crate::unpark::Unpark;
+
+thread_local! {
+    /// The ring of this thread's last call, to be used again.
+    static SPARE: RefCell<Option<Arc<Reactor>>> = const { RefCell::new(None) };
+}
+
+/// Runs a future to its end on the calling thread. While it waits for a queue, the thread sleeps in an
+/// io_uring of its own: arming the wait and falling asleep is one system call, and no other thread is involved.
+///
+/// Any future will do; one that waits for something else wakes the thread by its waker as usual. Without
+/// io_uring the thread sleeps on a futex, and the process's helper thread waits for the queues.
+///
+/// ```
+/// use parkline_uring::{AsyncReceiver, AsyncSender, Queue, block_on};
+///
+/// let queue = Queue::builder().capacity(4).create()?;
+/// let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+/// block_on(async {
+///     sender.send(b"hello").await?;
+///     assert_eq!(receiver.recv().await?, b"hello");
+///     queue.close()?;
+///     assert!(sender.send(b"too late").await.is_err());
+///     Ok::<(), Box<dyn std::error::Error>>(())
+/// })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    match Seat::take() {
+        // The future is dropped in there, before the seat is given back.
+        Some(seat) => run(future, &seat.unpark, Some(&seat.reactor)),
+        None => run(future, &Arc::default(), None),
+    }
+}
+
+fn run<F: Future>(future: F, unpark: &Arc<Unpark>, reactor: Option<&Arc<Reactor>>) -> F::Output {
+    let waker = Waker::from(Arc::clone(unpark));
+    let _entered = reactor.map(|reactor| current::enter(Arc::clone(reactor)));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        // A reactor that breaks down sends its tasks elsewhere, and us to the plain futex.
+        let slept = reactor.filter(|it| !it.is_dead()).is_some_and(|it| it.park().is_ok());
+        if !slept {
+            unpark.sleep();
+        }
+    }
+}
+
+/// The use of this thread's ring for one call.
+struct Seat {
+    reactor: Arc<Reactor>,
+    unpark: Arc<Unpark>,
+}
+
+impl Seat {
+    /// `None` when there is no io_uring for this thread.
+    fn take() -> Option<Self> {
+        if let Backend::Futex(_) = backend() {
+            return None;
+        }
+        let spare = SPARE.with_borrow_mut(Option::take);
+        let reactor = spare.or_else(|| {
+            let made = Reactor::owned();
+            made.inspect_err(|error| tracing::warn!(%error, "no io_uring for this thread")).ok()
+        })?;
+        let unpark = Arc::clone(reactor.unpark()?);
+        Some(Self { reactor, unpark })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if self.reactor.is_idle() && !self.reactor.is_dead() {
+            let reactor = Arc::clone(&self.reactor);
+            // A nested call may have left one already; that one is dropped then, outside the borrow.
+            let extra = SPARE.try_with(|spare| spare.replace(Some(reactor)));
+            drop(extra);
+        } else {
+            // A task that began here lives on elsewhere.
+            self.reactor.shut_down();
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! A lane: the tasks of one reactor that wait at one side of one handle's queue.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parkline_core::driver::{Left, Side, WaitQueue};
+
+use crate::reactor::Reactor;
+
+/// Where tasks wait: the queue of waiters, and what its kernel wait needs.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) queue: WaitQueue,
+    pub(crate) side: Side,
+    pub(crate) reactor: Arc<Reactor>,
+    /// The name of the flight that is armed, for the cancel; written under the queue's lock.
+    pub(crate) flight: AtomicU64,
+}
+
+impl Lane {
+    pub(crate) fn new(side: Side, reactor: Arc<Reactor>) -> Self {
+        Self { queue: WaitQueue::new(), side, reactor, flight: AtomicU64::new(0) }
+    }
+
+    /// The kernel wait of this lane ended.
+    pub(crate) fn completed(self: &Arc<Self>, woken: bool) {
+        self.settle(self.queue.completed(woken));
+    }
+
+    /// Does what the queue of waiters asked for. No lock is held here.
+    pub(crate) fn settle(self: &Arc<Self>, left: Left) {
+        match left {
+            Left::Done => {}
+            Left::Wake(waker) => waker.wake(),
+            Left::PassOn => self.side.pass_on(),
+            Left::Disarm => self.reactor.disarm(self),
+        }
+    }
+
+    /// The watchdog's look: if there is something to do although tasks wait, the next of them does it.
+    pub(crate) fn look(&self) {
+        if !self.queue.is_empty()
+            && self.side.is_ready()
+            && let Some(waker) = self.queue.tick()
+        {
+            waker.wake();
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The ring of one thread, which arms its waits and sleeps in one `io_uring_enter`.
+//!
+//! Only its owner may touch the ring. A task that is polled or dropped on another thread leaves a request and
+//! unparks the owner.
+
+use std::io;
+use std::mem;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use parkline_core::driver::Sleep;
+
+use crate::lane::Lane;
+use crate::reactor::lock;
+use crate::ring::{Flight, FutexWait, Landed, Ring};
+use crate::unpark::Unpark;
+
+#[derive(Debug)]
+pub(crate) struct OwnedRing {
+    owner: ThreadId,
+    pub(crate) unpark: Arc<Unpark>,
+    /// Locked by the owner alone, also while it sleeps.
+    state: Mutex<State>,
+    requests: Mutex<Vec<Request>>,
+}
+
+#[derive(Debug)]
+struct State {
+    ring: Ring,
+    /// Whether the wait for `unpark` flies.
+    unpark_armed: bool,
+}
+
+/// What another thread wants of the owner.
+#[derive(Debug)]
+enum Request {
+    Arm { lane: Arc<Lane>, expected: u32 },
+    Disarm(Arc<Lane>),
+}
+
+impl OwnedRing {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            owner: thread::current().id(),
+            unpark: Arc::default(),
+            state: Mutex::new(State { ring: Ring::owned()?, unpark_armed: false }),
+            requests: Mutex::default(),
+        })
+    }
+
+    fn is_owner(&self) -> bool {
+        self.owner == thread::current().id()
+    }
+
+    pub(crate) fn arm(&self, lane: &Arc<Lane>, sleep: &Sleep<'_>) -> io::Result<()> {
+        let expected = sleep.expected();
+        if self.is_owner() {
+            // Submitted on the way to sleep.
+            return lock(&self.state).arm(lane, FutexWait { word: sleep.word(), expected });
+        }
+        self.request(Request::Arm { lane: Arc::clone(lane), expected });
+        Ok(())
+    }
+
+    pub(crate) fn disarm(&self, lane: &Arc<Lane>) -> io::Result<Vec<Landed>> {
+        if self.is_owner() {
+            let mut state = lock(&self.state);
+            // The wait may still be a request.
+            state.serve(&self.requests)?;
+            state.ring.cancel(lane.flight.load(Relaxed));
+            return Ok(state.landed());
+        }
+        self.request(Request::Disarm(Arc::clone(lane)));
+        Ok(Vec::new())
+    }
+
+    fn request(&self, request: Request) {
+        lock(&self.requests).push(request);
+        self.unpark.notify();
+    }
+
+    /// Has the owner look at its timers before it sleeps again.
+    pub(crate) fn keep_time(&self) {
+        if !self.is_owner() {
+            self.unpark.notify();
+        }
+    }
+
+    /// Sleeps until something lands or the thread is notified, at most for `timeout`.
+    pub(crate) fn sleep(&self, timeout: Option<Duration>) -> io::Result<Vec<Landed>> {
+        let mut state = lock(&self.state);
+        state.serve(&self.requests)?;
+        if !state.unpark_armed {
+            state.ring.push_unpark(&self.unpark)?;
+            state.unpark_armed = true;
+        }
+        if self.unpark.park() {
+            state.ring.submit_and_sleep(timeout)?;
+        } else {
+            state.ring.submit()?;
+        }
+        Ok(state.landed())
+    }
+
+    pub(crate) fn shut_down(&self) -> Vec<Landed> {
+        let mut state = lock(&self.state);
+        // Requests that come later find nobody waiting here: their tasks are sent elsewhere.
+        let served = state.serve(&self.requests);
+        debug_assert!(served.is_ok(), "{served:?}");
+        state.ring.cancel_all();
+        state.landed()
+    }
+}
+
+impl State {
+    fn arm(&mut self, lane: &Arc<Lane>, wait: FutexWait<'_>) -> io::Result<()> {
+        lane.flight.store(self.ring.push_gate(lane, wait)?, Relaxed);
+        Ok(())
+    }
+
+    fn serve(&mut self, requests: &Mutex<Vec<Request>>) -> io::Result<()> {
+        for request in mem::take(&mut *lock(requests)) {
+            match request {
+                Request::Arm { lane, expected } => {
+                    if let Some(gate) = lane.side.gate() {
+                        self.arm(&lane, FutexWait { word: gate.word(), expected })?;
+                    }
+                }
+                Request::Disarm(lane) => self.ring.cancel(lane.flight.load(Relaxed)),
+            }
+        }
+        Ok(())
+    }
+
+    fn landed(&mut self) -> Vec<Landed> {
+        let landed = self.ring.landed();
+        if landed.iter().any(|it| matches!(it.flight, Flight::Unpark(_))) {
+            self.unpark_armed = false;
+        }
+        landed
+    }
+}

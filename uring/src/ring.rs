@@ -1,0 +1,228 @@
+//! One io_uring: what is pushed into it, what flies in it, and what comes out.
+//!
+//! Rules (each has cost somebody a day): shared futex keys only; `FUTEX_WAIT`, never `WAITV`, which swallows
+//! wakes; a `user_data` is never used twice; whatever the kernel still points at is kept alive by its flight; every
+//! completion means "look again", and `-ECANCELED` may come unasked, when the thread that submitted has exited.
+#![expect(unsafe_code, reason = "pushes entries whose memory the kernel reads later")]
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::{IoUring, opcode, squeue};
+
+use crate::lane::Lane;
+use crate::unpark::Unpark;
+
+/// Submission entries of a ring. One entry a queue side that waits; more than that spill over harmlessly.
+pub(crate) const RING_ENTRIES: u32 = 32;
+
+/// The futex is 32 bits wide and shared between processes. Not in libc, nor in io-uring.
+const FUTEX2_SIZE_U32: u32 = 2;
+/// Match any wake. More than 32 bits are invalid.
+const MATCH_ANY: u64 = 0xffff_ffff;
+
+const EINTR: i32 = -4;
+const EAGAIN: i32 = -11;
+const ENOMEM: i32 = -12;
+const ECANCELED: i32 = -125;
+
+/// A futex wait to be armed.
+pub(crate) struct FutexWait<'a> {
+    pub(crate) word: &'a AtomicU32,
+    pub(crate) expected: u32,
+}
+
+impl FutexWait<'_> {
+    fn entry(&self) -> squeue::Entry {
+        let expected = u64::from(self.expected);
+        let word = self.word.as_ptr().cast_const();
+        opcode::FutexWait::new(word, expected, MATCH_ANY, FUTEX2_SIZE_U32).build()
+    }
+
+    /// The completion's result of a wait that cannot sleep, since its word differs.
+    pub(crate) fn run_alone(&self, ring: &mut IoUring) -> io::Result<i32> {
+        // SAFETY: the word outlives the call, which waits for the only completion.
+        unsafe { ring.submission().push(&self.entry()) }.map_err(io::Error::other)?;
+        ring.submit_and_wait(1)?;
+        let completed = ring.completion().next();
+        completed.map(|it| it.result()).ok_or_else(|| io::ErrorKind::Interrupted.into())
+    }
+}
+
+/// What is under way in the kernel, and keeps alive what the kernel points at.
+#[derive(Debug)]
+pub(crate) enum Flight {
+    /// A lane's wait on its gate: the lane keeps the segment mapped.
+    Gate(Arc<Lane>),
+    /// The wait by which another thread unparks this one.
+    Unpark(#[expect(dead_code, reason = "the kernel points into it")] Arc<Unpark>),
+    /// The next timer.
+    Timer,
+}
+
+/// A flight that has ended.
+#[derive(Debug)]
+pub(crate) struct Landed {
+    pub(crate) flight: Flight,
+    /// Whether a FUTEX_WAKE counted this wait; an error that no wait should end with.
+    pub(crate) answer: io::Result<bool>,
+}
+
+/// An io_uring and its flights.
+pub(crate) struct Ring {
+    uring: IoUring,
+    flights: HashMap<u64, Flight>,
+    last: u64,
+}
+
+impl Ring {
+    /// A ring for several threads, whose descriptor can be polled. Default flags: with `DEFER_TASKRUN` nothing would
+    /// ever make the descriptor readable (`io_req_local_work_add` does not wake `poll_wq`), and with
+    /// `COOP_TASKRUN` a submitter that computes delays the completion.
+    pub(crate) fn shared() -> io::Result<Self> {
+        Ok(Self::new(IoUring::builder().dontfork().build(RING_ENTRIES)?))
+    }
+
+    /// A ring for one thread that parks in it. Only that thread may submit, cancel, or wait.
+    pub(crate) fn owned() -> io::Result<Self> {
+        let mut builder = IoUring::builder();
+        builder.dontfork().setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+        Ok(Self::new(builder.build(RING_ENTRIES)?))
+    }
+
+    fn new(uring: IoUring) -> Self {
+        Self { uring, flights: HashMap::new(), last: 0 }
+    }
+
+    /// Queues a wait on the gate of `lane`; returns its name. Not yet submitted.
+    pub(crate) fn push_gate(&mut self, lane: &Arc<Lane>, wait: FutexWait<'_>) -> io::Result<u64> {
+        self.push(wait.entry(), Flight::Gate(Arc::clone(lane)))
+    }
+
+    /// Queues the wait by which other threads unpark this one.
+    pub(crate) fn push_unpark(&mut self, unpark: &Arc<Unpark>) -> io::Result<u64> {
+        self.push(unpark.wait().entry(), Flight::Unpark(Arc::clone(unpark)))
+    }
+
+    /// Queues and submits a timer.
+    pub(crate) fn start_timer(&mut self, after: Duration) -> io::Result<()> {
+        let after = Timespec::from(after);
+        // The kernel copies the time while it submits: io_uring/timeout.c, __io_timeout_prep.
+        self.push(opcode::Timeout::new(&after).build(), Flight::Timer)?;
+        self.submit()
+    }
+
+    fn push(&mut self, entry: squeue::Entry, flight: Flight) -> io::Result<u64> {
+        if self.uring.submission().is_full() {
+            self.submit()?;
+        }
+        self.last += 1;
+        let name = self.last;
+        // SAFETY: the entry points at memory that its flight keeps alive until the completion, or (a timer) that
+        // lives until the submission, which follows in the same call.
+        unsafe { self.uring.submission().push(&entry.user_data(name)) }
+            .map_err(io::Error::other)?;
+        self.flights.insert(name, flight);
+        Ok(name)
+    }
+
+    /// Hands what is queued to the kernel.
+    pub(crate) fn submit(&mut self) -> io::Result<()> {
+        retry(|| self.uring.submit())
+    }
+
+    /// Hands what is queued to the kernel and sleeps until something lands, at most for `timeout`.
+    pub(crate) fn submit_and_sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let Some(timeout) = timeout else {
+            return ignore_interrupted(self.uring.submit_and_wait(1));
+        };
+        let timeout = Timespec::from(timeout);
+        let args = SubmitArgs::new().timespec(&timeout);
+        match self.uring.submitter().submit_with_args(1, &args) {
+            Err(error) if error.raw_os_error() == Some(ETIME) => Ok(()),
+            slept => ignore_interrupted(slept),
+        }
+    }
+
+    /// Cancels a flight. Its completion still lands, and tells whether the cancel or a wake was first.
+    pub(crate) fn cancel(&mut self, name: u64) {
+        if !self.flights.contains_key(&name) {
+            return;
+        }
+        // What is not submitted cannot be cancelled. A failure here shows at the next submit.
+        let _ = self.submit();
+        // "Not found" means that it has landed already; what else can fail leaves it armed, and a wake that it takes
+        // then finds nobody and is passed on.
+        let _ = self.uring.submitter().register_sync_cancel(None, CancelBuilder::user_data(name));
+    }
+
+    /// Cancels everything.
+    pub(crate) fn cancel_all(&mut self) {
+        for name in self.flights.keys().copied().collect::<Vec<_>>() {
+            self.cancel(name);
+        }
+    }
+
+    /// What has landed since the last call.
+    pub(crate) fn landed(&mut self) -> Vec<Landed> {
+        let mut landed = Vec::new();
+        loop {
+            // Runs deferred completions, and fetches those for which the queue had no room.
+            let queue = self.uring.submission();
+            let behind = queue.taskrun() || queue.cq_overflow();
+            drop(queue);
+            if behind {
+                let _ = self.submit();
+            }
+            let before = landed.len();
+            for completion in self.uring.completion() {
+                let Some(flight) = self.flights.remove(&completion.user_data()) else { continue };
+                let answer = match completion.result() {
+                    0.. => Ok(true),
+                    EINTR | EAGAIN | ENOMEM | ECANCELED => Ok(false),
+                    other => Err(io::Error::from_raw_os_error(-other)),
+                };
+                landed.push(Landed { flight, answer });
+            }
+            if landed.len() == before {
+                return landed;
+            }
+        }
+    }
+}
+
+const ETIME: i32 = 62;
+
+fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<()> {
+    loop {
+        match call() {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn ignore_interrupted(slept: io::Result<usize>) -> io::Result<()> {
+    match slept {
+        Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl AsRawFd for Ring {
+    fn as_raw_fd(&self) -> RawFd {
+        self.uring.as_raw_fd()
+    }
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("flights", &self.flights.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,311 @@
+//! Sending from a task.
+
+use std::time::{Duration, Instant};
+
+use parkline_core::driver::Side;
+use parkline_core::{Message, Reservation, SendError, SendTimeoutError, Sender, TrySendError};
+
+use crate::shared_handle::Shared;
+use crate::waiting::wait;
+
+mod sealed {
+    use super::{Message, Sender, Shared, Side, TrySendError};
+
+    /// What the async calls need of a handle.
+    pub trait TrySend<M: Message + ?Sized>: Send + Sized {
+        fn with<R>(&mut self, call: impl FnOnce(&mut Sender<M>) -> R) -> R;
+
+        fn attempt<R>(
+            &mut self,
+            call: impl FnOnce(&mut Sender<M>) -> Result<R, TrySendError>,
+        ) -> Option<Result<R, super::SendError>> {
+            match self.with(call) {
+                Ok(sent) => Some(Ok(sent)),
+                Err(refused) => refused.settled().ok().map(Err),
+            }
+        }
+
+        fn side(&self) -> Side;
+    }
+
+    impl<M: Message + ?Sized> TrySend<M> for Sender<M> {
+        fn with<R>(&mut self, call: impl FnOnce(&mut Sender<M>) -> R) -> R {
+            call(self)
+        }
+
+        fn side(&self) -> Side {
+            Sender::side(self)
+        }
+    }
+
+    impl<M: Message + ?Sized> TrySend<M> for Shared<Sender<M>> {
+        fn with<R>(&mut self, call: impl FnOnce(&mut Sender<M>) -> R) -> R {
+            call(&mut self.lock())
+        }
+
+        fn side(&self) -> Side {
+            self.lock().side()
+        }
+    }
+}
+
+/// The async calls of a [`Sender`], and of one that is [`Shared`] between tasks.
+///
+/// ```
+/// use parkline_uring::{AsyncSender, Queue, SendTimeoutError, block_on};
+/// use std::time::Duration;
+///
+/// let queue = Queue::builder().capacity(1).create()?;
+/// let mut sender = queue.sender()?.share();
+/// block_on(async {
+///     sender.send(b"first").await?;
+///     let full = sender.clone().send_timeout(b"second", Duration::from_millis(1)).await;
+///     assert_eq!(full, Err(SendTimeoutError::Timeout(())));
+///     Ok::<(), Box<dyn std::error::Error>>(())
+/// })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
+    /// Sends a message, waiting while the queue is full.
+    ///
+    /// # Errors
+    /// [`Closed`](SendError::Closed) once the queue is closed, also while waiting; faults as
+    /// [`Sender::try_send`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, nothing was sent; a wake that was meant for it goes to another.
+    ///
+    /// # If a peer dies
+    /// A wake that a killed process took with it comes within the watchdog's period.
+    fn send(&mut self, message: &M) -> impl Future<Output = Result<(), SendError>> + Send {
+        async move {
+            let sent = wait(self, None, Self::side, |it| it.attempt(|it| it.try_send(message)));
+            sent.await.unwrap_or(Err(SendError::Closed(())))
+        }
+    }
+
+    /// As [`send`](Self::send), for at most `timeout`, which bounds the whole call.
+    ///
+    /// # Errors
+    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent.
+    fn send_timeout(
+        &mut self,
+        message: &M,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(), SendTimeoutError>> + Send {
+        send_until(self, message, Instant::now().checked_add(timeout))
+    }
+
+    /// As [`send`](Self::send), until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent.
+    fn send_deadline(
+        &mut self,
+        message: &M,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), SendTimeoutError>> + Send {
+        send_until(self, message, Some(deadline))
+    }
+
+    /// Waits until there is room for one message, then sends as many of `messages` as there is room for, in order.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), when the first message is refused.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, nothing was sent.
+    fn send_many<'m, I>(
+        &mut self,
+        messages: I,
+    ) -> impl Future<Output = Result<usize, SendError>> + Send
+    where
+        M: 'm,
+        I: IntoIterator<Item = &'m M>,
+        I::IntoIter: Clone + Send,
+    {
+        let messages = messages.into_iter();
+        async move {
+            let attempt = move |it: &mut Self| {
+                let messages = messages.clone();
+                it.attempt(|it| it.try_send_many(messages))
+            };
+            wait(self, None, Self::side, attempt).await.unwrap_or(Err(SendError::Closed(())))
+        }
+    }
+
+    /// Makes this one handle of many tasks.
+    fn share(self) -> Shared<Self> {
+        Shared::new(self)
+    }
+}
+
+impl<M: Message + ?Sized + Sync, H: sealed::TrySend<M>> AsyncSender<M> for H {}
+
+async fn send_until<M: Message + ?Sized + Sync, H: sealed::TrySend<M>>(
+    handle: &mut H,
+    message: &M,
+    until: Option<Instant>,
+) -> Result<(), SendTimeoutError> {
+    let attempt = |it: &mut H| it.attempt(|it| it.try_send(message));
+    let sent = wait(handle, until, H::side, attempt).await;
+    Ok(sent.ok_or(SendTimeoutError::Timeout(()))??)
+}
+
+/// Reserving a message from a task.
+pub trait AsyncReserve {
+    /// Waits until there is room, then reserves a message of `len` bytes to be written in place.
+    ///
+    /// Others may fill the queue before it is committed; the commit waits then.
+    ///
+    /// # Errors
+    /// As [`AsyncSender::send`].
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, nothing was reserved.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncCommit, AsyncReserve, Queue, block_on};
+    ///
+    /// let queue = Queue::builder().capacity(1).max_message(8).create()?;
+    /// let mut sender = queue.sender()?;
+    /// block_on(async {
+    ///     let mut message = sender.reserve(2).await?;
+    ///     message.write_at(0, b"hi");
+    ///     assert!(message.commit().await.is_ok());
+    ///     assert!(sender.reserve(9).await.is_err(), "max_message is 8");
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"hi");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn reserve(
+        &mut self,
+        len: usize,
+    ) -> impl Future<Output = Result<Reservation<'_>, SendError>> + Send;
+
+    /// As [`reserve`](Self::reserve), until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full.
+    fn reserve_deadline(
+        &mut self,
+        len: usize,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<Reservation<'_>, SendTimeoutError>> + Send;
+
+    /// As [`reserve`](Self::reserve), for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full.
+    fn reserve_timeout(
+        &mut self,
+        len: usize,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<Reservation<'_>, SendTimeoutError>> + Send;
+}
+
+impl AsyncReserve for Sender {
+    async fn reserve(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
+        match reserve_until(self, len, None).await {
+            Ok(reservation) => Ok(reservation),
+            Err(SendTimeoutError::Fault((), fault)) => Err(SendError::Fault((), fault)),
+            Err(SendTimeoutError::Closed(()) | SendTimeoutError::Timeout(())) => {
+                Err(SendError::Closed(()))
+            }
+        }
+    }
+
+    async fn reserve_deadline(
+        &mut self,
+        len: usize,
+        deadline: Instant,
+    ) -> Result<Reservation<'_>, SendTimeoutError> {
+        reserve_until(self, len, Some(deadline)).await
+    }
+
+    async fn reserve_timeout(
+        &mut self,
+        len: usize,
+        timeout: Duration,
+    ) -> Result<Reservation<'_>, SendTimeoutError> {
+        reserve_until(self, len, Instant::now().checked_add(timeout)).await
+    }
+}
+
+async fn reserve_until(
+    sender: &mut Sender,
+    len: usize,
+    until: Option<Instant>,
+) -> Result<Reservation<'_>, SendTimeoutError> {
+    let attempt = |it: &mut Sender| sealed::TrySend::attempt(it, |it| it.check_room(len));
+    let room = wait(sender, until, Sender::side, attempt).await;
+    room.ok_or(SendTimeoutError::Timeout(()))??;
+    sender.reserve_now(len).map_err(|fault| SendTimeoutError::Fault((), fault))
+}
+
+/// Committing a reserved message from a task.
+pub trait AsyncCommit: Sized {
+    /// Commits the message, waiting while the queue is full.
+    ///
+    /// # Errors
+    /// As [`AsyncSender::send`]; the reservation comes back with what was written.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, nothing was sent, and what was written is gone.
+    fn commit(self) -> impl Future<Output = Result<(), SendError<Self>>> + Send;
+
+    /// As [`commit`](Self::commit), until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Timeout`](SendTimeoutError::Timeout) gives the reservation back, too.
+    fn commit_deadline(
+        self,
+        deadline: Instant,
+    ) -> impl Future<Output = Result<(), SendTimeoutError<Self>>> + Send;
+
+    /// As [`commit`](Self::commit), for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](SendTimeoutError::Timeout) gives the reservation back, too.
+    fn commit_timeout(
+        self,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(), SendTimeoutError<Self>>> + Send;
+}
+
+impl AsyncCommit for Reservation<'_> {
+    async fn commit(self) -> Result<(), SendError<Self>> {
+        commit_until(self, None).await.map_err(|error| match error {
+            SendTimeoutError::Fault(this, fault) => SendError::Fault(this, fault),
+            SendTimeoutError::Closed(this) | SendTimeoutError::Timeout(this) => {
+                SendError::Closed(this)
+            }
+        })
+    }
+
+    async fn commit_deadline(self, deadline: Instant) -> Result<(), SendTimeoutError<Self>> {
+        commit_until(self, Some(deadline)).await
+    }
+
+    async fn commit_timeout(self, timeout: Duration) -> Result<(), SendTimeoutError<Self>> {
+        commit_until(self, Instant::now().checked_add(timeout)).await
+    }
+}
+
+async fn commit_until(
+    mut reservation: Reservation<'_>,
+    until: Option<Instant>,
+) -> Result<(), SendTimeoutError<Reservation<'_>>> {
+    let attempt = |it: &mut Reservation<'_>| match it.commit_in_place() {
+        Ok(()) => Some(Ok(())),
+        Err(refused) => refused.settled().ok().map(Err),
+    };
+    match wait(&mut reservation, until, Reservation::side, attempt).await {
+        Some(Ok(())) => Ok(()),
+        Some(Err(SendError::Closed(()))) => Err(SendTimeoutError::Closed(reservation)),
+        Some(Err(SendError::Fault((), fault))) => Err(SendTimeoutError::Fault(reservation, fault)),
+        None => Err(SendTimeoutError::Timeout(reservation)),
+    }
+}

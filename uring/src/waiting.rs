@@ -1,0 +1,112 @@
+//! The wait of one task: try, take a place, announce, try again, rest.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use parkline_core::driver::{Entered, Place, Side};
+
+use crate::current::current;
+use crate::lane::Lane;
+use crate::timers::Timer;
+
+/// A task's place among those that wait. Dropping it gives up: what was meant for this task goes to another.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    lane: Option<Arc<Lane>>,
+    place: Option<Place>,
+    deadline: Option<Instant>,
+    timer: Option<Timer>,
+}
+
+/// Calls `attempt` until it answers; `None` when the deadline has passed. Cancel-safe if `attempt` does
+/// nothing unless it answers.
+pub(crate) async fn wait<H, T>(
+    handle: &mut H,
+    deadline: Option<Instant>,
+    side: impl Fn(&H) -> Side,
+    mut attempt: impl FnMut(&mut H) -> Option<T>,
+) -> Option<T> {
+    let mut waiting = Waiting { lane: None, place: None, deadline, timer: None };
+    std::future::poll_fn(|cx| waiting.poll(cx, handle, &side, &mut attempt)).await
+}
+
+impl Waiting {
+    fn poll<H, T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        handle: &mut H,
+        side: &impl Fn(&H) -> Side,
+        attempt: &mut impl FnMut(&mut H) -> Option<T>,
+    ) -> Poll<Option<T>> {
+        loop {
+            if let Some(answer) = attempt(handle) {
+                self.leave();
+                return Poll::Ready(Some(answer));
+            }
+            if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                self.leave();
+                return Poll::Ready(None);
+            }
+            let Some(lane) = self.lane_of(handle, side) else {
+                // Neither a ring nor a thread to be had: all that is left is to look again.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            };
+            if lane.queue.enter(&mut self.place, cx.waker()) == Entered::Arm {
+                // A forked child has no gate, and the next attempt says so.
+                let (Some(gate), Some(place)) = (lane.side.gate(), &self.place) else { continue };
+                let sleep = gate.announce();
+                if let Some(answer) = attempt(handle) {
+                    self.leave();
+                    return Poll::Ready(Some(answer));
+                }
+                let armed = lane.queue.arm(place, || lane.reactor.arm(&lane, &sleep));
+                if let Err(error) = armed {
+                    lane.reactor.break_down(&error);
+                }
+                if lane.reactor.is_dead() {
+                    continue;
+                }
+            }
+            lane.reactor.set_watchdog(lane.side.watchdog());
+            if let Some(deadline) = self.deadline {
+                if let Some(timer) = self.timer.take() {
+                    lane.reactor.remove_timer(timer);
+                }
+                self.timer = Some(lane.reactor.add_timer(deadline, cx.waker().clone()));
+            }
+            return Poll::Pending;
+        }
+    }
+
+    /// The lane we wait in, or one of the current reactor if its reactor died or there is none yet.
+    fn lane_of<H>(&mut self, handle: &H, side: &impl Fn(&H) -> Side) -> Option<Arc<Lane>> {
+        if let Some(lane) = self.lane.as_ref().filter(|lane| !lane.reactor.is_dead()) {
+            return Some(Arc::clone(lane));
+        }
+        self.leave();
+        let reactor = current();
+        let reactor = reactor
+            .inspect_err(|error| tracing::error!(%error, "parkline polls: it cannot wait here"))
+            .ok()?;
+        self.lane = Some(reactor.lane(side(handle)));
+        self.lane.clone()
+    }
+
+    fn leave(&mut self) {
+        let Some(lane) = self.lane.take() else { return };
+        if let Some(timer) = self.timer.take() {
+            lane.reactor.remove_timer(timer);
+        }
+        if let Some(place) = self.place.take() {
+            lane.settle(lane.queue.leave(place));
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
