@@ -195,6 +195,8 @@ impl<'a> Ring<'a> {
                 (Verb::Send, Look::Here) | (Verb::Recv, Look::NotNow) if self.is_closing() => {
                     self.seal(slot, seen);
                 }
+                // A sender that went on waiting for room could wait for ever.
+                (Verb::Send, Look::NotNow) if self.is_closing() => return Err(Stop::Closed),
                 (_, Look::Here) => return Ok((slot, seen)),
                 (_, look) => self.step(verb, look, at)?,
             }
