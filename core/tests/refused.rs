@@ -1,0 +1,471 @@
+//! Bad input gets a clear error: the variant that says what is wrong, and a text that says what to do or
+//! which numbers clashed.
+
+use std::fmt::Display;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::time::Duration;
+
+use memfd::{FileSeal, MemfdOptions};
+use parkline_core::{
+    AttachError, CreateError, Fault, OpenError, Queue, RecvError, RecvTimeoutError, SendError,
+    SendTimeoutError, TryRecvError, TrySendError,
+};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+const ALL_SEALS: [FileSeal; 3] = [FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal];
+
+#[derive(FromBytes, IntoBytes, Immutable, Debug, PartialEq)]
+#[repr(C)]
+struct Order {
+    id: u64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, Debug, PartialEq)]
+#[repr(C)]
+struct Trade {
+    id: u64,
+}
+
+fn assert_says(error: impl Display, parts: &[&str]) {
+    let text = error.to_string();
+    for part in parts {
+        assert!(text.contains(part), "`{text}` does not say `{part}`");
+    }
+}
+
+fn bytes_of(queue: &Queue) -> Vec<u8> {
+    let file = File::from(queue.try_clone_fd().unwrap());
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+fn memfd_of(bytes: &[u8], seals: &[FileSeal]) -> OwnedFd {
+    let memfd = MemfdOptions::new().allow_sealing(true).create("test").unwrap();
+    memfd.as_file().write_all_at(bytes, 0).unwrap();
+    memfd.add_seals(seals).unwrap();
+    memfd.into_file().into()
+}
+
+#[test]
+fn a_capacity_of_zero_is_refused() {
+    let error = Queue::builder().capacity(0).create().unwrap_err();
+    assert!(matches!(error, CreateError::Zero { what: "capacity" }));
+    assert_says(error, &["capacity is 0", "at least 1"]);
+}
+
+#[test]
+fn zero_handles_are_refused() {
+    let error = Queue::builder().handles(0).create().unwrap_err();
+    assert!(matches!(error, CreateError::Zero { what: "handles" }));
+    assert_says(error, &["handles is 0", "at least 1"]);
+}
+
+#[test]
+fn a_capacity_beyond_the_largest_is_refused() {
+    let error = Queue::builder().capacity(524_289).create().unwrap_err();
+    assert!(matches!(error, CreateError::TooLarge { what: "capacity", asked: 524_289, .. }));
+    assert_says(error, &["524289", "524288"]);
+    let error = Queue::builder().capacity(usize::MAX).create().unwrap_err();
+    assert!(matches!(error, CreateError::TooLarge { what: "capacity", asked: usize::MAX, .. }));
+}
+
+#[test]
+fn a_max_message_beyond_the_largest_is_refused() {
+    let error = Queue::builder().max_message((1 << 30) + 1).create().unwrap_err();
+    assert!(matches!(error, CreateError::TooLarge { what: "max_message", .. }));
+    assert_says(error, &["1073741825", "1073741824"]);
+    let error = Queue::builder().max_message(usize::MAX).create().unwrap_err();
+    assert!(matches!(error, CreateError::TooLarge { what: "max_message", .. }));
+}
+
+#[test]
+fn more_blocks_than_a_word_can_name_are_refused() {
+    let error = Queue::builder().capacity(524_288).handles(262_144).leases(1).create().unwrap_err();
+    assert!(matches!(error, CreateError::TooManyBlocks { capacity: 524_288, leases: 1, .. }));
+    assert_says(error, &["524288", "262144", "1048575", "ask for fewer"]);
+    for (handles, leases) in [(usize::MAX, 4), (64, usize::MAX), (usize::MAX, usize::MAX)] {
+        let error = Queue::builder().handles(handles).leases(leases).create().unwrap_err();
+        assert!(matches!(error, CreateError::TooManyBlocks { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn a_watchdog_out_of_range_is_refused() {
+    for wrong in [Duration::ZERO, Duration::from_micros(999), Duration::from_secs(3601)] {
+        let error = Queue::builder().watchdog(wrong).create().unwrap_err();
+        assert!(matches!(error, CreateError::Watchdog { asked } if asked == wrong));
+        assert_says(error, &[&format!("{wrong:?}"), "between 1 ms and 1 h"]);
+    }
+    for right in
+        [Duration::from_millis(1), Duration::from_secs(3600), Duration::from_nanos(1_000_001)]
+    {
+        let queue = Queue::builder().watchdog(right).create().unwrap();
+        assert!(Queue::open(queue.try_clone_fd().unwrap()).is_ok(), "{right:?}");
+    }
+}
+
+#[test]
+fn a_queue_larger_than_the_address_space_is_refused() {
+    let queue = Queue::builder().capacity(524_288).max_message(1 << 30).lazy_memory();
+    let error = queue.create().unwrap_err();
+    assert!(matches!(error, CreateError::Memory { .. }), "{error:?}");
+    assert_says(error, &["ask for less"]);
+}
+
+#[test]
+fn a_message_too_large_is_refused_with_both_lengths() {
+    let queue = Queue::builder().capacity(1).max_message(1000).create().unwrap();
+    let mut sender = queue.sender().unwrap();
+    let large = vec![7; 1001];
+    let fault = Fault::MessageTooLarge { len: 1001, max: 1000 };
+    assert_says(fault, &["1001", "1000", "`max_message`"]);
+    assert_says(TrySendError::Fault((), fault), &["1001", "1000", "`max_message`"]);
+    assert_eq!(sender.try_send(&large), Err(TrySendError::Fault((), fault)));
+    assert_eq!(sender.send_blocking(&large), Err(SendError::Fault((), fault)));
+    let timed = sender.send_blocking_timeout(&large, Duration::MAX);
+    assert_eq!(timed, Err(SendTimeoutError::Fault((), fault)));
+    assert_eq!(sender.try_send_many([&large[..]]), Err(TrySendError::Fault((), fault)));
+    assert_eq!(sender.send_many_blocking([&large[..]]), Err(SendError::Fault((), fault)));
+    assert_eq!(sender.try_reserve(1001).unwrap_err(), TrySendError::Fault((), fault));
+    assert_eq!(sender.reserve_blocking(1001).unwrap_err(), SendError::Fault((), fault));
+    assert_eq!(queue.len(), 0, "nothing was sent");
+    sender.try_send(&large[..1000]).unwrap();
+}
+
+/// Waiting could not help, so it is not said to.
+///
+/// Caught: the length looked at after the room.
+#[test]
+fn a_message_too_large_for_a_full_queue_is_too_large_not_full() {
+    let queue = Queue::builder().capacity(1).max_message(1000).create().unwrap();
+    let mut sender = queue.sender().unwrap();
+    sender.try_send(b"first").unwrap();
+    let fault = Fault::MessageTooLarge { len: 1001, max: 1000 };
+    assert_eq!(sender.try_send(&[7; 1001]), Err(TrySendError::Fault((), fault)));
+    assert_eq!(sender.send_blocking(&[7; 1001]), Err(SendError::Fault((), fault)));
+}
+
+#[test]
+fn what_is_no_memfd_is_refused() {
+    let null = File::open("/dev/null").unwrap().into();
+    let (pipe, _writer) = std::io::pipe().unwrap();
+    let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let own_binary = File::open(std::env::current_exe().unwrap()).unwrap().into();
+    for fd in [null, OwnedFd::from(pipe), OwnedFd::from(socket), own_binary] {
+        let error = Queue::open(fd).unwrap_err();
+        assert!(
+            matches!(error, OpenError::NotMemfd { .. } | OpenError::Unsealed { .. }),
+            "{error:?}"
+        );
+        assert_says(error, &["memfd"]);
+    }
+}
+
+#[test]
+fn a_memfd_without_seals_is_refused() {
+    let queue = Queue::builder().capacity(1).create().unwrap();
+    let error = Queue::open(memfd_of(&bytes_of(&queue), &[])).unwrap_err();
+    assert!(matches!(error, OpenError::Unsealed { .. }));
+    assert_says(error, &["SEAL|SHRINK|GROW", "truncate", "refused"]);
+}
+
+/// Caught: only SHRINK asked for.
+#[test]
+fn each_missing_seal_is_named() {
+    let bytes = bytes_of(&Queue::builder().capacity(1).create().unwrap());
+    for (missing, name) in ALL_SEALS.into_iter().zip(["SHRINK", "GROW", "SEAL"]) {
+        let others: Vec<_> = ALL_SEALS.into_iter().filter(|seal| *seal != missing).collect();
+        let error = Queue::open(memfd_of(&bytes, &others)).unwrap_err();
+        let OpenError::Unsealed { missing } = &error else { panic!("{error:?}") };
+        assert_eq!(missing, name);
+    }
+    assert!(Queue::open(memfd_of(&bytes, &ALL_SEALS)).is_ok(), "nothing else was wrong");
+}
+
+#[test]
+fn a_truncated_memfd_is_refused_with_both_lengths() {
+    let bytes = bytes_of(&Queue::builder().capacity(4).create().unwrap());
+    let shorter = &bytes[..bytes.len() - 4096];
+    let error = Queue::open(memfd_of(shorter, &ALL_SEALS)).unwrap_err();
+    assert!(matches!(error, OpenError::WrongLength { .. }));
+    let (found, expected) = (shorter.len().to_string(), bytes.len().to_string());
+    assert_says(error, &[&found, &expected, "truncated"]);
+}
+
+#[test]
+fn a_memfd_of_every_short_length_is_refused() {
+    let bytes = bytes_of(&Queue::builder().capacity(1).create().unwrap());
+    for len in (0..200).chain([1023, 1024, 4095, 4096, 4097]) {
+        let error = Queue::open(memfd_of(&bytes[..len], &ALL_SEALS)).unwrap_err();
+        assert!(matches!(error, OpenError::WrongLength { .. }), "{len}: {error:?}");
+    }
+}
+
+#[test]
+fn a_memfd_that_is_too_long_is_refused() {
+    let mut bytes = bytes_of(&Queue::builder().capacity(1).create().unwrap());
+    bytes.push(0);
+    let error = Queue::open(memfd_of(&bytes, &ALL_SEALS)).unwrap_err();
+    assert!(matches!(error, OpenError::WrongLength { .. }));
+}
+
+#[test]
+fn a_foreign_memfd_is_refused() {
+    let error = Queue::open(memfd_of(&[b'x'; 8192], &ALL_SEALS)).unwrap_err();
+    assert!(matches!(error, OpenError::NotParkline));
+    assert_says(error, &["no parkline queue", "Queue::as_fd"]);
+}
+
+#[test]
+fn another_version_is_refused_with_both_numbers() {
+    let mut bytes = bytes_of(&Queue::builder().capacity(1).create().unwrap());
+    let ours = u32::from_ne_bytes(bytes[8..12].try_into().unwrap());
+    bytes[8..12].copy_from_slice(&77u32.to_ne_bytes());
+    let error = Queue::open(memfd_of(&bytes, &ALL_SEALS)).unwrap_err();
+    let OpenError::Version { found: 77, expected } = &error else { panic!("{error:?}") };
+    assert_eq!(*expected, ours);
+    assert_says(error, &["77", &ours.to_string(), "same version"]);
+}
+
+#[test]
+fn a_header_with_an_impossible_shape_is_refused() {
+    let mut bytes = bytes_of(&Queue::builder().capacity(1).create().unwrap());
+    bytes[12..16].copy_from_slice(&63u32.to_ne_bytes());
+    let error = Queue::open(memfd_of(&bytes, &ALL_SEALS)).unwrap_err();
+    assert!(matches!(error, OpenError::Claims));
+    assert_says(error, &["impossible"]);
+}
+
+#[test]
+fn a_descriptor_that_cannot_be_written_is_refused() {
+    let queue = Queue::builder().capacity(1).create().unwrap();
+    let fd = queue.try_clone_fd().unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+    let error = Queue::open(File::open(path).unwrap()).unwrap_err();
+    assert!(matches!(error, OpenError::Os { call: "mmap", .. }), "{error:?}");
+}
+
+#[test]
+fn bytes_are_not_a_type_and_a_type_is_not_bytes() {
+    let bytes = Queue::builder().capacity(1).create().unwrap();
+    let error = Queue::<Order>::open_typed(bytes.try_clone_fd().unwrap()).unwrap_err();
+    assert!(matches!(error, OpenError::WrongType { .. }));
+    assert_says(error, &["carries raw bytes", "asked for `Order` (8 bytes, align 8)"]);
+
+    let orders = Queue::builder().capacity(1).create_typed::<Order>().unwrap();
+    let error = Queue::open(orders.try_clone_fd().unwrap()).unwrap_err();
+    assert!(matches!(error, OpenError::WrongType { .. }));
+    assert_says(error, &["carries `Order`", "asked for raw bytes"]);
+}
+
+/// Caught: the name left out of the comparison.
+#[test]
+fn a_type_of_the_same_size_is_another_type() {
+    let orders = Queue::builder().capacity(1).create_typed::<Order>().unwrap();
+    let error = Queue::<Trade>::open_typed(orders.try_clone_fd().unwrap()).unwrap_err();
+    assert!(matches!(error, OpenError::WrongType { .. }));
+    assert_says(error, &["carries `Order`", "asked for `Trade`"]);
+    assert!(Queue::<Order>::open_typed(orders.try_clone_fd().unwrap()).is_ok());
+}
+
+#[test]
+fn more_handles_than_records_are_refused() {
+    let queue = Queue::builder().capacity(1).handles(2).create().unwrap();
+    let (_sender, _receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    for error in [queue.sender().unwrap_err(), queue.receiver().unwrap_err()] {
+        assert!(matches!(error, AttachError::NoFreeHandle { handles: 2 }));
+        assert_says(error, &["all 2 handles", "drop one", "`handles`"]);
+    }
+}
+
+/// Caught: the descriptor of the lock kept open for ever.
+#[test]
+fn dropping_a_handle_frees_its_record() {
+    let queue = Queue::builder().capacity(1).handles(1).create().unwrap();
+    for _ in 0..3 {
+        drop(queue.sender().unwrap());
+        drop(queue.receiver().unwrap());
+    }
+}
+
+#[test]
+fn two_openers_share_the_records() {
+    let queue = Queue::builder().capacity(1).handles(1).create().unwrap();
+    let same = Queue::open(queue.try_clone_fd().unwrap()).unwrap();
+    let sender = queue.sender().unwrap();
+    assert!(matches!(same.sender(), Err(AttachError::NoFreeHandle { .. })));
+    drop(sender);
+    assert!(same.sender().is_ok());
+}
+
+#[test]
+fn a_lease_keeps_its_receivers_record() {
+    let queue = Queue::builder().capacity(1).handles(1).create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    let lease = queue.receiver().unwrap().try_lease().unwrap();
+    assert!(matches!(queue.receiver(), Err(AttachError::NoFreeHandle { .. })));
+    lease.ack();
+    assert!(queue.receiver().is_ok());
+}
+
+/// Caught: the lease acknowledged while the thread panics.
+#[test]
+fn a_record_whose_lease_was_lost_in_a_panic_is_not_taken_for_free() {
+    let queue = Queue::builder().capacity(1).handles(1).create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let _lease = queue.receiver().unwrap().try_lease().unwrap();
+        resume_unwind(Box::new("a bug in the job"));
+    }));
+    assert!(panicked.is_err());
+    assert!(matches!(queue.receiver(), Err(AttachError::NoFreeHandle { .. })));
+}
+
+#[test]
+fn a_forgotten_lease_keeps_its_record() {
+    let queue = Queue::builder().capacity(1).handles(1).create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    std::mem::forget(queue.receiver().unwrap().try_lease().unwrap());
+    assert!(matches!(queue.receiver(), Err(AttachError::NoFreeHandle { .. })));
+}
+
+#[test]
+fn leases_beyond_the_last_are_refused_with_their_number() {
+    let queue = Queue::builder().capacity(4).leases(2).create().unwrap();
+    let mut sender = queue.sender().unwrap();
+    for message in [b"a", b"b", b"c"] {
+        sender.try_send(message).unwrap();
+    }
+    let mut receiver = queue.receiver().unwrap();
+    let (first, _second) = (receiver.try_lease().unwrap(), receiver.try_lease().unwrap());
+    let fault = Fault::LeasesOut { max: 2 };
+    assert_says(fault, &["all 2 leases", "acknowledge one", "`leases`"]);
+    assert_eq!(receiver.try_lease().unwrap_err(), TryRecvError::Fault(fault));
+    assert_eq!(receiver.lease_blocking().unwrap_err(), RecvError::Fault(fault));
+    assert_eq!(queue.len(), 1, "nothing was taken");
+    assert_eq!(receiver.try_recv().unwrap(), b"c", "receiving needs no lease");
+    sender.try_send(b"d").unwrap();
+    first.ack();
+    assert_eq!(receiver.try_lease().unwrap().read().unwrap(), b"d");
+}
+
+#[test]
+fn a_queue_without_leases_leases_nothing() {
+    let queue = Queue::builder().capacity(1).leases(0).create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    let fault = Fault::LeasesOut { max: 0 };
+    assert_eq!(receiver.try_lease().unwrap_err(), TryRecvError::Fault(fault));
+    assert_eq!(receiver.try_recv().unwrap(), b"job");
+}
+
+#[test]
+#[should_panic = "a lease goes back through the receiver that took it"]
+fn a_lease_goes_back_through_its_own_receiver_only() {
+    let queue = Queue::builder().capacity(1).create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    let lease = queue.receiver().unwrap().try_lease().unwrap();
+    let _ = queue.receiver().unwrap().nack(lease);
+}
+
+#[test]
+#[should_panic = "3 bytes at 3 in a message of 5"]
+fn writing_beyond_a_reservation_panics() {
+    let queue = Queue::builder().capacity(1).create().unwrap();
+    let mut sender = queue.sender().unwrap();
+    sender.try_reserve(5).unwrap().write_at(3, b"abc");
+}
+
+#[test]
+#[should_panic = "1 bytes at 18446744073709551615 in a message of 5"]
+fn writing_at_the_end_of_the_world_panics() {
+    let queue = Queue::builder().capacity(1).create().unwrap();
+    let mut sender = queue.sender().unwrap();
+    sender.try_reserve(5).unwrap().write_at(usize::MAX, b"a");
+}
+
+#[test]
+fn every_way_to_send_is_refused_after_close() {
+    let queue = Queue::builder().capacity(2).create().unwrap();
+    let mut sender = queue.sender().unwrap();
+    queue.close().unwrap();
+    assert_says(TrySendError::Closed(()), &["closed"]);
+    let large = [7; 1000];
+    assert_eq!(sender.try_send(b"late"), Err(TrySendError::Closed(())));
+    assert_eq!(sender.try_send(&large), Err(TrySendError::Closed(())));
+    assert_eq!(sender.send_blocking(b"late"), Err(SendError::Closed(())));
+    let timed = sender.send_blocking_timeout(b"late", Duration::MAX);
+    assert_eq!(timed, Err(SendTimeoutError::Closed(())));
+    assert_eq!(sender.try_send_many([&b"late"[..]]), Err(TrySendError::Closed(())));
+    assert_eq!(sender.send_many_blocking([&b"late"[..]]), Err(SendError::Closed(())));
+    assert_eq!(sender.try_reserve(4).unwrap_err(), TrySendError::Closed(()));
+    assert_eq!(sender.reserve_blocking(4).unwrap_err(), SendError::Closed(()));
+    let mut late = queue.sender().unwrap();
+    assert_eq!(late.try_send(b"late"), Err(TrySendError::Closed(())), "attached after the close");
+}
+
+#[test]
+fn a_reservation_made_before_close_comes_back_whole() {
+    let queue = Queue::builder().capacity(2).create().unwrap();
+    let mut sender = queue.sender().unwrap();
+    let mut message = sender.try_reserve(4).unwrap();
+    message.write_at(0, b"late");
+    queue.close().unwrap();
+    let Err(TrySendError::Closed(message)) = message.try_commit() else { panic!("not closed") };
+    let Err(SendError::Closed(message)) = message.commit_blocking() else { panic!("not closed") };
+    assert_eq!(message.len(), 4);
+}
+
+/// Room is not what a sender to a closed queue waits for.
+///
+/// Caught: `Full` said of a closed queue, as it was before `Ring::turn` looked at the flag there too.
+#[test]
+fn a_queue_that_is_closed_and_full_is_closed_to_senders() {
+    let queue = Queue::builder().capacity(1).create().unwrap();
+    let mut sender = queue.sender().unwrap();
+    sender.try_send(b"last").unwrap();
+    queue.close().unwrap();
+    assert_eq!(sender.try_send(b"late"), Err(TrySendError::Closed(())));
+    assert_eq!(sender.try_send(&[7; 1000]), Err(TrySendError::Closed(())));
+    assert_eq!(sender.try_reserve(4).unwrap_err(), TrySendError::Closed(()));
+    assert_eq!(queue.receiver().unwrap().try_recv().unwrap(), b"last");
+}
+
+#[test]
+fn every_way_to_receive_is_refused_once_a_closed_queue_is_drained() {
+    let queue = Queue::builder().capacity(2).create().unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    queue.close().unwrap();
+    assert_says(TryRecvError::Closed, &["closed and drained"]);
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    assert_eq!(receiver.recv_blocking(), Err(RecvError::Closed));
+    assert_eq!(receiver.recv_blocking_timeout(Duration::MAX), Err(RecvTimeoutError::Closed));
+    assert_eq!(receiver.try_recv_many(&mut Vec::new(), 9), Err(TryRecvError::Closed));
+    assert_eq!(receiver.recv_many_blocking(&mut Vec::new(), 9), Err(RecvError::Closed));
+    assert_eq!(receiver.try_lease().unwrap_err(), TryRecvError::Closed);
+    assert_eq!(receiver.lease_blocking().unwrap_err(), RecvError::Closed);
+}
+
+#[test]
+fn a_lease_cannot_go_back_to_a_closed_queue_and_stays() {
+    let queue = Queue::builder().capacity(2).create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    let lease = receiver.try_lease().unwrap();
+    queue.close().unwrap();
+    let Err(TrySendError::Closed(lease)) = receiver.nack(lease) else { panic!("not closed") };
+    assert_eq!(lease.read().unwrap(), b"job");
+    assert_eq!(lease.attempts(), 1);
+}
+
+#[test]
+fn closing_twice_is_no_error() {
+    let queue = Queue::builder().capacity(1).create().unwrap();
+    queue.close().unwrap();
+    queue.close().unwrap();
+    assert!(queue.is_closed());
+}
