@@ -1,11 +1,13 @@
 //! Which way tasks wait in this process: through io_uring, or by the fallback; decided once, and said aloud.
 
 use std::env;
+use std::fs;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 
 use io_uring::{IoUring, Probe, opcode};
+use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::ring::{FutexWait, RING_ENTRIES};
@@ -22,27 +24,45 @@ pub enum Backend {
     Futex(Unavailable),
 }
 
-/// Why io_uring is not used.
-#[derive(Clone, Debug, Error)]
+/// Why io_uring is not used, and what to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
 pub enum Unavailable {
     /// The environment says so.
-    #[error("{VARIABLE}=futex asks for the fallback")]
+    #[error("{VARIABLE}=futex asks for the fallback; unset it to use io_uring")]
     Asked,
-    /// No ring could be had.
-    #[error("io_uring_setup failed: {kind} (os error {errno}); {remedy}")]
-    Setup {
+    /// The system forbids it: 1 to processes without CAP_SYS_ADMIN or the group's membership, 2 to all.
+    #[error(
+        "sysctl kernel.io_uring_disabled is {value}; \
+         `sysctl -w kernel.io_uring_disabled=0` allows it, or with 1 `kernel.io_uring_group`"
+    )]
+    Sysctl {
+        /// The setting.
+        value: u8,
+    },
+    /// Something else forbids it: a container's seccomp profile, or a security module.
+    #[error(
+        "io_uring is refused with errno {errno}, though the sysctl allows it; allow \
+         io_uring_setup, io_uring_enter and io_uring_register in the container's seccomp profile"
+    )]
+    Forbidden {
         /// The kernel's answer.
         errno: i32,
-        /// The kernel's answer in words.
-        kind: io::ErrorKind,
-        /// What to change.
-        remedy: &'static str,
     },
+    /// No memory for a ring.
+    #[error("no memory for an io_uring; raise RLIMIT_MEMLOCK (`ulimit -l`)")]
+    Memory,
+    /// No descriptor for a ring.
+    #[error("no file descriptor for an io_uring; raise RLIMIT_NOFILE (`ulimit -n`)")]
+    Descriptors,
+    /// The kernel has none.
+    #[error("this kernel has no io_uring, or a seccomp profile says so; use Linux 6.7 or newer")]
+    NoIoUring,
     /// The kernel has io_uring, but not its futex operations.
-    #[error("this kernel's io_uring has no FUTEX_WAIT; Linux 6.7 or newer has")]
+    #[error("this kernel's io_uring has no FUTEX_WAIT; use Linux 6.7 or newer")]
     NoFutexWait,
     /// The operation is there, and does not work.
-    #[error("a trial FUTEX_WAIT answered {answer} instead of EAGAIN; `parkline doctor` tells more")]
+    #[error("a trial FUTEX_WAIT ended with {answer} instead of EAGAIN (-11); use another kernel")]
     Trial {
         /// The completion's result.
         answer: i32,
@@ -51,22 +71,18 @@ pub enum Unavailable {
 
 impl Unavailable {
     fn setup(error: &io::Error) -> Self {
-        let errno = error.raw_os_error().unwrap_or(0);
-        let remedy = match error.kind() {
-            io::ErrorKind::PermissionDenied => {
-                "allow it in the container's seccomp profile, or by sysctl kernel.io_uring_disabled"
-            }
-            io::ErrorKind::OutOfMemory => "raise RLIMIT_MEMLOCK (ulimit -l)",
-            io::ErrorKind::Unsupported => "use a kernel with io_uring (Linux 6.7 or newer)",
-            _ if errno == ENFILE || errno == EMFILE => "raise the limit of open files (ulimit -n)",
-            _ => "`parkline doctor` tells more",
-        };
-        Self::Setup { errno, kind: error.kind(), remedy }
+        let sysctl = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+        let disabled = sysctl.ok().and_then(|value| value.trim().parse().ok()).unwrap_or(0);
+        let errno = rustix::io::Errno::from_io_error(error);
+        match errno {
+            Some(Errno::PERM) if disabled > 0 => Self::Sysctl { value: disabled },
+            Some(Errno::NOMEM) => Self::Memory,
+            Some(Errno::MFILE | Errno::NFILE) => Self::Descriptors,
+            Some(Errno::NOSYS) => Self::NoIoUring,
+            _ => Self::Forbidden { errno: error.raw_os_error().unwrap_or(0) },
+        }
     }
 }
-
-const ENFILE: i32 = 23;
-const EMFILE: i32 = 24;
 
 /// How tasks of this process wait. The first call decides, by a trial; the answer stays the same.
 ///
@@ -76,7 +92,6 @@ const EMFILE: i32 = 24;
 /// match parkline_uring::backend() {
 ///     parkline_uring::Backend::IoUring => println!("io_uring"),
 ///     parkline_uring::Backend::Futex(why) => println!("fallback: {why}"),
-///     _ => unreachable!("there is no third"),
 /// }
 /// ```
 pub fn backend() -> &'static Backend {

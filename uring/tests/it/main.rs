@@ -1,0 +1,7 @@
+//! The async calls, with real runtimes, real processes and real refusals.
+
+mod cancel;
+mod many_tasks;
+mod peer;
+mod refusals;
+mod runtimes;

@@ -1,0 +1,60 @@
+//! Another process: this test binary again, by exec, with the queues' descriptors inherited.
+
+use std::env;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+
+use command_fds::{CommandFdExt, FdMapping};
+use parkline_uring::{Message, Queue};
+
+const ROLE: &str = "PARKLINE_TEST_ROLE";
+const FIRST_FD: i32 = 10;
+
+/// A child process; killed when it is dropped before it has ended.
+pub(crate) struct Peer(pub(crate) Child);
+
+impl Peer {
+    /// Starts a process in `role`, which finds the queues by [`inherited`] in this order.
+    pub(crate) fn start(role: &str, queues: &[&dyn AsFd]) -> Self {
+        let mappings = (FIRST_FD..).zip(queues).map(|(child_fd, queue)| FdMapping {
+            parent_fd: queue.as_fd().try_clone_to_owned().unwrap(),
+            child_fd,
+        });
+        let mut command = Command::new(env::current_exe().unwrap());
+        command.args(["peer::child", "--exact", "--ignored", "--nocapture"]);
+        command.env(ROLE, role).stdin(Stdio::null()).stdout(Stdio::null());
+        command.fd_mappings(mappings.collect()).unwrap();
+        Self(command.spawn().unwrap())
+    }
+
+    pub(crate) fn assert_success(mut self) {
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The queue that the parent passed at place `n`.
+#[expect(unsafe_code, reason = "takes over inherited descriptors")]
+pub(crate) fn inherited<M: Message + ?Sized>(n: i32) -> Queue<M> {
+    // SAFETY: the parent mapped its queues to these numbers, and each is taken once.
+    let fd = unsafe { OwnedFd::from_raw_fd(FIRST_FD + n) };
+    Queue::open_typed(fd).unwrap()
+}
+
+#[test]
+#[ignore = "the child process of other tests"]
+fn child() {
+    match env::var(ROLE).as_deref() {
+        Ok("ten_thousand_tasks") => crate::many_tasks::child(),
+        Ok("cancelling") => crate::cancel::child(),
+        Ok("echo") => crate::runtimes::child(),
+        Ok(role) => crate::refusals::child(role),
+        Err(_) => {}
+    }
+}

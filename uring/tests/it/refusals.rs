@@ -1,0 +1,123 @@
+//! Kernels and containers that refuse io_uring: each refusal has its own words, and all goes on.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use parkline_uring::{AsyncReceiver, AsyncSender, Backend, Queue, Unavailable, backend, block_on};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+use crate::peer::Peer;
+use crate::runtimes::current_thread;
+
+/// Has the kernel answer these system calls of this process with `errno`.
+fn refuse(calls: &[i64], errno: i32) {
+    let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
+    let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+    let refused = SeccompAction::Errno(errno as u32);
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch).unwrap();
+    let program = BpfProgram::try_from(filter).unwrap();
+    seccompiler::apply_filter_all_threads(&program).unwrap();
+}
+
+/// In a process of its own: refuse, then see what the library says, and that it works.
+pub(crate) fn child(role: &str) {
+    let (calls, errno): (&[i64], i32) = match role {
+        "EPERM" => (&[SYS_IO_URING_SETUP], 1),
+        "ENOSYS" => (&[SYS_IO_URING_SETUP], 38),
+        "ENOMEM" => (&[SYS_IO_URING_SETUP], 12),
+        "EMFILE" => (&[SYS_IO_URING_SETUP], 24),
+        "no enter" => (&[SYS_IO_URING_ENTER], 1),
+        "no register" => (&[SYS_IO_URING_REGISTER], 1),
+        "no waitv" => (&[SYS_IO_URING_SETUP, SYS_FUTEX_WAITV], 1),
+        other => panic!("no such role: {other}"),
+    };
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().with_writer(move || writer.clone()).init();
+    refuse(calls, errno);
+    let Backend::Futex(why) = backend() else { panic!("io_uring was refused") };
+    let (expected, advice) = match role {
+        "EPERM" | "no enter" | "no waitv" => (Unavailable::Forbidden { errno: 1 }, "seccomp"),
+        "ENOSYS" => (Unavailable::NoIoUring, "6.7"),
+        "ENOMEM" => (Unavailable::Memory, "ulimit -l"),
+        "EMFILE" => (Unavailable::Descriptors, "ulimit -n"),
+        _ => (Unavailable::NoFutexWait, "6.7"),
+    };
+    assert_eq!(*why, expected);
+    assert!(why.to_string().contains(advice), "{why}");
+    assert_eq!(parkline_uring::try_io_uring(), Err(expected));
+
+    let queue = Queue::builder().capacity(1).create().unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let other = std::thread::spawn(move || {
+        block_on(async {
+            for n in 0..1000_u32 {
+                sender.send(&n.to_ne_bytes()).await.unwrap();
+            }
+        });
+    });
+    current_thread().block_on(async {
+        for n in 0..1000_u32 {
+            assert_eq!(receiver.recv().await.unwrap(), n.to_ne_bytes());
+        }
+    });
+    other.join().unwrap();
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(log.matches("waits on a helper thread").count(), 1, "{log}");
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(line)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+const SYS_IO_URING_SETUP: i64 = 425;
+const SYS_IO_URING_ENTER: i64 = 426;
+const SYS_IO_URING_REGISTER: i64 = 427;
+const SYS_FUTEX_WAITV: i64 = 449;
+
+fn refused(role: &str) {
+    if !matches!(backend(), Backend::Futex(Unavailable::Asked)) {
+        Peer::start(role, &[]).assert_success();
+    }
+}
+
+#[test]
+fn a_seccomp_profile_that_says_eperm() {
+    refused("EPERM");
+    refused("no enter");
+}
+
+#[test]
+fn a_kernel_without_io_uring() {
+    refused("ENOSYS");
+}
+
+#[test]
+fn no_locked_memory_left() {
+    refused("ENOMEM");
+}
+
+#[test]
+fn no_descriptor_left() {
+    refused("EMFILE");
+}
+
+#[test]
+fn a_kernel_that_cannot_be_probed() {
+    refused("no register");
+}
+
+#[test]
+fn without_futex_waitv_too() {
+    refused("no waitv");
+}

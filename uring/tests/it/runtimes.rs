@@ -1,0 +1,233 @@
+//! One conversation, held in every runtime: with a task beside it, and with another process.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use parkline_uring::{
+    AsyncCommit, AsyncReceiver, AsyncReserve, AsyncSender, Queue, Receiver, RecvError,
+    RecvTimeoutError, SendTimeoutError, Sender, block_on,
+};
+
+use crate::peer::{Peer, inherited};
+
+const ROUNDS: u64 = 2_000;
+
+fn queue() -> Queue<u64> {
+    // An hour: a wake that is lost is not healed, and the test hangs.
+    let watchdog = Duration::from_secs(3600);
+    Queue::builder().capacity(2).watchdog(watchdog).create_typed().unwrap()
+}
+
+async fn echo(mut from: Receiver<u64>, mut to: Sender<u64>) {
+    while let Ok(message) = from.recv().await {
+        to.send(&message).await.unwrap();
+    }
+}
+
+async fn converse(mut to: Sender<u64>, mut from: Receiver<u64>) {
+    for n in 0..ROUNDS {
+        to.send(&n).await.unwrap();
+        assert_eq!(from.recv().await, Ok(n));
+    }
+}
+
+/// Echoes from the first queue to the second until it is closed.
+pub(crate) fn child() {
+    let (from, to) =
+        (inherited::<u64>(0).receiver().unwrap(), inherited::<u64>(1).sender().unwrap());
+    block_on(echo(from, to));
+}
+
+/// The whole conversation with another process, run by `run`.
+fn with_a_process(run: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>)) {
+    let (there, back) = (queue(), queue());
+    let peer = Peer::start("echo", &[&there, &back]);
+    let (to, from) = (there.sender().unwrap(), back.receiver().unwrap());
+    run(Box::pin(async move {
+        converse(to, from).await;
+        there.close().unwrap();
+    }));
+    peer.assert_success();
+}
+
+pub(crate) fn current_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+pub(crate) fn multi_thread() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_all().build().unwrap()
+}
+
+/// Two tasks of one runtime talk through two queues.
+async fn two_tasks() {
+    let (there, back) = (queue(), queue());
+    let (from, to) = (there.receiver().unwrap(), back.sender().unwrap());
+    let echo = tokio::spawn(echo(from, to));
+    let (to, from) = (there.sender().unwrap(), back.receiver().unwrap());
+    tokio::spawn(converse(to, from)).await.unwrap();
+    there.close().unwrap();
+    echo.await.unwrap();
+}
+
+#[test]
+fn block_on_talks_to_a_process() {
+    with_a_process(block_on);
+}
+
+#[test]
+fn tokio_current_thread_talks_to_a_process() {
+    with_a_process(|talk| current_thread().block_on(talk));
+}
+
+#[test]
+fn tokio_multi_thread_talks_to_a_process() {
+    with_a_process(|talk| {
+        let runtime = multi_thread();
+        runtime.block_on(runtime.spawn(talk)).unwrap();
+    });
+}
+
+#[test]
+fn tokio_uring_talks_to_a_process() {
+    if matches!(parkline_uring::backend(), parkline_uring::Backend::IoUring) {
+        with_a_process(tokio_uring::start);
+    }
+}
+
+#[test]
+fn any_other_executor_talks_to_a_process() {
+    struct Unparker(Thread);
+    impl Wake for Unparker {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    with_a_process(|talk| {
+        let mut talk = pin!(talk);
+        let waker = Waker::from(Arc::new(Unparker(thread::current())));
+        while talk.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+            thread::park();
+        }
+    });
+}
+
+#[test]
+fn tasks_of_one_runtime_talk() {
+    current_thread().block_on(two_tasks());
+    multi_thread().block_on(two_tasks());
+}
+
+#[test]
+fn two_threads_in_block_on_talk() {
+    let (there, back) = (queue(), queue());
+    let (from, to) = (there.receiver().unwrap(), back.sender().unwrap());
+    let other = thread::spawn(move || block_on(echo(from, to)));
+    block_on(converse(there.sender().unwrap(), back.receiver().unwrap()));
+    there.close().unwrap();
+    other.join().unwrap();
+}
+
+/// Fails if `block_on` does not notice wakes of other wakers while it sleeps in its ring.
+#[test]
+fn block_on_wakes_for_what_is_no_queue() {
+    let (wake, woken) = tokio::sync::oneshot::channel();
+    let queue = queue();
+    let mut receiver = queue.receiver().unwrap();
+    let other = thread::spawn(move || wake.send(7).unwrap());
+    let got = block_on(async {
+        tokio::select! {
+            got = woken => got.unwrap(),
+            got = receiver.recv() => panic!("{got:?}"),
+        }
+    });
+    assert_eq!(got, 7);
+    other.join().unwrap();
+}
+
+#[test]
+fn block_on_within_block_on_and_tokio_within_it_are_served() {
+    block_on(async {
+        let (there, back) = (queue(), queue());
+        let (from, to) = (there.receiver().unwrap(), back.sender().unwrap());
+        let other = thread::spawn(move || block_on(async { block_on(echo(from, to)) }));
+        let (to, from) = (there.sender().unwrap(), back.receiver().unwrap());
+        current_thread().block_on(converse(to, from));
+        there.close().unwrap();
+        other.join().unwrap();
+    });
+}
+
+/// Fails if the tasks of a dead reactor are not sent elsewhere (seen failing: hangs).
+#[test]
+fn a_wait_begun_in_one_runtime_ends_in_another() {
+    let queue = queue();
+    let mut receiver = queue.receiver().unwrap();
+    let mut recv = Box::pin(receiver.recv());
+    let poll_once = |recv: &mut std::pin::Pin<Box<_>>| {
+        let recv: &mut std::pin::Pin<Box<dyn Future<Output = _>>> = recv;
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(recv.as_mut().poll(&mut cx).is_pending());
+    };
+    let mut boxed: std::pin::Pin<Box<dyn Future<Output = Result<u64, RecvError>>>> =
+        Box::pin(async move { recv.as_mut().await });
+    let first = current_thread();
+    first.block_on(async { poll_once(&mut boxed) });
+    drop(first);
+    block_on(async { poll_once(&mut boxed) });
+    queue.sender().unwrap().try_send(&5).unwrap();
+    assert_eq!(multi_thread().block_on(boxed), Ok(5));
+}
+
+#[test]
+fn deadlines_end_waits_in_every_runtime() {
+    async fn waits() {
+        let queue = queue();
+        let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        let soon = Duration::from_millis(3);
+        let got = receiver.recv_timeout(soon).await;
+        assert_eq!(got, Err(RecvTimeoutError::Timeout));
+        let got = receiver.recv_deadline(std::time::Instant::now() + soon).await;
+        assert_eq!(got, Err(RecvTimeoutError::Timeout));
+        assert!(matches!(receiver.lease_timeout(soon).await, Err(RecvTimeoutError::Timeout)));
+        assert_eq!(sender.send_many(&[1, 2, 3]).await, Ok(2));
+        let got = sender.send_timeout(&3, soon).await;
+        assert_eq!(got, Err(SendTimeoutError::Timeout(())));
+        let mut all = Vec::new();
+        assert_eq!(receiver.recv_many(&mut all, 10).await, Ok(2));
+        assert_eq!(all, [1, 2]);
+    }
+    block_on(waits());
+    current_thread().block_on(waits());
+    multi_thread().block_on(async { tokio::spawn(waits()).await.unwrap() });
+}
+
+#[test]
+fn a_commit_waits_for_room_and_a_reservation_comes_back_from_a_closed_queue() {
+    let queue = Queue::builder().capacity(1).max_message(8).create().unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    block_on(async {
+        let mut first = sender.reserve(5).await.unwrap();
+        first.write_at(0, b"first");
+        first.commit().await.unwrap();
+        let soon = Duration::from_millis(1);
+        let full = sender.reserve_timeout(1, soon).await;
+        assert!(matches!(full, Err(SendTimeoutError::Timeout(()))));
+        let mut second = sender.reserve_now(6).unwrap();
+        second.write_at(0, b"second");
+        let Err(SendTimeoutError::Timeout(second)) = second.commit_timeout(soon).await else {
+            panic!("there is no room");
+        };
+        let room = thread::spawn(move || (receiver.recv_blocking().unwrap(), receiver));
+        second.commit().await.unwrap();
+        let (first, mut receiver) = room.join().unwrap();
+        assert_eq!(first, b"first");
+        assert_eq!(receiver.recv().await.unwrap(), b"second");
+        queue.close().unwrap();
+        let third = sender.reserve_now(1).unwrap().commit().await.unwrap_err();
+        assert!(matches!(third, parkline_uring::SendError::Closed(back) if back.len() == 1));
+    });
+}
