@@ -41,8 +41,8 @@ pub(crate) fn child() {
     });
 }
 
-/// Fails if `leave` does not hand on the duty (seen failing: all but one task are never served), and if the helper
-/// compares in a loop (seen failing: CPU).
+/// Fails if `leave` does not hand on the duty (seen failing: one task is served per watchdog's period), and if
+/// tokio's pump or the helper spins (seen failing: CPU).
 #[test]
 fn ten_thousand_waiting_tasks_cost_no_thread_and_no_cpu_and_each_gets_one_message() {
     let jobs = Queue::builder().capacity(1024).create_typed::<u64>().unwrap();
@@ -74,7 +74,7 @@ fn ten_thousand_waiting_tasks_cost_no_thread_and_no_cpu_and_each_gets_one_messag
     assert!(sender.join().unwrap().is_empty());
 }
 
-/// Fails if `completed` wakes nobody once the queue is closed.
+/// Fails if `completed` wakes nobody (seen failing: hangs).
 #[test]
 fn close_reaches_every_waiting_task() {
     let queue = Queue::builder().capacity(2).create().unwrap();

@@ -98,14 +98,17 @@ fn tokio_uring_talks_to_a_process() {
     }
 }
 
+/// The simplest executor: one future, one thread.
+struct Unparker(Thread);
+
+impl Wake for Unparker {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
 #[test]
 fn any_other_executor_talks_to_a_process() {
-    struct Unparker(Thread);
-    impl Wake for Unparker {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
     with_a_process(|talk| {
         let mut talk = pin!(talk);
         let waker = Waker::from(Arc::new(Unparker(thread::current())));
@@ -131,21 +134,54 @@ fn two_threads_in_block_on_talk() {
     other.join().unwrap();
 }
 
-/// Fails if `block_on` does not notice wakes of other wakers while it sleeps in its ring.
+/// Fails if the ring that `block_on` sleeps in does not wait for the unpark word (seen failing: hangs).
 #[test]
 fn block_on_wakes_for_what_is_no_queue() {
-    let (wake, woken) = tokio::sync::oneshot::channel();
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+    async fn volley(to: UnboundedSender<u64>, mut from: UnboundedReceiver<u64>) {
+        let queue = queue();
+        let mut receiver = queue.receiver().unwrap();
+        for n in 0..ROUNDS {
+            to.send(n).unwrap();
+            tokio::select! {
+                got = from.recv() => assert_eq!(got, Some(n)),
+                got = receiver.recv() => panic!("{got:?}"),
+            }
+        }
+    }
+    let (there, from_here) = unbounded_channel();
+    let (back, from_there) = unbounded_channel();
+    let other = thread::spawn(|| block_on(volley(back, from_here)));
+    block_on(volley(there, from_there));
+    other.join().unwrap();
+}
+
+/// Fails if a reactor that ends wakes nobody (seen failing: hangs).
+#[test]
+fn a_runtime_that_ends_sends_those_who_wait_in_it_elsewhere() {
     let queue = queue();
     let mut receiver = queue.receiver().unwrap();
-    let other = thread::spawn(move || wake.send(7).unwrap());
-    let got = block_on(async {
-        tokio::select! {
-            got = woken => got.unwrap(),
-            got = receiver.recv() => panic!("{got:?}"),
+    let runtime = multi_thread();
+    let handle = runtime.handle().clone();
+    let (polled, was_polled) = std::sync::mpsc::channel();
+    let other = thread::spawn(move || {
+        let _entered = handle.enter();
+        let mut recv = pin!(receiver.recv());
+        let waker = Waker::from(Arc::new(Unparker(thread::current())));
+        loop {
+            if let Poll::Ready(got) = recv.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return got;
+            }
+            let _ = polled.send(());
+            thread::park();
         }
     });
-    assert_eq!(got, 7);
-    other.join().unwrap();
+    was_polled.recv().unwrap();
+    drop(runtime);
+    was_polled.recv().unwrap();
+    queue.sender().unwrap().try_send(&7).unwrap();
+    assert_eq!(other.join().unwrap(), Ok(7));
 }
 
 #[test]
@@ -161,7 +197,6 @@ fn block_on_within_block_on_and_tokio_within_it_are_served() {
     });
 }
 
-/// Fails if the tasks of a dead reactor are not sent elsewhere (seen failing: hangs).
 #[test]
 fn a_wait_begun_in_one_runtime_ends_in_another() {
     let queue = queue();
