@@ -179,9 +179,10 @@ fn two_handles(dropped: impl FnOnce(&Runtime, Recv<'_>, &Told, &mut dyn FnMut())
     let mut doomed: Recv<'_> = Box::pin(first.recv());
     let mut other: Recv<'_> = Box::pin(second.recv());
     let told = one.block_on(async { begin(&mut doomed) });
-    two.block_on(async { begin(&mut other) });
+    let other_told = two.block_on(async { begin(&mut other) });
     let mut sender = queue.sender().unwrap();
     dropped(&one, doomed, &told, &mut || sender.try_send(&7).unwrap());
+    two.block_on(until(&other_told));
     assert_eq!(two.block_on(other), Ok(7));
 }
 
@@ -211,4 +212,20 @@ fn a_dropped_wait_eats_no_wake() {
         drop(doomed);
         send();
     });
+}
+
+/// Fails if nobody sets the watchdog (seen failing: hangs).
+#[test]
+fn a_wake_that_a_stopped_runtime_got_comes_by_the_watchdog() {
+    let watchdog = Duration::from_millis(20);
+    let queue = Queue::builder().capacity(4).watchdog(watchdog).create_typed::<u64>().unwrap();
+    let (mut first, mut second) = (queue.receiver().unwrap(), queue.receiver().unwrap());
+    let (stopped, running) = (current_thread(), current_thread());
+    let mut woken: Recv<'_> = Box::pin(first.recv());
+    let mut other: Recv<'_> = Box::pin(second.recv());
+    stopped.block_on(async { begin(&mut woken) });
+    let told = running.block_on(async { begin(&mut other) });
+    queue.sender().unwrap().try_send(&7).unwrap();
+    running.block_on(until(&told));
+    assert_eq!(running.block_on(other), Ok(7));
 }
