@@ -1,0 +1,62 @@
+//! The floor under every parked round trip: two processes hand one message back and forth on plain futexes.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
+
+use rustix::thread::futex::{self, Flags};
+use zerocopy::FromZeros;
+
+use crate::{Between, End, Error, Message, shared};
+
+/// A message on its way, and a futex that says so.
+#[derive(Debug, FromZeros)]
+#[repr(C, align(128))]
+pub struct Mailbox {
+    /// 1 while a message is in it.
+    full: AtomicU32,
+    message: [AtomicU64; 8],
+}
+
+/// One end of two mailboxes. For round trips alone: a sender takes it that its last message was received, which it
+/// knows by the answer.
+#[derive(Debug)]
+pub struct PingPong {
+    there: &'static Mailbox,
+    back: &'static Mailbox,
+}
+
+impl Between for PingPong {
+    const NAME: &str = "raw futex ping-pong";
+
+    fn create() -> Result<OwnedFd, Error> {
+        Ok(shared::create::<Mailbox>()?)
+    }
+
+    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
+        Ok(Self { there: shared::map(there)?, back: shared::map(back)? })
+    }
+}
+
+impl End for PingPong {
+    fn send(&mut self, message: &Message) {
+        let Mailbox { full, message: words } = self.there;
+        for (to, from) in words.iter().zip(message) {
+            to.store(*from, Relaxed);
+        }
+        full.store(1, Release);
+        // An error would mean that nobody waits here: the far end is gone, and so will we be.
+        let _ = futex::wake(full, Flags::empty(), 1);
+    }
+
+    fn recv(&mut self) -> Message {
+        let Mailbox { full, message: words } = self.back;
+        while full.load(Acquire) == 0 {
+            // Woken, changed before, interrupted: all mean "look again".
+            let _ = futex::wait(full, Flags::empty(), 0, None);
+        }
+        let message = std::array::from_fn(|word| words[word].load(Relaxed));
+        full.store(0, Release);
+        message
+    }
+}
