@@ -1,0 +1,141 @@
+//! The child: one process, one thread, one event loop, and on it many tasks that wait for jobs.
+//!
+//! A task that hashes holds the loop for a chunk at a time. The process ends when the jobs queue is closed and drained, or
+//! when its parent does, by whatever death: then the pipe that is its stdin has no writer.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, stdin};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use parkline_uring::{
+    AsyncReceiver, AsyncSender, Backend, Queue, Receiver, RecvError, Sender, Shared, backend,
+    kernel_calls,
+};
+use rustix::fs::OFlags;
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::Semaphore;
+use tokio::task::{JoinSet, yield_now};
+
+use crate::crew::{JOBS_FD, RESULTS_FD};
+use crate::job::{Job, Report};
+
+/// Files that a worker has open at a time, however many tasks: well below the usual limit of descriptors.
+const MOST_FILES: usize = 64;
+const CHUNK: u64 = 64 * 1024;
+
+pub(crate) fn run(args: &crate::Worker) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let leash = stdin().as_fd().try_clone_to_owned()?;
+        let mut leash = pipe::Receiver::from_owned_fd(leash)
+            .context("stdin is no pipe: workers are started by `parkline demo`")?;
+        tokio::select! {
+            done = work(args.tasks) => done?,
+            // Nothing is ever written to it.
+            _ = leash.read_u8() => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+async fn work(tasks: u32) -> Result<()> {
+    let jobs = inherited(JOBS_FD)?.receiver()?.share();
+    let mut results = inherited(RESULTS_FD)?.sender()?.share();
+    let files = Arc::new(Semaphore::new(MOST_FILES));
+    let mut getters = JoinSet::new();
+    for _ in 0..tasks {
+        getters.spawn(serve(jobs.clone(), results.clone(), Arc::clone(&files)));
+    }
+    // One thread polls the tasks in the order of their spawning: when this one is polled, all others wait.
+    let mut announced = results.clone();
+    tokio::spawn(async move {
+        let ready = Report::Ready {
+            worker: std::process::id(),
+            threads: threads()?,
+            in_io_uring: matches!(backend(), Backend::IoUring),
+        };
+        anyhow::Ok(announced.send(&ready.encode()).await?)
+    })
+    .await??;
+    while let Some(ended) = getters.join_next().await {
+        ended??;
+    }
+    let done =
+        Report::Done { worker: std::process::id(), threads: threads()?, calls: kernel_calls() };
+    Ok(results.send(&done.encode()).await?)
+}
+
+/// Takes jobs until there are no more.
+async fn serve(
+    mut jobs: Shared<Receiver>,
+    mut results: Shared<Sender>,
+    files: Arc<Semaphore>,
+) -> Result<()> {
+    loop {
+        let job = match jobs.recv().await {
+            Ok(job) => Job::decode(&job).context("the parent sent something that is no job")?,
+            Err(RecvError::Closed) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let permit = files.acquire().await?;
+        let result = match hash(&job.path).await {
+            Ok((len, digest)) => Report::Hashed { index: job.index, len, digest },
+            Err(error) => Report::Failed { index: job.index, why: error.to_string() },
+        };
+        drop(permit);
+        results.send(&result.encode()).await?;
+        // While there is always a job to take, nothing else here waits.
+        yield_now().await;
+    }
+}
+
+async fn hash(path: &Path) -> io::Result<(u64, [u8; 32])> {
+    // What was a file when the parent saw it may be a FIFO by now: do not wait for its writer.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("no regular file any more"));
+    }
+    // A file of /proc says that it is empty, and is not.
+    let mut chunk = vec![0; metadata.len().clamp(4096, CHUNK) as usize];
+    let (mut hasher, mut len) = (Sha256::new(), 0);
+    while let Some(read) = read_some(&mut file, &mut chunk)? {
+        hasher.update(read);
+        len += read.len() as u64;
+        yield_now().await;
+    }
+    Ok((len, hasher.finalize().into()))
+}
+
+/// The next bytes; `None` at the end.
+fn read_some<'a>(file: &mut File, chunk: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
+    loop {
+        match file.read(chunk) {
+            Ok(0) => return Ok(None),
+            Ok(n) => return Ok(chunk.get(..n)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn threads() -> io::Result<u32> {
+    fs::read_dir("/proc/self/task").map(|threads| threads.count() as u32)
+}
+
+/// The queue behind a descriptor that the parent placed there, through `/proc` and not by its number: whether
+/// it is open need not be taken on trust.
+fn inherited(fd: i32) -> Result<Queue> {
+    let path = format!("/proc/self/fd/{fd}");
+    let file = OpenOptions::new().read(true).write(true).open(&path);
+    let file = file.with_context(|| format!("no queue at descriptor {fd}"))?;
+    Queue::open(file).with_context(|| format!("descriptor {fd}"))
+}

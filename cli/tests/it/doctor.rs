@@ -1,0 +1,67 @@
+//! `parkline doctor`: its exit code is for scripts, its words are for people.
+
+use crate::{parkline, run, run_refused, text};
+
+const SYS_MEMFD_CREATE: i64 = libc::SYS_memfd_create;
+const SYS_IO_URING_SETUP: i64 = 425;
+const SYS_IO_URING_REGISTER: i64 = 427;
+const SYS_FUTEX_WAITV: i64 = 449;
+
+#[test]
+fn it_finds_what_the_library_finds() {
+    let output = run(parkline(&["doctor"]));
+    let said = text(&output.stdout);
+    match parkline_uring::try_io_uring() {
+        Ok(()) => {
+            assert_eq!(output.status.code(), Some(0), "{said}");
+            assert!(said.contains("\nfull: "), "{said}");
+            assert!(!said.contains("NO "), "{said}");
+        }
+        Err(why) => {
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains(&why.to_string()), "{said}");
+        }
+    }
+    assert!(output.stderr.is_empty());
+}
+
+#[test]
+fn the_fallback_is_1_also_when_it_was_asked_for() {
+    let mut command = parkline(&["doctor"]);
+    command.env("PARKLINE_BACKEND", "futex");
+    let output = run(command);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("\nfallback: "), "{said}");
+    assert!(said.contains("unset PARKLINE_BACKEND"), "{said}");
+    assert!(said.contains("threads of the process meanwhile: 2"), "{said}");
+}
+
+#[test]
+fn a_seccomp_profile_without_io_uring_is_1_and_it_says_what_to_allow() {
+    for call in [SYS_IO_URING_SETUP, SYS_IO_URING_REGISTER] {
+        let output = run_refused(parkline(&["doctor"]), &[call]);
+        let said = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("io_uring_register in the seccomp profile"), "{said}");
+        assert!(said.contains("ok  futex_waitv"), "{said}");
+    }
+}
+
+#[test]
+fn the_fallback_without_futex_waitv_is_still_1() {
+    let calls = [SYS_IO_URING_SETUP, SYS_FUTEX_WAITV];
+    let output = run_refused(parkline(&["doctor"]), &calls);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("NO  futex_waitv"), "{said}");
+}
+
+#[test]
+fn no_queue_at_all_is_2() {
+    let output = run_refused(parkline(&["doctor"]), &[SYS_MEMFD_CREATE]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("NO  sealed memfd"), "{said}");
+    assert!(said.contains("\nunusable: "), "{said}");
+}
