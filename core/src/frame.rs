@@ -30,6 +30,7 @@ pub struct Frame {
 }
 
 impl Frame {
+    #[inline]
     pub(crate) fn first(len: u32) -> Self {
         Self { len, attempts: 1, redelivered: false }
     }
@@ -58,11 +59,13 @@ impl Frame {
         self.redelivered
     }
 
+    #[inline]
     fn to_bits(self) -> u64 {
         let flags = if self.redelivered { FLAG_REDELIVERED } else { 0 };
         u64::from(self.len) | KIND_MESSAGE << 32 | flags << 40 | u64::from(self.attempts) << 48
     }
 
+    #[inline]
     fn check(bits: u64, max_message: usize) -> Result<Self, Corrupt> {
         let len = bits as u32;
         if bits >> 32 & 0xff != KIND_MESSAGE {
@@ -92,6 +95,7 @@ pub(crate) struct Block<'a> {
 
 impl<'a> Block<'a> {
     /// The block in `words`, or `None` when they are too few to hold the two header words.
+    #[inline]
     pub(crate) fn new(words: &'a [AtomicU64]) -> Option<Self> {
         let (owner, rest) = words.split_first()?;
         let (header, payload) = rest.split_first()?;
@@ -99,28 +103,33 @@ impl<'a> Block<'a> {
     }
 
     /// Tags the block with the record that owns it now. Read by an audit alone.
+    #[inline]
     pub(crate) fn set_owner(&self, record: u32) {
         // Relaxed: the store of the record's op that follows carries it ([settle]).
         self.owner.store(u64::from(record), Relaxed);
     }
 
+    #[inline]
     pub(crate) fn frame(&self, max_message: usize) -> Result<Frame, Corrupt> {
         let room = max_message.min(self.payload.len() * 8);
         Frame::check(self.header.load(Relaxed), room)
     }
 
+    #[inline]
     pub(crate) fn set_frame(&self, frame: Frame) {
         self.header.store(frame.to_bits(), Relaxed);
     }
 
-    /// Copies `bytes` to the start of the payload; what has no room is left out.
+    /// Copies `bytes` to the start of the payload, if there is room.
+    #[inline]
     pub(crate) fn write(&self, bytes: &[u8]) {
         let (words, tail) = bytes.as_chunks::<8>();
-        let mut payload = self.payload.iter();
-        for (from, to) in words.iter().zip(payload.by_ref()) {
+        // One look at the room, and not one a word: a message of known size is copied without a loop.
+        let Some((whole, rest)) = self.payload.split_at_checked(words.len()) else { return };
+        for (from, to) in words.iter().zip(whole) {
             to.store(u64::from_ne_bytes(*from), Relaxed);
         }
-        if let (Some(to), false) = (payload.as_slice().first(), tail.is_empty()) {
+        if let (Some(to), false) = (rest.first(), tail.is_empty()) {
             let mut last = [0; 8];
             last[..tail.len()].copy_from_slice(tail);
             to.store(u64::from_ne_bytes(last), Relaxed);
@@ -139,14 +148,15 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Copies the start of the payload into `out`; what the block does not have is left as it was.
+    /// Copies the start of the payload into `out`, if there is that much of it.
+    #[inline]
     pub(crate) fn read(&self, out: &mut [u8]) {
         let (words, tail) = out.as_chunks_mut::<8>();
-        let mut payload = self.payload.iter();
-        for (to, from) in words.iter_mut().zip(payload.by_ref()) {
+        let Some((whole, rest)) = self.payload.split_at_checked(words.len()) else { return };
+        for (to, from) in words.iter_mut().zip(whole) {
             *to = from.load(Relaxed).to_ne_bytes();
         }
-        if let (Some(from), false) = (payload.as_slice().first(), tail.is_empty()) {
+        if let (Some(from), false) = (rest.first(), tail.is_empty()) {
             let last = from.load(Relaxed).to_ne_bytes();
             tail.copy_from_slice(&last[..tail.len()]);
         }
