@@ -67,13 +67,13 @@ impl<'a> Port<'a> {
     /// Commits what is in `cell`, which holds an empty block then.
     #[inline]
     pub(crate) fn send(&self, cell: usize, at: &mut Position) -> Result<(), Stop> {
-        self.ring.send(self, cell, at)
+        self.ring.swap(Verb::Send, self, cell, at)
     }
 
     /// Takes the oldest message into `cell`, a free one.
     #[inline]
     pub(crate) fn recv(&self, cell: usize, at: &mut Position) -> Result<(), Stop> {
-        self.ring.recv(self, cell, at)
+        self.ring.swap(Verb::Recv, self, cell, at)
     }
 
     /// A free cell, the first from `hint` on, that leaves `spare` others free.

@@ -151,101 +151,124 @@ pub(crate) struct Ring<'a> {
 }
 
 impl<'a> Ring<'a> {
-    /// Commits the message in `cell` at the first free position. The cell holds an empty block then.
+    /// Swaps the block in `cell` with the one of the first slot whose turn it is: commits the message in the cell,
+    /// which holds an empty block then, or takes the oldest message into the cell.
     #[inline]
-    pub(crate) fn send(&self, port: &Port<'_>, cell: usize, at: &mut Position) -> Result<(), Stop> {
-        for _ in 0..LOOKS {
-            let (slot, seen) = self.turn(Verb::Send, at)?;
-            let full = SlotWord::new(seen.lap(), SlotState::Full, port.block_in(cell));
-            // [message]: the exchange releases the frame and its payload.
-            if self.exchange(port, Verb::Send, cell, *at, (slot, seen, full))? {
-                *at = at.plus(1);
-                return Ok(());
-            }
-        }
-        Err(UNSETTLED.into())
-    }
-
-    /// Takes the oldest message into `cell`, which holds it until it is acknowledged.
-    #[inline]
-    pub(crate) fn recv(&self, port: &Port<'_>, cell: usize, at: &mut Position) -> Result<(), Stop> {
-        for _ in 0..LOOKS {
-            let (slot, seen) = self.turn(Verb::Recv, at)?;
-            let empty = SlotWord::new(seen.lap().next(), SlotState::Empty, port.block_in(cell));
-            // [space]: the exchange releases our last read of the block we park.
-            if self.exchange(port, Verb::Recv, cell, *at, (slot, seen, empty))? {
-                *at = at.plus(1);
-                return Ok(());
-            }
-        }
-        Err(UNSETTLED.into())
-    }
-
-    /// Moves the cursor to the position whose turn it is, and gives its slot.
-    #[inline]
-    pub(crate) fn turn(
+    pub(crate) fn swap(
         &self,
         verb: Verb,
-        at: &mut Position,
-    ) -> Result<(&'a AtomicU64, SlotWord), Stop> {
-        for _ in 0..LOOKS {
-            let (slot, seen) = self.look_at(*at)?;
-            match (verb, self.look(verb, seen, *at)) {
-                // While somebody asked to close, the first free slot is sealed by whoever finds it.
-                (Verb::Send, Look::Here) | (Verb::Recv, Look::NotNow) if self.is_closing() => {
-                    self.seal(slot, seen);
-                }
-                // A sender that went on waiting for room could wait for ever.
-                (Verb::Send, Look::NotNow) if self.is_closing() => return Err(Stop::Closed),
-                (_, Look::Here) => return Ok((slot, seen)),
-                (_, look) => self.step(verb, look, at)?,
-            }
-        }
-        Err(UNSETTLED.into())
-    }
-
-    /// Announces, exchanges, and settles who owns what: whether the exchange was ours.
-    #[inline]
-    fn exchange(
-        &self,
         port: &Port<'_>,
-        verb: Verb,
         cell: usize,
-        at: Position,
-        (slot, seen, swapped): (&AtomicU64, SlotWord, SlotWord),
-    ) -> Result<bool, Corrupt> {
-        let gain = seen.block();
+        at: &mut Position,
+    ) -> Result<(), Stop> {
+        // The usual case has no loop around it, for the sake of registers.
+        if self.swap_once(verb, port, cell, at)? {
+            return Ok(());
+        }
+        self.swap_again(verb, port, cell, at)
+    }
+
+    #[cold]
+    fn swap_again(
+        &self,
+        verb: Verb,
+        port: &Port<'_>,
+        cell: usize,
+        at: &mut Position,
+    ) -> Result<(), Stop> {
+        for _ in 0..LOOKS {
+            if self.swap_once(verb, port, cell, at)? {
+                return Ok(());
+            }
+        }
+        Err(UNSETTLED.into())
+    }
+
+    /// Announces, exchanges, and settles who owns what. `false` when the slot was not, or is no longer, the one.
+    #[inline]
+    fn swap_once(
+        &self,
+        verb: Verb,
+        port: &Port<'_>,
+        cell: usize,
+        at: &mut Position,
+    ) -> Result<bool, Stop> {
+        let (slot, seen) = self.look_at(*at)?;
+        if !self.is_turn(verb, seen, *at) {
+            self.step(verb, slot, seen, at)?;
+            return Ok(false);
+        }
+        let (offer, gain) = (port.block_in(cell), seen.block());
         let block = self.block(gain)?;
+        let (swapped, settled) = match verb {
+            // [message]: the exchange releases the frame and its payload.
+            Verb::Send => (SlotWord::new(seen.lap(), SlotState::Full, offer), CellWord::free(gain)),
+            // [space]: the exchange releases our last read of the block we park.
+            Verb::Recv => {
+                (SlotWord::new(seen.lap().next(), SlotState::Empty, offer), CellWord::held(gain))
+            }
+        };
         let op = &port.record().op;
-        let busy = OpWord::busy(verb, cell, self.laps().index(at), gain);
+        let busy = OpWord::busy(verb, cell, self.laps().index(*at), gain);
         op.store(busy.bits(), Release); // [announce-op]
         // Relaxed on failure: the slot is looked at again.
         let won = slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_ok();
         if won {
             block.set_owner(port.id());
-            let settled = match verb {
-                Verb::Send => CellWord::free(gain),
-                Verb::Recv => CellWord::held(gain),
-            };
             port.settle(cell, settled);
+            *at = at.plus(1);
         }
         op.store(OpWord::IDLE.bits(), Release); // [settle]
         Ok(won)
     }
 
+    /// Moves the cursor to the position whose turn it is.
+    pub(crate) fn turn(&self, verb: Verb, at: &mut Position) -> Result<(), Stop> {
+        for _ in 0..LOOKS {
+            let (slot, seen) = self.look_at(*at)?;
+            if self.is_turn(verb, seen, *at) {
+                return Ok(());
+            }
+            self.step(verb, slot, seen, at)?;
+        }
+        Err(UNSETTLED.into())
+    }
+
+    /// Whether an exchange may be tried: the usual answer, and a short way to it. Why not is for `step` to tell.
+    #[inline]
+    fn is_turn(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
+        let lap = self.laps().lap(at);
+        match verb {
+            Verb::Send => seen.is_at(lap, SlotState::Empty) && !self.is_closing(),
+            Verb::Recv => seen.is_at(lap, SlotState::Full),
+        }
+    }
+
     /// Moves the cursor, or says why the operation cannot be.
     #[cold]
-    fn step(&self, verb: Verb, look: Look, at: &mut Position) -> Result<(), Stop> {
-        match look {
-            Look::Here => Ok(()),
-            Look::NotNow => Err(Stop::NotNow),
-            Look::Closed => Err(Stop::Closed),
-            Look::Passed(passed) => {
-                *at = self.frontier(verb, passed)?;
-                Ok(())
+    fn step(
+        &self,
+        verb: Verb,
+        slot: &AtomicU64,
+        seen: SlotWord,
+        at: &mut Position,
+    ) -> Result<(), Stop> {
+        match (verb, self.look(verb, seen, *at)) {
+            // While somebody asked to close, the first free slot is sealed by whoever finds it.
+            (Verb::Send, Look::Here) | (Verb::Recv, Look::NotNow) if self.is_closing() => {
+                self.seal(slot, seen);
             }
-            Look::Nonsense => Err(Corrupt { what: "a slot is behind its position" }.into()),
+            // A sender that went on waiting for room could wait for ever.
+            (Verb::Send, Look::NotNow) if self.is_closing() => return Err(Stop::Closed),
+            (_, Look::Here) => {}
+            (_, Look::NotNow) => return Err(Stop::NotNow),
+            (_, Look::Closed) => return Err(Stop::Closed),
+            (_, Look::Passed(passed)) => *at = self.frontier(verb, passed)?,
+            (_, Look::Nonsense) => {
+                return Err(Corrupt { what: "a slot is behind its position" }.into());
+            }
         }
+        Ok(())
     }
 
     /// Refuses all further sends: sets the flag that sends test, and seals the first free slot if there is one.
@@ -254,12 +277,11 @@ impl<'a> Ring<'a> {
         self.control.closing.store(1, SeqCst);
         match self.turn(Verb::Send, &mut self.start(Verb::Send)?) {
             Err(Stop::Fault(fault)) => Err(fault),
-            Err(Stop::Closed | Stop::NotNow) | Ok(_) => Ok(()),
+            Err(Stop::Closed | Stop::NotNow) | Ok(()) => Ok(()),
         }
     }
 
     /// Turns an empty slot into CLOSED. Whether or not the exchange was ours, the slot has changed.
-    #[cold]
     fn seal(&self, slot: &AtomicU64, seen: SlotWord) {
         let closed = SlotWord::new(seen.lap(), SlotState::Closed, seen.block());
         // [closed]
@@ -325,7 +347,6 @@ impl<'a> Ring<'a> {
         Ok(passed.plus(1))
     }
 
-    #[inline]
     fn look(&self, verb: Verb, seen: SlotWord, at: Position) -> Look {
         let laps = self.laps();
         let ahead = seen.lap().ahead_of(laps.lap(at));

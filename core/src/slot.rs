@@ -91,6 +91,12 @@ impl SlotWord {
         }
     }
 
+    /// Whether the slot is in `state` of `lap`, whatever its block.
+    #[inline]
+    pub(crate) fn is_at(self, lap: Lap, state: SlotState) -> bool {
+        self.0 >> BLOCK_BITS == Self::new(lap, state, BlockId::new(0)).0 >> BLOCK_BITS
+    }
+
     pub(crate) fn block(self) -> BlockId {
         BlockId::of(self.0)
     }
