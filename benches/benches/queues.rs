@@ -18,7 +18,7 @@ use parkline_benches::vyukov::Vyukov;
 use parkline_benches::{Between, CAPACITY, Error, Message, answer, finish, shared};
 use parkline_benches::{round_trips, stream};
 
-const ROUNDS: usize = 21;
+const ROUNDS: usize = 41;
 
 fn main() -> Result<(), Error> {
     peer::become_far_end();
@@ -44,7 +44,8 @@ type Run = Box<dyn FnMut(u64) -> Duration>;
 /// Contenders that do the same work. The first is the yardstick of the ratios.
 struct Group {
     name: &'static str,
-    /// So many messages take some 20 ms.
+    /// So many messages take some 5 ms: shorter than a time slice, so that other programs spoil some rounds and
+    /// leave the rest alone.
     sample: u64,
     contenders: Vec<(&'static str, Run)>,
 }
@@ -53,7 +54,7 @@ fn groups(cores: Cores) -> Result<Vec<Group>, Error> {
     Ok(vec![
         Group {
             name: "one thread, send + receive",
-            sample: 500_000,
+            sample: 200_000,
             contenders: vec![
                 ("plain Vyukov", plain_alone()?),
                 ("parkline, try_send + try_recv", parkline_alone()?),
@@ -62,7 +63,7 @@ fn groups(cores: Cores) -> Result<Vec<Group>, Error> {
         },
         Group {
             name: "two processes, one way",
-            sample: 300_000,
+            sample: 100_000,
             contenders: vec![
                 far::<Plain>(cores, stream)?,
                 far::<Spinning>(cores, stream)?,
@@ -72,7 +73,7 @@ fn groups(cores: Cores) -> Result<Vec<Group>, Error> {
         },
         Group {
             name: "two processes, round trip, spinning",
-            sample: 40_000,
+            sample: 20_000,
             contenders: vec![
                 far::<Plain>(cores, round_trips)?,
                 far::<Spinning>(cores, round_trips)?,
@@ -81,7 +82,7 @@ fn groups(cores: Cores) -> Result<Vec<Group>, Error> {
         },
         Group {
             name: "two processes, round trip, parked",
-            sample: 2_000,
+            sample: 500,
             contenders: vec![
                 far::<PingPong>(cores, round_trips)?,
                 far::<Parked>(cores, round_trips)?,
@@ -167,17 +168,29 @@ fn by_criterion(groups: &mut [Group]) {
 
 fn side_by_side(groups: &mut [Group]) {
     println!(
-        "\nmedians of {ROUNDS} rounds; a ratio is to the first of its group, in the same round\n"
+        "\n{ROUNDS} rounds; ratios are to the first of the group: the median of the ratios within"
     );
-    println!("{:38} {:>12} {:>8}   {:>7} {:>15}", "", "ns/message", "M/s", "ratio", "quartiles");
+    println!("the rounds, their quartiles, and the ratio of the fastest rounds\n");
+    println!(
+        "{:36} {:>10} {:>10} {:>7}   {:>6} {:>12} {:>8}",
+        "ns/message", "median", "fastest", "M/s", "ratio", "quartiles", "fastest",
+    );
     for group in groups {
         println!("{}", group.name);
         let rounds: Vec<Vec<f64>> = (0..ROUNDS).map(|_| group.round()).collect();
-        for (column, (name, _)) in group.contenders.iter().enumerate() {
-            let nanos = median(rounds.iter().map(|round| round[column]));
-            let [low, ratio, high] = quartiles(rounds.iter().map(|round| round[column] / round[0]));
-            let rate = 1e3 / nanos;
-            println!("  {name:36} {nanos:12.1} {rate:8.2}   {ratio:7.2} {low:7.2}-{high:.2}");
+        let nanos = |contender: usize| sorted(rounds.iter().map(|round| round[contender]));
+        let yardstick = nanos(0)[0];
+        for (contender, (name, _)) in group.contenders.iter().enumerate() {
+            let nanos = nanos(contender);
+            let (median, fastest) = (nanos[ROUNDS / 2], nanos[0]);
+            let ratios = sorted(rounds.iter().map(|round| round[contender] / round[0]));
+            let [low, ratio, high] = [1, 2, 3].map(|quarter| ratios[ROUNDS * quarter / 4]);
+            let quartiles = format!("{low:.2}-{high:.2}");
+            println!(
+                "  {name:34} {median:10.1} {fastest:10.1} {:7.2}   {ratio:6.2} {quartiles:>12} {:8.2}",
+                1e3 / median,
+                fastest / yardstick,
+            );
         }
     }
 }
@@ -191,12 +204,8 @@ impl Group {
     }
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    quartiles(values)[1]
-}
-
-fn quartiles(values: impl Iterator<Item = f64>) -> [f64; 3] {
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
-    [1, 2, 3].map(|quarter| values[(values.len() - 1) * quarter / 4])
+    values
 }
