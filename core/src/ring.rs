@@ -153,7 +153,7 @@ pub(crate) struct Ring<'a> {
 impl<'a> Ring<'a> {
     /// Swaps the block in `cell` with the one of the first slot whose turn it is: commits the message in the cell,
     /// which holds an empty block then, or takes the oldest message into the cell.
-    #[inline]
+    #[inline(always)] // so that the verb is a constant within
     pub(crate) fn swap(
         &self,
         verb: Verb,
@@ -185,7 +185,7 @@ impl<'a> Ring<'a> {
     }
 
     /// Announces, exchanges, and settles who owns what. `false` when the slot was not, or is no longer, the one.
-    #[inline]
+    #[inline(always)]
     fn swap_once(
         &self,
         verb: Verb,
