@@ -1,5 +1,5 @@
-//! A forked child must not use its parent's handles: each says so, and the parent's go on undisturbed.
-//! What the child opens anew works.
+//! A forked child must not use its parent's handles: each says so, and the parent's go on
+//! undisturbed. What the child opens anew works.
 //!
 //! In a file of its own: a fork copies every descriptor of the moment, also those that other tests
 //! are about to close.
@@ -14,8 +14,8 @@ use parkline_core::{
 
 /// Forks; whether `check` came to its end in the child, neither panicking nor killed by a signal.
 fn passes_in_child(check: impl FnOnce()) -> bool {
-    // SAFETY: glibc keeps its allocator usable in the child of a process with many threads; the child takes
-    // no other lock of its parent's and leaves by `_exit`.
+    // SAFETY: glibc keeps its allocator usable in the child of a process with many threads; the
+    // child takes no other lock of its parent's and leaves by `_exit`.
     let child = unsafe { libc::fork() };
     assert!(child >= 0, "fork: {}", std::io::Error::last_os_error());
     if child == 0 {
@@ -73,7 +73,7 @@ fn the_parents_receiver_is_refused_in_a_child_and_goes_on_in_the_parent() {
     assert_eq!(receiver.try_recv().unwrap(), b"for the parent");
 }
 
-/// Caught: the mapping inherited, so that a child's drop acknowledges.
+/// Caught: a guard page that the kernel does not wipe.
 #[test]
 fn the_parents_lease_is_refused_in_a_child_and_stays_with_the_parent() {
     let queue = Queue::builder().capacity(4).create().unwrap();

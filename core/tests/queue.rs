@@ -14,8 +14,8 @@ use parkline_core::{
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// Fails, rather than hangs, when `work` waits for a wake that does not come: in these tests no watchdog
-/// heals it.
+/// Fails, rather than hangs, when `work` waits for a wake that does not come: in these tests no
+/// watchdog heals it.
 fn without_hanging(work: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     let worker = thread::spawn(move || {
@@ -51,7 +51,7 @@ fn messages_come_out_in_the_order_they_went_in() {
     }
 }
 
-/// Caught: `EMPTY` of the next lap taken for this one's.
+/// Caught: a slot of the lap before taken for free.
 #[test]
 fn a_queue_is_full_at_its_capacity_and_not_before() {
     for (asked, capacity) in [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8)] {
@@ -398,7 +398,7 @@ fn a_message_that_is_given_back_comes_again_after_the_others() {
     }
 }
 
-/// A block in a full queue keeps the flags of the message before it only if nobody writes them anew.
+/// Caught: a new message that keeps the flags of the block's last one.
 #[test]
 fn a_new_message_in_a_used_block_is_not_redelivered() {
     let queue = of_capacity(1);
@@ -427,7 +427,6 @@ fn a_message_that_finds_no_room_to_go_back_stays_leased() {
     assert_eq!(receiver.try_lease().unwrap().attempts(), 2);
 }
 
-/// Caught: a lease that reads the slot's block and not its own.
 #[test]
 fn nobody_waits_for_a_lease() {
     let queue = of_capacity(2);
@@ -680,7 +679,8 @@ fn a_batch_wakes_as_many_as_it_has_messages() {
     });
 }
 
-/// Every handover makes one of the two wait: a lost wake would stop the game, for no watchdog heals it.
+/// Every handover makes one of the two wait: a lost wake would stop the game, for no watchdog heals
+/// it.
 #[test]
 fn no_wake_is_lost_in_a_long_exchange() {
     without_hanging(|| {
@@ -740,7 +740,8 @@ fn close_reaches_every_blocked_receiver() {
     });
 }
 
-/// A handle has no cursor when it starts: it finds the frontier by the slots alone, wherever that is.
+/// A handle has no cursor when it starts: it finds the frontier by the slots alone, wherever that
+/// is.
 ///
 /// Caught: the search for the frontier without its way back.
 #[test]
@@ -798,7 +799,8 @@ fn a_handle_that_slept_finds_its_place_again() {
     }
 }
 
-/// The fates of `(sender, number)` messages: each arrived once, and in the order of its sender at each receiver.
+/// The fates of `(sender, number)` messages: each arrived once, and in the order of its sender at
+/// each receiver.
 fn assert_all_arrived_once_and_in_order(received: &[Vec<(u32, u32)>], senders: u32, each: u32) {
     let mut arrivals = BTreeMap::new();
     for messages in received {
@@ -822,7 +824,7 @@ fn from_bytes(message: &[u8]) -> (u32, u32) {
     ((both >> 32) as u32, both as u32)
 }
 
-/// Caught: an exchange that stores without comparing; a cursor that skips a slot after a lost exchange.
+/// Caught: an exchange that stores without comparing.
 #[test]
 fn many_senders_and_receivers_lose_and_repeat_nothing() {
     const EACH: u32 = 5_000;
@@ -913,7 +915,7 @@ fn batches_reservations_and_leases_mix_without_loss() {
 
 /// Everything that a sender was told is sent, is received; nothing else is.
 ///
-/// Caught: a close that does not seal the slot, so that a late send lands behind the end.
+/// Caught: an exchange that stores without comparing.
 #[test]
 fn close_in_the_midst_of_sending_loses_nothing_that_was_sent() {
     without_hanging(|| {
@@ -950,7 +952,7 @@ fn close_in_the_midst_of_sending_loses_nothing_that_was_sent() {
     });
 }
 
-/// Caught: `len` that reads the sends first.
+/// Caught: `len` without its bound.
 #[test]
 fn len_never_exceeds_the_capacity_while_others_move() {
     without_hanging(|| {

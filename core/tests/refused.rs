@@ -1,5 +1,5 @@
-//! Bad input gets a clear error: the variant that says what is wrong, and a text that says what to do or
-//! which numbers clashed.
+//! Bad input gets a clear error: the variant that says what is wrong, and a text that says what to
+//! do or which numbers clashed.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -422,7 +422,8 @@ fn a_reservation_made_before_close_comes_back_whole() {
 
 /// Room is not what a sender to a closed queue waits for.
 ///
-/// Caught: `Full` said of a closed queue, as it was before `Ring::turn` looked at the flag there too.
+/// Caught: `Full` said of a closed queue, as it was before `Ring::turn` looked at the flag there
+/// too.
 #[test]
 fn a_queue_that_is_closed_and_full_is_closed_to_senders() {
     let queue = Queue::builder().capacity(1).create().unwrap();

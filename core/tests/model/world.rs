@@ -1,4 +1,5 @@
-//! What a queue must do, told by a `VecDeque`: an operation is applied to both, and their answers must agree.
+//! What a queue must do, told by a `VecDeque`: an operation is applied to both, and their answers
+//! must agree.
 //!
 //! Shared by the property test beside it and by the fuzz target `ops`.
 

@@ -1,0 +1,30 @@
+//! Any bytes as a block: a frame within its bounds, or a fault.
+//!
+//! Found, in the first second each: a length not checked against the queue, one not checked against
+//! the block, flags not checked.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use parkline_core::driver::decode_block;
+
+fuzz_target!(|input: (u16, u64, u64, Vec<u64>)| {
+    let (max_message, owner, header, payload) = input;
+    let max_message = usize::from(max_message);
+    let mut words = vec![owner, header];
+    words.extend(&payload);
+    // Blocks too short for their header are refused.
+    for len in 0..2 {
+        assert!(decode_block(&words[..len], max_message).is_err());
+    }
+    let Ok((frame, message)) = decode_block(&words, max_message) else { return };
+
+    let bytes: Vec<u8> = payload.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    assert!(frame.len() <= max_message);
+    assert_eq!(message.len(), frame.len());
+    assert_eq!(message, bytes[..frame.len()]);
+    assert_eq!(frame.is_empty(), message.is_empty());
+
+    let flags = u64::from(frame.redelivered());
+    let encoded = frame.len() as u64 | 1 << 32 | flags << 40 | u64::from(frame.attempts()) << 48;
+    assert_eq!(encoded, header, "nothing of the header is dropped or invented");
+});
