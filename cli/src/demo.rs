@@ -44,12 +44,11 @@ async fn demo(args: &crate::Demo) -> Result<ExitCode> {
         ready: Notify::new(),
         bar: bar(),
     };
-    let exchange = async {
-        let feed = async {
-            demo.feed(&args.path, sender).await?;
-            Ok(jobs.close()?)
-        };
-        tokio::try_join!(feed, demo.collect(receiver)).map(|((), end)| end)
+    // Neither of these two ends but in error: what comes back decides.
+    let feed = async {
+        demo.feed(&args.path, sender).await?;
+        jobs.close()?;
+        std::future::pending().await
     };
     let watch = async {
         crew.ended().await?;
@@ -59,7 +58,8 @@ async fn demo(args: &crate::Demo) -> Result<ExitCode> {
     };
     let end = tokio::select! {
         biased;
-        end = exchange => end,
+        end = demo.collect(receiver) => end,
+        failed = feed => failed,
         died = watch => died,
     };
     demo.bar.finish_and_clear();

@@ -1,9 +1,10 @@
 //! `parkline demo`: what it prints is checked by `sha256sum -c` itself.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::thread;
 
 use crate::{finish, kill, parkline, run, run_refused, text, trees};
 
@@ -38,7 +39,7 @@ struct HeldUp {
     demo: Child,
     output: BufReader<ChildStdout>,
     workers: Vec<u32>,
-    _tree: tempfile::TempDir,
+    tree: tempfile::TempDir,
 }
 
 impl HeldUp {
@@ -48,7 +49,16 @@ impl HeldUp {
         let mut output = BufReader::new(demo.stdout.take().unwrap());
         output.read_line(&mut String::new()).unwrap();
         let workers = children(demo.id());
-        Self { demo, output, workers, _tree: tree }
+        Self { demo, output, workers, tree }
+    }
+
+    /// Lets it go on; returns its end, and how many more lines it printed.
+    fn let_go(self) -> (Output, usize) {
+        let output = self.output;
+        let reader = thread::spawn(move || output.split(b'\n').map(Result::unwrap).count());
+        let ended = finish(self.demo);
+        drop(self.tree);
+        (ended, reader.join().unwrap())
     }
 }
 
@@ -108,10 +118,8 @@ fn a_file_that_a_worker_cannot_read_is_a_result_with_its_error() {
     let path = format!("/proc/{}/mem", std::process::id());
     for backend in BACKENDS {
         let mut command = parkline(&["demo", &path]);
-        let output = run({
-            command.env("PARKLINE_BACKEND", backend);
-            command
-        });
+        command.env("PARKLINE_BACKEND", backend);
+        let output = run(command);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(&format!("parkline: \"{path}\": ")), "{said}");
@@ -128,9 +136,26 @@ fn a_tree_that_is_not_there_is_said_so() {
 }
 
 #[test]
+fn files_that_vanish_are_results_too() {
+    for backend in BACKENDS {
+        let held_up = HeldUp::start(backend, &[]);
+        for file in fs::read_dir(held_up.tree.path()).unwrap() {
+            fs::remove_file(file.unwrap().path()).unwrap();
+        }
+        let (ended, lines) = held_up.let_go();
+        let said = text(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(1), "{said}");
+        let unreadable: usize = figure(&said, "unreadable").parse().unwrap();
+        assert_eq!(said.matches("\": No such file").count(), unreadable, "{said}");
+        let files = lines + 1;
+        assert!(figure(&said, "files ").starts_with(&format!("{files} in ")), "{said}");
+    }
+}
+
+#[test]
 fn whoever_stops_reading_ends_it_without_a_word() {
     for backend in BACKENDS {
-        let HeldUp { demo, output, .. } = HeldUp::start(backend, &[]);
+        let HeldUp { demo, output, tree: _tree, .. } = HeldUp::start(backend, &[]);
         drop(output);
         let ended = finish(demo);
         assert_eq!(ended.status.code(), Some(0));
@@ -143,15 +168,14 @@ fn whoever_stops_reading_ends_it_without_a_word() {
 #[test]
 fn a_killed_worker_is_an_error_and_no_hang() {
     for backend in BACKENDS {
-        let HeldUp { demo, mut output, workers, .. } = HeldUp::start(backend, &[]);
-        assert_eq!(workers.len(), 4);
-        kill(workers[2]);
-        let reader = std::thread::spawn(move || output.read_to_end(&mut Vec::new()));
-        let ended = finish(demo);
-        reader.join().unwrap().unwrap();
+        let held_up = HeldUp::start(backend, &[]);
+        assert_eq!(held_up.workers.len(), 4);
+        let killed = held_up.workers[2];
+        kill(killed);
+        let (ended, _) = held_up.let_go();
         let said = text(&ended.stderr);
         assert_eq!(ended.status.code(), Some(2), "{said}");
-        assert!(said.contains(&format!("worker {} died: signal: 9", workers[2])), "{said}");
+        assert!(said.contains(&format!("worker {killed} died: signal: 9")), "{said}");
         assert!(said.contains("files are unanswered"), "{said}");
     }
 }
@@ -159,7 +183,7 @@ fn a_killed_worker_is_an_error_and_no_hang() {
 #[test]
 fn workers_end_with_their_parent() {
     for backend in BACKENDS {
-        let HeldUp { mut demo, workers, output, .. } = HeldUp::start(backend, &[]);
+        let HeldUp { mut demo, workers, output, tree: _tree } = HeldUp::start(backend, &[]);
         demo.kill().unwrap();
         // They hold its stderr.
         let ended = std::panic::catch_unwind(|| finish(demo));
@@ -179,10 +203,7 @@ fn ten_thousand_waiting_tasks_have_the_threads_of_one() {
                 let threads = fs::read_dir(format!("/proc/{worker}/task")).unwrap().count();
                 assert_eq!(threads, expected, "{backend} {tasks}");
             }
-            let HeldUp { demo, mut output, .. } = held_up;
-            let reader = std::thread::spawn(move || output.read_to_end(&mut Vec::new()));
-            let ended = finish(demo);
-            reader.join().unwrap().unwrap();
+            let (ended, _) = held_up.let_go();
             let summary = text(&ended.stderr);
             assert_eq!(figure(&summary, "threads per worker"), expected.to_string(), "{summary}");
         }
