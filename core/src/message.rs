@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::error::{Corrupt, Fault};
+use crate::frame::{Block, Frame};
 use crate::geometry::TypeMark;
 use crate::port::Port;
 
@@ -40,9 +41,9 @@ pub trait Message: sealed::Sealed {
     #[doc(hidden)]
     fn bytes(&self) -> &[u8];
 
-    /// The message in a cell, copied out.
+    /// The message, copied out.
     #[doc(hidden)]
-    fn read(cell: InCell<'_>) -> Result<Self::Owned, Fault>;
+    fn read(cell: InBlock<'_>) -> Result<Self::Owned, Fault>;
 
     #[doc(hidden)]
     fn mark() -> Mark;
@@ -51,9 +52,9 @@ pub trait Message: sealed::Sealed {
 /// A message where it was received, before it is copied out.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
-pub struct InCell<'a> {
-    port: &'a Port<'a>,
-    cell: usize,
+pub struct InBlock<'a> {
+    block: Block<'a>,
+    frame: Frame,
 }
 
 /// What the header of a segment says of its messages.
@@ -61,15 +62,18 @@ pub struct InCell<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(pub(crate) TypeMark);
 
-impl<'a> InCell<'a> {
-    pub(crate) fn new(port: &'a Port<'a>, cell: usize) -> Self {
-        Self { port, cell }
+impl<'a> InBlock<'a> {
+    /// The message in `cell`, its header read once and checked.
+    #[inline]
+    pub(crate) fn of(port: &Port<'a>, cell: usize) -> Result<Self, Fault> {
+        let block = port.block(cell)?;
+        Ok(Self { block, frame: block.frame(port.ring().geometry.max_message())? })
     }
 }
 
-impl core::fmt::Debug for InCell<'_> {
+impl core::fmt::Debug for InBlock<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("InCell").field("cell", &self.cell).finish_non_exhaustive()
+        f.debug_struct("InBlock").field("frame", &self.frame).finish_non_exhaustive()
     }
 }
 
@@ -80,9 +84,9 @@ impl Message for [u8] {
         self
     }
 
-    fn read(from: InCell<'_>) -> Result<Vec<u8>, Fault> {
-        let mut message = Vec::new();
-        from.port.read_into(from.cell, &mut message)?;
+    fn read(from: InBlock<'_>) -> Result<Vec<u8>, Fault> {
+        let mut message = vec![0; from.frame.len()];
+        from.block.read(&mut message);
         Ok(message)
     }
 
@@ -99,12 +103,12 @@ impl<T: FromBytes + IntoBytes + Immutable> Message for T {
     }
 
     #[inline]
-    fn read(from: InCell<'_>) -> Result<T, Fault> {
-        if from.port.frame(from.cell)?.len() != size_of::<T>() {
+    fn read(from: InBlock<'_>) -> Result<T, Fault> {
+        if from.frame.len() != size_of::<T>() {
             return Err(Corrupt { what: "a message has not the size of the queue's type" }.into());
         }
         let mut message = T::new_zeroed();
-        from.port.block(from.cell)?.read(message.as_mut_bytes());
+        from.block.read(message.as_mut_bytes());
         Ok(message)
     }
 

@@ -8,7 +8,7 @@ use crate::attachment::{Attachment, Side};
 use crate::error::{Fault, RecvError, RecvTimeoutError, TryRecvError, TrySendError};
 use crate::frame::Frame;
 use crate::futex::Futex;
-use crate::message::{InCell, Message};
+use crate::message::{InBlock, Message};
 use crate::position::Position;
 use crate::ring::Stop;
 use crate::slot::Verb;
@@ -263,7 +263,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         let port = self.attachment.port()?;
         let cell = port.free_cell(self.hint, 0)?;
         port.recv(cell, &mut self.at)?;
-        let message = M::read(InCell::new(port, cell));
+        let message = InBlock::of(port, cell).and_then(M::read);
         port.acknowledge(cell);
         Ok(message)
     }
@@ -349,7 +349,7 @@ impl<M: Message + ?Sized> Lease<M> {
     /// # Errors
     /// [`Fault::Forked`]; [`Fault::Corrupt`] if a peer scribbled on the message's header meanwhile.
     pub fn read(&self) -> Result<M::Owned, Fault> {
-        M::read(InCell::new(self.attachment.port()?, self.cell))
+        M::read(InBlock::of(self.attachment.port()?, self.cell)?)
     }
 
     /// Copies the start of the message into `buffer`; returns how many bytes that is.
