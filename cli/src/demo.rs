@@ -4,13 +4,14 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{self, Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use parkline_uring::{
     AsyncReceiver, AsyncSender, Fault, Queue, Receiver, RecvError, SendError, Sender, kernel_calls,
 };
@@ -243,9 +244,11 @@ impl Demo {
 
 /// A progress bar where stderr is a terminal. How many files there are is known only when all were found.
 fn bar() -> ProgressBar {
-    let style = "{bar:40} {pos} of {len} files found, {per_sec}, {elapsed}";
-    let style = ProgressStyle::with_template(style);
-    let target = ProgressDrawTarget::stderr();
-    ProgressBar::with_draw_target(Some(0), target)
-        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    let style =
+        ProgressStyle::with_template("{bar:40} {pos} of {len} files found, {rate}/s, {elapsed}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar())
+            .with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let _ = write!(out, "{:.0}", state.per_sec());
+            });
+    ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style)
 }
