@@ -26,6 +26,8 @@
 //! messages, though it cannot make safe code here do anything undefined. Whoever opens a queue trusts its peers
 //! with the messages; where that is too much, give each peer a queue of its own.
 
+#![cfg_attr(loom, allow(dead_code, reason = "a model has no segment, and so no header, no types"))]
+
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("Parkline needs 64-bit atomics and addresses");
 
@@ -70,8 +72,10 @@ pub mod driver {
     pub use crate::futex::{Futex, count_park};
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
     pub use crate::heap::{HeapPort, HeapRing, decode_block};
+    #[cfg(loom)]
+    pub use crate::sync::{AtomicU32, Stopped, stop_after};
     pub use crate::wait::{Patience, wait_at};
-    pub use crate::waitqueue::{Entered, Left, Place, WaitQueue};
+    pub use crate::waitqueue::{Left, Place, WaitQueue};
 }
 
 #[cfg(not(loom))]

@@ -19,8 +19,9 @@
 //! [`tick`]: WaitQueue::tick
 
 use std::collections::BTreeMap;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
+use crate::gate::{Gate, Sleep};
 use crate::sync::{Mutex, MutexGuard};
 
 /// Where tasks of this process wait for one gate.
@@ -50,11 +51,10 @@ pub struct Place(u64);
 
 /// What a waiter has to do after it entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Entered {
+enum Entered {
     /// The kernel wait is armed: rest.
     Rest,
-    /// Announce at the gate, look again, and then [`WaitQueue::arm`].
+    /// Announce at the gate, look again, and then arm.
     Arm,
 }
 
@@ -81,8 +81,35 @@ impl WaitQueue {
         Self { inner: Mutex::new(inner) }
     }
 
+    /// One poll of a task that tried and found nothing: takes a place, announces at the gate, tries again, and rests
+    /// while the kernel wait that `arm` starts is under way.
+    ///
+    /// The place is kept also when the answer is there: the task leaves by [`leave`](Self::leave).
+    ///
+    /// # Errors
+    /// Those of `arm`; the task still has its duty then.
+    pub fn poll<T, E>(
+        &self,
+        place: &mut Option<Place>,
+        waker: &Waker,
+        gate: &Gate,
+        mut attempt: impl FnMut() -> Option<T>,
+        arm: impl FnOnce(&Sleep<'_>) -> Result<(), E>,
+    ) -> Result<Poll<T>, E> {
+        if self.enter(place, waker) == Entered::Arm {
+            let sleep = gate.announce();
+            if let Some(answer) = attempt() {
+                return Ok(Poll::Ready(answer));
+            }
+            if let Some(place) = place {
+                self.arm(place, || arm(&sleep))?;
+            }
+        }
+        Ok(Poll::Pending)
+    }
+
     /// Takes a place at the end, or with a `place` from before keeps it, and renews the waker.
-    pub fn enter(&self, place: &mut Option<Place>, waker: &Waker) -> Entered {
+    fn enter(&self, place: &mut Option<Place>, waker: &Waker) -> Entered {
         let mut inner = self.lock();
         let key = match place {
             Some(Place(key)) => *key,
@@ -111,7 +138,7 @@ impl WaitQueue {
     ///
     /// # Errors
     /// Those of `start`; the waiter is still on duty then.
-    pub fn arm<E>(&self, place: &Place, start: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    fn arm<E>(&self, place: &Place, start: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let mut inner = self.lock();
         if !inner.armed {
             start()?;

@@ -1,1 +1,226 @@
-//! x
+//! A kernel for models: futexes of a mutex and a condition variable, with exact counts.
+//!
+//! The mutex orders more than a futex promises. So no model may rely on a wake for what it reads: all
+//! that is asserted is read from the ring, after looking again.
+//!
+//! Each model names the edit of the shipped code that it catches, and was seen to fail under it.
+#![cfg(loom)]
+#![forbid(unsafe_code)]
+#![allow(missing_docs, missing_debug_implementations, reason = "parts of models, read with them")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed as StdRelaxed};
+use std::task::{Wake, Waker};
+use std::time::Duration;
+
+use loom::sync::atomic::Ordering::Relaxed;
+use loom::sync::{Condvar, Mutex};
+use parkline_core::driver::{
+    AtomicU32, Gate, HeapRing, Kernel, Left, Patience, Place, Sleep, WaitQueue,
+};
+
+/// Runs `body` in every interleaving with at most two preemptions, or `LOOM_MAX_PREEMPTIONS`.
+pub fn model(body: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(Some(2));
+    builder.check(body);
+}
+
+/// A new queue of `capacity` messages of up to 8 bytes for three handles.
+pub fn ring(capacity: usize) -> Arc<HeapRing> {
+    Arc::new(HeapRing::new(capacity, 8, 3).expect("these numbers are fine"))
+}
+
+/// No deadline; the watchdog never comes: a lost wake is a deadlock, which loom reports.
+pub const FOR_EVER: Patience = Patience { until: None, watchdog: Duration::from_secs(3600) };
+
+/// The futexes of a model.
+#[derive(Default)]
+pub struct Futexes {
+    sleepers: Mutex<Vec<Sleeper>>,
+    woken: Condvar,
+}
+
+/// Who waits on a word, by its address: a thread, or the tasks of a process.
+struct Sleeper {
+    word: usize,
+    who: Who,
+}
+
+enum Who {
+    Thread(Arc<AtomicBool>),
+    Lane(Arc<Lane>),
+}
+
+fn address(word: &AtomicU32) -> usize {
+    std::ptr::from_ref(word).addr()
+}
+
+impl Kernel for Futexes {
+    fn wait(&self, sleep: &Sleep<'_>, _: Option<Duration>) {
+        let mut sleepers = self.sleepers.lock().unwrap();
+        // Relaxed: the kernel compares under the lock that every wake takes after its change.
+        if sleep.word().load(Relaxed) != sleep.expected() {
+            return;
+        }
+        let woken = Arc::new(AtomicBool::new(false));
+        let who = Who::Thread(Arc::clone(&woken));
+        sleepers.push(Sleeper { word: address(sleep.word()), who });
+        while !woken.load(StdRelaxed) {
+            sleepers = self.woken.wait(sleepers).unwrap();
+        }
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
+        let mut sleepers = self.sleepers.lock().unwrap();
+        let mut woken = 0;
+        let mut lanes = Vec::new();
+        while woken < count
+            && let Some(next) = sleepers.iter().position(|it| it.word == address(word))
+        {
+            match sleepers.remove(next).who {
+                Who::Thread(flag) => flag.store(true, StdRelaxed),
+                Who::Lane(lane) => lanes.push(lane),
+            }
+            woken += 1;
+        }
+        self.woken.notify_all();
+        drop(sleepers);
+        // A completion is handled some time later, by whoever drains the ring: here by the waker itself.
+        for lane in lanes {
+            lane.settle(lane.queue.completed(true));
+        }
+        woken
+    }
+}
+
+/// Tasks of one process that wait for messages through one kernel wait, as `parkline-uring` has them.
+pub struct Lane {
+    pub queue: WaitQueue,
+    ring: Arc<HeapRing>,
+    kernel: Arc<Futexes>,
+    /// The word had changed already, and the completion says so.
+    refused: Mutex<bool>,
+}
+
+impl Lane {
+    pub fn new(ring: &Arc<HeapRing>, kernel: &Arc<Futexes>) -> Arc<Self> {
+        let (ring, kernel) = (Arc::clone(ring), Arc::clone(kernel));
+        Arc::new(Self { queue: WaitQueue::new(), ring, kernel, refused: Mutex::new(false) })
+    }
+
+    fn gate(&self) -> &Gate {
+        self.ring.readable()
+    }
+
+    /// One poll of a task that waits for `attempt` to answer.
+    pub fn poll<T>(
+        self: &Arc<Self>,
+        place: &mut Option<Place>,
+        waker: &Waker,
+        mut attempt: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        let mut answer = attempt();
+        if answer.is_none() {
+            let arm = |sleep: &Sleep<'_>| {
+                self.arm(sleep);
+                Ok::<(), ()>(())
+            };
+            let polled = self.queue.poll(place, waker, self.gate(), attempt, arm).unwrap();
+            answer = match polled {
+                std::task::Poll::Ready(answer) => Some(answer),
+                std::task::Poll::Pending => None,
+            };
+        }
+        if answer.is_some() {
+            self.leave(place.take());
+        }
+        let refused = std::mem::take(&mut *self.refused.lock().unwrap());
+        if refused {
+            self.settle(self.queue.completed(false));
+        }
+        answer
+    }
+
+    /// A task goes, served or dropped.
+    pub fn leave(self: &Arc<Self>, place: Option<Place>) {
+        if let Some(place) = place {
+            self.settle(self.queue.leave(place));
+        }
+    }
+
+    /// Called under the lock of the queue: what has changed already completes later, as in the kernel.
+    fn arm(self: &Arc<Self>, sleep: &Sleep<'_>) {
+        let mut sleepers = self.kernel.sleepers.lock().unwrap();
+        if sleep.word().load(Relaxed) == sleep.expected() {
+            let who = Who::Lane(Arc::clone(self));
+            sleepers.push(Sleeper { word: address(sleep.word()), who });
+        } else {
+            drop(sleepers);
+            *self.refused.lock().unwrap() = true;
+        }
+    }
+
+    fn settle(self: &Arc<Self>, left: Left) {
+        match left {
+            Left::Done => {}
+            Left::Wake(waker) => waker.wake(),
+            Left::PassOn => {
+                if self.ring.is_readable()
+                    && let Some(wake) = self.gate().notify(1)
+                {
+                    wake.carry_out(&*self.kernel);
+                }
+            }
+            Left::Disarm => {
+                let mut sleepers = self.kernel.sleepers.lock().unwrap();
+                let before = sleepers.len();
+                sleepers
+                    .retain(|it| !matches!(&it.who, Who::Lane(lane) if Arc::ptr_eq(lane, self)));
+                let cancelled = sleepers.len() < before;
+                drop(sleepers);
+                // Otherwise a wake was first, and its completion comes by itself.
+                if cancelled {
+                    self.settle(self.queue.completed(false));
+                }
+            }
+        }
+    }
+}
+
+/// A task's thread: sleeps until its waker is called.
+pub struct Task {
+    notified: Mutex<bool>,
+    called: Condvar,
+}
+
+impl Task {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { notified: Mutex::new(false), called: Condvar::new() })
+    }
+
+    pub fn waker(self: &Arc<Self>) -> Waker {
+        Waker::from(Arc::clone(self))
+    }
+
+    /// Polls whenever woken, until there is an answer.
+    pub fn run<T>(self: &Arc<Self>, mut poll: impl FnMut(&Waker) -> Option<T>) -> T {
+        loop {
+            if let Some(answer) = poll(&self.waker()) {
+                return answer;
+            }
+            let mut notified = self.notified.lock().unwrap();
+            while !*notified {
+                notified = self.called.wait(notified).unwrap();
+            }
+            *notified = false;
+        }
+    }
+}
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {
+        *self.notified.lock().unwrap() = true;
+        self.called.notify_one();
+    }
+}

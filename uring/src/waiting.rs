@@ -1,10 +1,12 @@
-//! The wait of one task: try, take a place, announce, try again, rest.
+//! The wait of one task: try, then wait in the lane of its handle, by [`WaitQueue::poll`].
+//!
+//! [`WaitQueue::poll`]: parkline_core::driver::WaitQueue::poll
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use parkline_core::driver::{Entered, Place, Side};
+use parkline_core::driver::{Place, Side, Sleep};
 
 use crate::current::current;
 use crate::lane::Lane;
@@ -53,21 +55,20 @@ impl Waiting {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             };
-            if lane.queue.enter(&mut self.place, cx.waker()) == Entered::Arm {
-                // A forked child has no gate, and the next attempt says so.
-                let (Some(gate), Some(place)) = (lane.side.gate(), &self.place) else { continue };
-                let sleep = gate.announce();
-                if let Some(answer) = attempt(handle) {
+            // A forked child has no gate, and the next attempt says so.
+            let Some(gate) = lane.side.gate() else { continue };
+            let arm = |sleep: &Sleep<'_>| lane.reactor.arm(&lane, sleep);
+            let attempt = || attempt(handle);
+            match lane.queue.poll(&mut self.place, cx.waker(), gate, attempt, arm) {
+                Ok(Poll::Ready(answer)) => {
                     self.leave();
                     return Poll::Ready(Some(answer));
                 }
-                let armed = lane.queue.arm(place, || lane.reactor.arm(&lane, &sleep));
-                if let Err(error) = armed {
-                    lane.reactor.break_down(&error);
-                }
-                if lane.reactor.is_dead() {
-                    continue;
-                }
+                Ok(Poll::Pending) => {}
+                Err(error) => lane.reactor.break_down(&error),
+            }
+            if lane.reactor.is_dead() {
+                continue;
             }
             lane.reactor.set_watchdog(lane.side.watchdog());
             if let Some(deadline) = self.deadline {

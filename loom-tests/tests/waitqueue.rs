@@ -1,0 +1,174 @@
+//! Tasks of one process at one gate: whoever goes hands on what was meant for him.
+#![cfg_attr(not(loom), allow(missing_docs))]
+
+#[cfg(not(loom))]
+#[test]
+#[ignore = "run with `cargo loom`"]
+fn built_for_loom() {
+    panic!("built without --cfg loom: an environment RUSTFLAGS replaces the flags of `cargo loom`");
+}
+
+#[cfg(loom)]
+mod models {
+    use std::sync::Arc;
+
+    use loom::sync::Mutex;
+    use loom::thread;
+    use parkline_core::driver::HeapRing;
+    use parkline_loom_tests::{Futexes, Lane, Task, model, ring};
+
+    /// One handle that tasks share.
+    struct Shared {
+        ring: Arc<HeapRing>,
+        turn: Mutex<()>,
+    }
+
+    fn try_recv(shared: &Shared) -> Option<u8> {
+        let _turn = shared.turn.lock().unwrap();
+        shared.ring.port(1).unwrap().try_recv().ok().map(|message| message[0])
+    }
+
+    fn send(ring: &HeapRing, kernel: &Futexes, messages: &[u8]) {
+        let mut port = ring.port(0).unwrap();
+        for message in messages {
+            port.try_send(&[*message; 8]).unwrap();
+            if let Some(wake) = ring.readable().notify(1) {
+                wake.carry_out(kernel);
+            }
+        }
+    }
+
+    /// A task, on a thread of its own, that receives one message.
+    fn task(lane: &Arc<Lane>, port: &Arc<Shared>) -> thread::JoinHandle<u8> {
+        let (lane, port) = (Arc::clone(lane), Arc::clone(port));
+        thread::spawn(move || {
+            let mut place = None;
+            Task::new().run(|waker| lane.poll(&mut place, waker, || try_recv(&port)))
+        })
+    }
+
+    /// A queue, its kernel, and a process with one handle and one kernel wait.
+    fn parts() -> (Arc<HeapRing>, Arc<Futexes>, Arc<Lane>, Arc<Shared>) {
+        let (ring, kernel) = (ring(2), Arc::new(Futexes::default()));
+        let lane = Lane::new(&ring, &kernel);
+        let port = Arc::new(Shared { ring: Arc::clone(&ring), turn: Mutex::new(()) });
+        (ring, kernel, lane, port)
+    }
+
+    /// Fails if `leave` does not hand on the duty (seen failing).
+    #[test]
+    fn two_tasks_of_one_handle_are_both_served() {
+        model(|| {
+            let (ring, kernel, lane, port) = parts();
+            let tasks = [task(&lane, &port), task(&lane, &port)];
+            send(&ring, &kernel, &[1, 2]);
+            let mut got = tasks.map(|task| task.join().unwrap());
+            got.sort_unstable();
+            assert_eq!(got, [1, 2]);
+            assert!(lane.queue.is_idle(), "nothing stays armed");
+        });
+    }
+
+    /// A task that is polled once and then dropped, as by `select!`.
+    ///
+    /// Fails if a dropped task keeps the duty (seen failing), and if a completed wait of nobody passes nothing on
+    /// (seen failing by the model after this).
+    #[test]
+    fn a_cancelled_task_that_was_woken_passes_the_wake_on() {
+        model(|| {
+            let (ring, kernel, lane, port) = parts();
+            let doomed = {
+                let (lane, port) = (Arc::clone(&lane), Arc::clone(&port));
+                thread::spawn(move || {
+                    let mut place = None;
+                    let waker = Task::new().waker();
+                    let got = lane.poll(&mut place, &waker, || try_recv(&port));
+                    lane.leave(place);
+                    got
+                })
+            };
+            let other = task(&lane, &port);
+            send(&ring, &kernel, &[1]);
+            if doomed.join().unwrap().is_some() {
+                // It was quicker than the cancel: the other waits for another.
+                send(&ring, &kernel, &[1]);
+            }
+            assert_eq!(other.join().unwrap(), 1);
+        });
+    }
+
+    /// Two processes: the only task of the first is dropped, the second must not miss what the first was woken for.
+    ///
+    /// Fails if `Left::PassOn` is not answered (seen failing).
+    #[test]
+    fn a_cancelled_task_passes_the_wake_on_to_another_process() {
+        model(|| {
+            let (ring, kernel, lane, port) = parts();
+            let doomed = {
+                let (lane, port) = (Arc::clone(&lane), Arc::clone(&port));
+                thread::spawn(move || {
+                    let mut place = None;
+                    let waker = Task::new().waker();
+                    let got = lane.poll(&mut place, &waker, || try_recv(&port));
+                    lane.leave(place);
+                    got
+                })
+            };
+            let elsewhere = Lane::new(&ring, &kernel);
+            let other = {
+                let (ring, lane) = (Arc::clone(&ring), Arc::clone(&elsewhere));
+                thread::spawn(move || {
+                    let mut port = ring.port(2).unwrap();
+                    let mut place = None;
+                    let mut attempt = || port.try_recv().ok().map(|message| message[0]);
+                    Task::new().run(|waker| lane.poll(&mut place, waker, &mut attempt))
+                })
+            };
+            send(&ring, &kernel, &[1]);
+            if doomed.join().unwrap().is_some() {
+                send(&ring, &kernel, &[1]);
+            }
+            assert_eq!(other.join().unwrap(), 1);
+        });
+    }
+
+    /// A task that is woken and never polled again, as in a `select!` that looks elsewhere.
+    ///
+    /// Fails if `tick` passes over those that rest (seen failing).
+    #[test]
+    fn a_task_that_is_never_polled_again_delays_the_others_until_the_watchdog() {
+        model(|| {
+            let (ring, kernel, lane, port) = parts();
+            let mut forgotten = None;
+            let waker = Task::new().waker();
+            let first = lane.poll(&mut forgotten, &waker, || try_recv(&port));
+            assert_eq!(first, None);
+            let other = task(&lane, &port);
+            send(&ring, &kernel, &[1]);
+            // The watchdog's look. Until the task waits there is nobody to tell, and it looks itself.
+            if let Some(waker) = lane.queue.tick() {
+                waker.wake();
+            }
+            assert_eq!(other.join().unwrap(), 1);
+            lane.leave(forgotten);
+        });
+    }
+
+    /// Fails if a task that begins to wait rests although nothing is armed (seen failing).
+    #[test]
+    fn a_task_that_begins_to_wait_beside_one_that_is_never_polled_is_served() {
+        model(|| {
+            let (ring, kernel, lane, port) = parts();
+            let mut forgotten = None;
+            let waker = Task::new().waker();
+            assert_eq!(lane.poll(&mut forgotten, &waker, || try_recv(&port)), None);
+            // It gets the duty, and another process what it was woken for.
+            send(&ring, &kernel, &[1]);
+            assert_eq!(try_recv(&port), Some(1));
+            let other = task(&lane, &port);
+            send(&ring, &kernel, &[2]);
+            assert_eq!(other.join().unwrap(), 2);
+            lane.leave(forgotten);
+        });
+    }
+}
