@@ -1,4 +1,5 @@
-//! What `doctor` looks at. Whatever can be tried is tried: settings are read only to explain a refusal.
+//! What `doctor` looks at. Whatever can be tried is tried: settings are read only to explain a
+//! refusal.
 
 use std::env;
 use std::fs;

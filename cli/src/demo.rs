@@ -1,6 +1,6 @@
-//! The parent: walks the tree, sends a job a file, prints what comes back. All of it on one thread, where three
-//! futures run side by side: one feeds the jobs queue, one collects from the results queue, so that both
-//! queues may be full at a time, and one waits for the ends of the workers.
+//! The parent: walks the tree, sends a job a file, prints what comes back. All of it on one thread,
+//! where three futures run side by side: one feeds the jobs queue, one collects from the results
+//! queue, so that both queues may be full at a time, and one waits for the ends of the workers.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -235,14 +235,16 @@ impl Demo {
         Ok(())
     }
 
-    /// Names a file that has no sum. Quoted, for a name may hold anything, and this goes to a terminal.
+    /// Names a file that has no sum. Quoted, for a name may hold anything, and this goes to a
+    /// terminal.
     fn failed(&self, path: &Path, why: &str) {
         self.ledger.borrow_mut().failures += 1;
         self.bar.suspend(|| say(format_args!("parkline: {path:?}: {why}\n")));
     }
 }
 
-/// A progress bar where stderr is a terminal. How many files there are is known only when all were found.
+/// A progress bar where stderr is a terminal. How many files there are is known only when all were
+/// found.
 fn bar() -> ProgressBar {
     let style =
         ProgressStyle::with_template("{bar:40} {pos} of {len} files found, {rate}/s, {elapsed}")

@@ -10,7 +10,8 @@
 //! | [`Report::Failed`] | `2`, index `u64`, error in UTF-8 |
 //! | [`Report::Done`] | `3`, worker `u32`, threads `u32`, parks `u64`, wakes `u64` |
 //!
-//! A result names its job by the index: the parent knows which are unanswered, and that none is answered twice.
+//! A result names its job by the index: the parent knows which are unanswered, and that none is
+//! answered twice.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -1,5 +1,5 @@
-//! `parkline demo` has worker processes hash a tree of files through two queues; `parkline doctor` says what
-//! this machine lets the library do.
+//! `parkline demo` has worker processes hash a tree of files through two queues; `parkline doctor`
+//! says what this machine lets the library do.
 //!
 //! | file | idea |
 //! |---|---|
@@ -28,10 +28,11 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tracing::Level;
 
-/// A queue between the processes of one Linux host: see it at work, see what this machine lets it do.
+/// A queue between the processes of one Linux host: see it at work, see what this machine lets it
+/// do.
 ///
-/// PARKLINE_BACKEND=futex in the environment asks for the fallback, one helper thread a process, where tasks would
-/// wait in io_uring.
+/// PARKLINE_BACKEND=futex in the environment asks for the fallback, one helper thread a process,
+/// where tasks would wait in io_uring.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -44,10 +45,11 @@ enum Command {
     /// Hash all files under PATH in worker processes; prints what `sha256sum -c` reads.
     ///
     /// The parent walks PATH and sends one job a file through a queue. The workers take the jobs,
-    /// and send results back through a second queue, in the order they are done. Regular files only; symbolic links
-    /// are not followed, but for PATH itself where it leads to a directory.
+    /// and send results back through a second queue, in the order they are done. Regular files
+    /// only; symbolic links are not followed, but for PATH itself where it leads to a directory.
     ///
-    /// Sums go to stdout; errors, a progress bar where there is a terminal, and the figures go to stderr.
+    /// Sums go to stdout; errors, a progress bar where there is a terminal, and the figures go to
+    /// stderr.
     #[command(after_help = "\
 Exit codes:
   0  every file was hashed (or whoever read stdout stopped reading)

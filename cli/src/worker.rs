@@ -1,7 +1,8 @@
 //! The child: one process, one thread, one event loop, and on it many tasks that wait for jobs.
 //!
-//! A task that hashes holds the loop for a chunk at a time. The process ends when the jobs queue is closed and drained, or
-//! when its parent does, by whatever death: then the pipe that is its stdin has no writer.
+//! A task that hashes holds the loop for a chunk at a time. The process ends when the jobs queue is
+//! closed and drained, or when its parent does, by whatever death: then the pipe that is its stdin
+//! has no writer.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, stdin};
@@ -26,7 +27,8 @@ use tokio::task::{JoinSet, yield_now};
 use crate::crew::{JOBS_FD, RESULTS_FD};
 use crate::job::{Job, Report};
 
-/// Files that a worker has open at a time, however many tasks: well below the usual limit of descriptors.
+/// Files that a worker has open at a time, however many tasks: well below the usual limit of
+/// descriptors.
 const MOST_FILES: usize = 64;
 const CHUNK: u64 = 64 * 1024;
 
@@ -53,7 +55,8 @@ async fn work(tasks: u32) -> Result<()> {
     for _ in 0..tasks {
         getters.spawn(serve(jobs.clone(), results.clone(), Arc::clone(&files)));
     }
-    // One thread polls the tasks in the order of their spawning: when this one is polled, all others wait.
+    // One thread polls the tasks in the order of their spawning: when this one is polled, all
+    // others wait.
     let mut announced = results.clone();
     tokio::spawn(async move {
         let ready = Report::Ready {
@@ -131,8 +134,8 @@ fn threads() -> io::Result<u32> {
     fs::read_dir("/proc/self/task").map(|threads| threads.count() as u32)
 }
 
-/// The queue behind a descriptor that the parent placed there, through `/proc` and not by its number: whether
-/// it is open need not be taken on trust.
+/// The queue behind a descriptor that the parent placed there, through `/proc` and not by its
+/// number: whether it is open need not be taken on trust.
 fn inherited(fd: i32) -> Result<Queue> {
     let path = format!("/proc/self/fd/{fd}");
     let file = OpenOptions::new().read(true).write(true).open(&path);

@@ -33,8 +33,8 @@ fn figure<'a>(summary: &'a str, row: &str) -> &'a str {
     found.unwrap_or_else(|| panic!("no {row} in {summary}")).trim()
 }
 
-/// A demo that cannot go on, since nobody reads more of its output than the first line: it has more files
-/// than lines fit into the pipe and messages into both queues.
+/// A demo that cannot go on, since nobody reads more of its output than the first line: it has more
+/// files than lines fit into the pipe and messages into both queues.
 struct HeldUp {
     demo: Child,
     output: BufReader<ChildStdout>,

@@ -26,7 +26,8 @@ const NAMES: &[&[u8]] = &[
     b".hidden",
 ];
 
-/// Odd names, odd lengths, and things that are no regular files. Returns how many regular files there are.
+/// Odd names, odd lengths, and things that are no regular files. Returns how many regular files
+/// there are.
 pub(crate) fn odd() -> (TempDir, usize) {
     let tree = tempfile::tempdir().unwrap();
     let at = |name: &str| tree.path().join(name);
@@ -59,7 +60,8 @@ pub(crate) fn empty_files(count: usize) -> TempDir {
     tree
 }
 
-/// Adds a file whose path, from `tree`, is longer than `PATH_MAX`. Nobody, root included, can open it from there.
+/// Adds a file whose path, from `tree`, is longer than `PATH_MAX`. Nobody, root included, can open
+/// it from there.
 pub(crate) fn add_out_of_reach(tree: &Path) {
     let name = "x".repeat(200);
     // 19 directories are in reach, the file in the last is not, but by its last component.
