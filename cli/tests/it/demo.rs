@@ -78,6 +78,9 @@ fn threads_expected(backend: &str) -> usize {
     if backend == "io_uring" && parkline_uring::try_io_uring().is_ok() { 1 } else { 2 }
 }
 
+/// Fails if a carriage return is not escaped, if the backslash before an escaped line is left out,
+/// if only the first chunk of a file is hashed, if links are followed, or if all but directories
+/// are hashed (each seen failing).
 #[test]
 fn sha256sum_accepts_the_sums_of_odd_files() {
     let (tree, files) = trees::odd();
@@ -90,6 +93,7 @@ fn sha256sum_accepts_the_sums_of_odd_files() {
     }
 }
 
+/// Fails if all jobs are sent before the first result is taken (seen failing: hangs).
 #[test]
 fn more_files_than_both_queues_hold_go_through_one_task() {
     let tree = trees::empty_files(3000);
@@ -100,6 +104,7 @@ fn more_files_than_both_queues_hold_go_through_one_task() {
     }
 }
 
+/// Fails if a refused job is passed over (seen failing).
 #[test]
 fn a_path_too_long_for_the_queue_is_named_and_all_others_are_hashed() {
     let (tree, files) = trees::odd();
@@ -113,6 +118,8 @@ fn a_path_too_long_for_the_queue_is_named_and_all_others_are_hashed() {
 }
 
 /// Even root, for whom permissions mean nothing, cannot read the first page of a process.
+///
+/// Fails if a worker passes over what it cannot read (seen failing).
 #[test]
 fn a_file_that_a_worker_cannot_read_is_a_result_with_its_error() {
     let path = format!("/proc/{}/mem", std::process::id());
@@ -127,6 +134,7 @@ fn a_file_that_a_worker_cannot_read_is_a_result_with_its_error() {
     }
 }
 
+/// Fails if what cannot be walked is passed over (seen failing).
 #[test]
 fn a_tree_that_is_not_there_is_said_so() {
     let output = run(parkline(&["demo", "/nowhere/at\nall"]));
@@ -135,6 +143,7 @@ fn a_tree_that_is_not_there_is_said_so() {
     assert!(said.contains(r#"parkline: "/nowhere/at\nall": No such file"#), "{said}");
 }
 
+/// Fails if a worker passes over what it cannot open (seen failing).
 #[test]
 fn files_that_vanish_are_results_too() {
     for backend in BACKENDS {
@@ -152,6 +161,8 @@ fn files_that_vanish_are_results_too() {
     }
 }
 
+/// Fails if a closed pipe is an error like others, or if the end is awaited together with the
+/// feeding of jobs (each seen failing).
 #[test]
 fn whoever_stops_reading_ends_it_without_a_word() {
     for backend in BACKENDS {
@@ -165,6 +176,8 @@ fn whoever_stops_reading_ends_it_without_a_word() {
     }
 }
 
+/// Fails if nobody waits for the workers' ends (seen failing: hangs), or if how they ended is not
+/// looked at (seen failing).
 #[test]
 fn a_killed_worker_is_an_error_and_no_hang() {
     for backend in BACKENDS {
@@ -180,6 +193,7 @@ fn a_killed_worker_is_an_error_and_no_hang() {
     }
 }
 
+/// Fails if workers do not watch their stdin (seen failing: hangs).
 #[test]
 fn workers_end_with_their_parent() {
     for backend in BACKENDS {
@@ -193,6 +207,7 @@ fn workers_end_with_their_parent() {
     }
 }
 
+/// Fails if workers use a runtime with threads, or its pool for blocking work (each seen failing).
 #[test]
 fn ten_thousand_waiting_tasks_have_the_threads_of_one() {
     for backend in BACKENDS {
@@ -210,6 +225,7 @@ fn ten_thousand_waiting_tasks_have_the_threads_of_one() {
     }
 }
 
+/// Fails if workers are not told that the fallback is known (seen failing: five warnings).
 #[test]
 fn where_io_uring_is_forbidden_it_works_and_warns_once() {
     let (tree, files) = trees::odd();

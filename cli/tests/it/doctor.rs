@@ -7,6 +7,7 @@ const SYS_IO_URING_SETUP: i64 = 425;
 const SYS_IO_URING_REGISTER: i64 = 427;
 const SYS_FUTEX_WAITV: i64 = 449;
 
+/// Fails if the verdict of io_uring is that of the fallback (seen failing).
 #[test]
 fn it_finds_what_the_library_finds() {
     let output = run(parkline(&["doctor"]));
@@ -25,6 +26,7 @@ fn it_finds_what_the_library_finds() {
     assert!(output.stderr.is_empty());
 }
 
+/// Fails if the verdict is about what could be used, not what will be (seen failing).
 #[test]
 fn the_fallback_is_1_also_when_it_was_asked_for() {
     let mut command = parkline(&["doctor"]);
@@ -37,6 +39,7 @@ fn the_fallback_is_1_also_when_it_was_asked_for() {
     assert!(said.contains("threads of the process meanwhile: 2"), "{said}");
 }
 
+/// Fails if seccomp is not looked at (seen failing).
 #[test]
 fn a_seccomp_profile_without_io_uring_is_1_and_it_says_what_to_allow() {
     for call in [SYS_IO_URING_SETUP, SYS_IO_URING_REGISTER] {
@@ -48,6 +51,7 @@ fn a_seccomp_profile_without_io_uring_is_1_and_it_says_what_to_allow() {
     }
 }
 
+/// Fails if any error of `futex_waitv` counts as its being there (seen failing).
 #[test]
 fn the_fallback_without_futex_waitv_is_still_1() {
     let calls = [SYS_IO_URING_SETUP, SYS_FUTEX_WAITV];
@@ -57,6 +61,7 @@ fn the_fallback_without_futex_waitv_is_still_1() {
     assert!(said.contains("NO  futex_waitv"), "{said}");
 }
 
+/// Fails if the verdict does not heed the trial queue (seen failing).
 #[test]
 fn no_queue_at_all_is_2() {
     let output = run_refused(parkline(&["doctor"]), &[SYS_MEMFD_CREATE]);
