@@ -1,6 +1,7 @@
 //! Every refusal, what it means, and what to do about it.
 //!
-//! Errors of an operation hand back what they refused. [`Fault`] is what no retry mends.
+//! Errors of an operation hand back what they refused. [`Fault`] is what no retry mends. A text that tells its cause
+//! does not offer it as `source()` too, so that a chain of errors says everything once.
 
 use std::io;
 use std::time::Duration;
@@ -88,21 +89,21 @@ pub enum CreateError {
     },
     /// The kernel refused the memory.
     #[error(
-        "no {bytes} bytes of shared memory to be had: {source}; ask for less, raise the memory limit, or use `lazy_memory`"
+        "no {bytes} bytes of shared memory to be had: {cause}; ask for less, raise the memory limit, or use `lazy_memory`"
     )]
     Memory {
         /// The segment's size.
         bytes: usize,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A system call failed.
-    #[error("{call} failed: {source}")]
+    #[error("{call} failed: {cause}")]
     Os {
         /// Which.
         call: &'static str,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The queue was created, but not attached to.
     #[error(transparent)]
@@ -114,10 +115,10 @@ pub enum CreateError {
 #[non_exhaustive]
 pub enum OpenError {
     /// The descriptor is not open, or is no memfd.
-    #[error("the file descriptor is no memfd ({source}); pass the one of `Queue::as_fd`")]
+    #[error("the file descriptor is no memfd ({cause}); pass the one of `Queue::as_fd`")]
     NotMemfd {
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The memfd could be truncated under our feet.
     #[error("the memfd lacks the seals {missing}; a peer could truncate it and crash us: refused")]
@@ -163,12 +164,12 @@ pub enum OpenError {
         expected: String,
     },
     /// A system call failed.
-    #[error("{call} failed: {source}")]
+    #[error("{call} failed: {cause}")]
     Os {
         /// Which.
         call: &'static str,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -188,21 +189,23 @@ pub enum AttachError {
     #[error("the queue belongs to the parent of this forked process; open its fd anew")]
     Forked,
     /// `/proc` is needed for a file description of our own.
-    #[error("cannot reopen the segment through /proc/self/fd: {source}; mount /proc")]
+    #[error(
+        "cannot reopen the segment through /proc/self/fd ({cause}); mount /proc, or raise `ulimit -n`"
+    )]
     Proc {
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
     /// See [`Corrupt`].
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
     /// A system call failed.
-    #[error("{call} failed: {source}")]
+    #[error("{call} failed: {cause}")]
     Os {
         /// Which.
         call: &'static str,
         /// The kernel's answer.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -217,7 +220,7 @@ pub enum TrySendError<T = ()> {
     Closed(T),
     /// No retry will help.
     #[error("{1}")]
-    Fault(T, #[source] Fault),
+    Fault(T, Fault),
 }
 
 /// Why nothing was sent.
@@ -228,7 +231,7 @@ pub enum SendError<T = ()> {
     Closed(T),
     /// No retry will help.
     #[error("{1}")]
-    Fault(T, #[source] Fault),
+    Fault(T, Fault),
 }
 
 /// Why nothing was sent in time.
@@ -242,7 +245,7 @@ pub enum SendTimeoutError<T = ()> {
     Closed(T),
     /// No retry will help.
     #[error("{1}")]
-    Fault(T, #[source] Fault),
+    Fault(T, Fault),
 }
 
 /// Why nothing was received at once.

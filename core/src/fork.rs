@@ -14,16 +14,19 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 const PAGE: usize = 4096;
 
-/// A handle's memory of the process that made it.
+/// The memory of the process that made something.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct ForkGuard {
+pub struct ForkGuard {
     current: &'static AtomicU32,
     made_in: u32,
 }
 
 impl ForkGuard {
     /// The guard of this process.
-    pub(crate) fn new() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// When there is no memory for its page.
+    pub fn new() -> io::Result<Self> {
         static PAGE_OF_PROCESS: OnceLock<rustix::io::Result<&'static AtomicU32>> = OnceLock::new();
         /// Ordinary memory: a child goes on from its parent's number.
         static LAST: AtomicU32 = AtomicU32::new(0);
@@ -38,7 +41,7 @@ impl ForkGuard {
 
     /// Whether this is a forked child of the process that made the guard.
     #[inline]
-    pub(crate) fn is_forked(self) -> bool {
+    pub fn is_forked(self) -> bool {
         self.current.load(Relaxed) != self.made_in
     }
 }

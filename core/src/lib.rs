@@ -69,6 +69,8 @@ pub mod driver {
     #[cfg(not(loom))]
     pub use crate::attachment::Side;
     #[cfg(not(loom))]
+    pub use crate::fork::ForkGuard;
+    #[cfg(not(loom))]
     pub use crate::futex::{Futex, count_park};
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
     pub use crate::heap::{HeapPort, HeapRing, decode_block};

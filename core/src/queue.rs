@@ -82,7 +82,7 @@ impl<M: Message + ?Sized> Queue<M> {
             let (found, expected) = (found.to_string(), expected.to_string());
             return Err(OpenError::WrongType { found, expected });
         }
-        Self::of(segment).map_err(|source| OpenError::Os { call: "mmap", source })
+        Self::of(segment).map_err(|cause| OpenError::Os { call: "mmap", cause })
     }
 
     fn of(segment: Segment) -> io::Result<Self> {
@@ -299,6 +299,6 @@ impl Builder {
 
     fn build<M: Message + ?Sized>(self) -> Result<Queue<M>, CreateError> {
         let segment = Segment::create(Geometry::plan(self.wishes)?, M::mark().0, self.lazy)?;
-        Queue::of(segment).map_err(|source| CreateError::Os { call: "mmap", source })
+        Queue::of(segment).map_err(|cause| CreateError::Os { call: "mmap", cause })
     }
 }

@@ -33,13 +33,15 @@ pub struct Receiver<M: Message + ?Sized = [u8]> {
     at: Position,
     /// Where to begin the search for a free cell.
     hint: usize,
+    /// What a batch met after its last good message.
+    late: Option<Fault>,
     carries: PhantomData<fn() -> Box<M>>,
 }
 
 impl<M: Message + ?Sized> Receiver<M> {
     pub(crate) fn new(attachment: Arc<Attachment>) -> Result<Self, Fault> {
         let at = attachment.port()?.start(Verb::Recv)?;
-        Ok(Self { attachment, at, hint: 0, carries: PhantomData })
+        Ok(Self { attachment, at, hint: 0, late: None, carries: PhantomData })
     }
 
     /// Takes the oldest message, copied out and acknowledged. Lock-free: no peer, dead, stopped or slow, can make
@@ -101,7 +103,8 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// many.
     ///
     /// # Errors
-    /// As [`try_recv`](Self::try_recv), when there is not even one.
+    /// As [`try_recv`](Self::try_recv), when there is not even one. A fault that comes after some is told by the
+    /// next call.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().capacity(4).create_typed::<u32>()?;
@@ -118,27 +121,34 @@ impl<M: Message + ?Sized> Receiver<M> {
         messages: &mut Vec<M::Owned>,
         limit: usize,
     ) -> Result<usize, TryRecvError> {
-        let mut taken = 0;
-        let mut stopped = None;
-        while taken < limit && stopped.is_none() {
-            match self.take_one() {
-                Ok(message) => {
-                    taken += 1;
-                    match message {
-                        Ok(message) => messages.push(message),
-                        Err(fault) => stopped = Some((taken - 1, TryRecvError::Fault(fault))),
-                    }
-                }
-                Err(error) => stopped = Some((taken, error)),
-            }
+        if let Some(fault) = self.late.take() {
+            return Err(fault.into());
         }
+        let (mut taken, mut kept) = (0, 0);
+        let stopped = loop {
+            if kept == limit {
+                break None;
+            }
+            match self.take_one() {
+                Ok(Ok(message)) => messages.push(message),
+                Ok(Err(fault)) => {
+                    taken += 1;
+                    break Some(TryRecvError::Fault(fault));
+                }
+                Err(error) => break Some(error),
+            }
+            (taken, kept) = (taken + 1, kept + 1);
+        };
         if taken > 0 {
             self.notify(u32::try_from(taken).unwrap_or(u32::MAX));
         }
         match stopped {
-            Some((0, error)) => Err(error),
-            Some((taken, _)) => Ok(taken),
-            None => Ok(taken),
+            Some(error) if kept == 0 => Err(error),
+            Some(TryRecvError::Fault(fault)) => {
+                self.late = Some(fault);
+                Ok(kept)
+            }
+            _ => Ok(kept),
         }
     }
 
@@ -182,7 +192,14 @@ impl<M: Message + ?Sized> Receiver<M> {
     pub fn try_lease(&mut self) -> Result<Lease<M>, TryRecvError> {
         let port = self.attachment.port()?;
         // One cell stays free for `try_recv`.
-        let cell = port.free_cell(self.hint, 1)?;
+        let cell = match port.free_cell(self.hint, 1) {
+            Ok(cell) => cell,
+            Err(out) => {
+                // Only if there is a message to lease.
+                port.ring().turn(Verb::Recv, &mut self.at)?;
+                return Err(out.into());
+            }
+        };
         port.recv(cell, &mut self.at)?;
         self.hint = cell + 1;
         let frame = port.frame(cell).inspect_err(|_| port.acknowledge(cell))?;

@@ -24,8 +24,8 @@
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
-//! | [message] | send's exchange to FULL | recv's load of the slot | the frame and its payload |
-//! | [space] | recv's exchange to EMPTY | send's load of the slot | the last read of the parked block |
+//! | [message] | send's exchange to FULL | recv's exchange | the frame and its payload |
+//! | [space] | recv's exchange to EMPTY | send's exchange | the last read of the parked block |
 //! | [closed] | close's exchange to CLOSED | anybody's load of the slot | all that was sent before |
 //! | [announce-op] | op = busy, before the exchange | an audit's load of op | which two blocks are in question |
 //! | [settle] | op = idle, after owner tag and cell | an audit's load of op | the owner tag and the cell |
@@ -44,7 +44,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Or
 
 /// How often an operation looks again before it calls the segment corrupt. A failed exchange means that
 /// another handle got through, so honest peers come nowhere near it.
-const LOOKS: u32 = 1 << 12;
+const LOOKS: u32 = 1 << 16;
 const UNSETTLED: Corrupt = Corrupt { what: "the slots never settle" };
 
 /// The words that all handles share, apart from the slots.
@@ -264,8 +264,13 @@ impl<'a> Ring<'a> {
             (_, Look::NotNow) => return Err(Stop::NotNow),
             (_, Look::Closed) => return Err(Stop::Closed),
             (_, Look::Passed(passed)) => *at = self.frontier(verb, passed)?,
+            // A cursor that slept through half of all laps, or a segment that somebody scribbled on.
             (_, Look::Nonsense) => {
-                return Err(Corrupt { what: "a slot is behind its position" }.into());
+                let fresh = self.start(verb)?;
+                if fresh == *at {
+                    return Err(Corrupt { what: "a slot is behind its position" }.into());
+                }
+                *at = fresh;
             }
         }
         Ok(())

@@ -54,38 +54,38 @@ impl Segment {
         payload: TypeMark,
         lazy: bool,
     ) -> Result<Self, CreateError> {
-        let os = |call| move |errno: Errno| CreateError::Os { call, source: errno.into() };
+        let os = |call| move |errno: Errno| CreateError::Os { call, cause: errno.into() };
         let options = MemfdOptions::new().allow_sealing(true).close_on_exec(true);
         let memfd = options.create("parkline").map_err(|error| CreateError::Os {
             call: "memfd_create",
-            source: io::Error::other(error),
+            cause: io::Error::other(error),
         })?;
         let file = memfd.as_file();
         let len = geometry.file_len();
         rustix::fs::ftruncate(file, len as u64).map_err(os("ftruncate"))?;
         if !lazy {
             rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len as u64)
-                .map_err(|errno| CreateError::Memory { bytes: len, source: errno.into() })?;
+                .map_err(|errno| CreateError::Memory { bytes: len, cause: errno.into() })?;
         }
         file.write_all_at(geometry.claims(payload).as_bytes(), 0)
-            .map_err(|source| CreateError::Os { call: "pwrite", source })?;
+            .map_err(|cause| CreateError::Os { call: "pwrite", cause })?;
         let seals = [FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal];
         memfd.add_seals(&seals).map_err(|error| CreateError::Os {
             call: "F_ADD_SEALS",
-            source: io::Error::other(error),
+            cause: io::Error::other(error),
         })?;
         let segment = Self { fd: memfd.into_file().into(), geometry, payload };
         let mapping = segment.map(segment.fd.as_fd());
-        let mapping = mapping.map_err(|source| CreateError::Memory { bytes: len, source })?;
+        let mapping = mapping.map_err(|cause| CreateError::Memory { bytes: len, cause })?;
         mapping.ring().lay_out();
         Ok(segment)
     }
 
     /// Checks everything that can be checked of a stranger's memfd, before any of it is mapped.
     pub(crate) fn open(fd: OwnedFd) -> Result<Self, OpenError> {
-        let os = |call| move |source: io::Error| OpenError::Os { call, source };
+        let os = |call| move |cause: io::Error| OpenError::Os { call, cause };
         let seals = rustix::fs::fcntl_get_seals(&fd)
-            .map_err(|errno| OpenError::NotMemfd { source: errno.into() })?;
+            .map_err(|errno| OpenError::NotMemfd { cause: errno.into() })?;
         let missing = SEALS.difference(seals);
         if !missing.is_empty() {
             let names: Vec<_> = missing.iter_names().map(|(name, _)| name).collect();
@@ -127,10 +127,10 @@ impl Segment {
         &self,
         mut accept: impl FnMut(&Mapping, u32) -> Result<Option<P>, AttachError>,
     ) -> Result<(P, Mapping), AttachError> {
-        let os = |call| move |source: io::Error| AttachError::Os { call, source };
+        let os = |call| move |cause: io::Error| AttachError::Os { call, cause };
         let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let description = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| AttachError::Proc { source: errno.into() })?;
+            .map_err(|errno| AttachError::Proc { cause: errno.into() })?;
         let mapping = self.map(description.as_fd()).map_err(os("mmap"))?;
         for id in 0..self.geometry.handles() {
             if !lock_byte(description.as_fd(), id).map_err(os("F_OFD_SETLK"))? {

@@ -104,7 +104,8 @@ impl<M: Message + ?Sized> Sender<M> {
         Ok(sent.ok_or(SendTimeoutError::Timeout(()))??)
     }
 
-    /// Sends as many of `messages` as there is room for, in order, and wakes receivers once. Returns how many.
+    /// Sends as many of `messages` as there is room for, in order, and wakes receivers once, at the
+    /// end: an iterator that blocks keeps them waiting. Returns how many.
     ///
     /// # Errors
     /// As [`try_send`](Self::try_send), when the first message is refused. When a later one is, the
@@ -125,24 +126,15 @@ impl<M: Message + ?Sized> Sender<M> {
     where
         M: 'm,
     {
-        let mut sent = 0;
-        let mut refused = None;
+        let mut batch = Batch { sender: self, sent: 0 };
         for message in messages {
-            match self.commit_one(message) {
-                Ok(()) => sent += 1,
-                Err(error) => {
-                    refused = Some(error);
-                    break;
-                }
+            match batch.sender.commit_one(message) {
+                Ok(()) => batch.sent += 1,
+                Err(error) if batch.sent == 0 => return Err(error),
+                Err(_) => break,
             }
         }
-        if sent > 0 {
-            self.notify(u32::try_from(sent).unwrap_or(u32::MAX));
-        }
-        match refused {
-            Some(error) if sent == 0 => Err(error),
-            _ => Ok(sent),
-        }
+        Ok(batch.sent)
     }
 
     /// As [`try_send_many`](Self::try_send_many), waiting on the calling thread until at least one is sent.
@@ -210,6 +202,20 @@ impl<M: Message + ?Sized> Sender<M> {
         };
         let more = || ring.is_ready(Verb::Send);
         wait_at(&Futex, &ring.control.writable, patience, attempt, more)
+    }
+}
+
+/// Messages that were sent and of which nobody was told yet: also when the caller's iterator panics.
+struct Batch<'a, M: Message + ?Sized> {
+    sender: &'a mut Sender<M>,
+    sent: usize,
+}
+
+impl<M: Message + ?Sized> Drop for Batch<'_, M> {
+    fn drop(&mut self) {
+        if self.sent > 0 {
+            self.sender.notify(u32::try_from(self.sent).unwrap_or(u32::MAX));
+        }
     }
 }
 

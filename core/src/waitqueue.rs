@@ -157,7 +157,8 @@ impl WaitQueue {
         let on_duty = left.as_ref().is_some_and(|waiter| waiter.on_duty);
         let answer = if inner.waiters.is_empty() && inner.armed {
             Left::Disarm
-        } else if on_duty && !inner.armed {
+        } else if on_duty {
+            // Also while armed: the watchdog puts one on duty then, for what others may find, too.
             match inner.put_on_duty() {
                 Some(waker) => Left::Wake(waker),
                 None if inner.waiters.is_empty() => Left::PassOn,
@@ -229,5 +230,40 @@ impl Inner {
         let next = self.waiters.values_mut().find(|waiter| !waiter.on_duty)?;
         next.on_duty = true;
         Some(next.waker.clone())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn wait(queue: &WaitQueue, gate: &Gate) -> Place {
+        let mut place = None;
+        let arm = |_: &Sleep<'_>| Ok::<(), ()>(());
+        let polled = queue.poll(&mut place, Waker::noop(), gate, || None::<()>, arm);
+        assert_eq!(polled, Ok(Poll::Pending));
+        place.unwrap()
+    }
+
+    /// Fails if `leave` hands nothing on while armed (seen failing): one task a period would be served.
+    #[test]
+    fn whom_the_watchdog_told_tells_the_next() {
+        let (queue, gate) = (WaitQueue::new(), Gate::new());
+        let (first, second) = (wait(&queue, &gate), wait(&queue, &gate));
+        assert!(queue.tick().is_some());
+        assert!(matches!(queue.leave(first), Left::Wake(_)));
+        assert!(matches!(queue.leave(second), Left::Disarm));
+        assert!(matches!(queue.completed(false), Left::Done));
+        assert!(queue.is_idle());
+    }
+
+    #[test]
+    fn an_arm_that_fails_leaves_the_duty_where_it_was() {
+        let (queue, gate) = (WaitQueue::new(), Gate::new());
+        let mut place = None;
+        let refused = |_: &Sleep<'_>| Err("no ring");
+        let polled = queue.poll(&mut place, Waker::noop(), &gate, || None::<()>, refused);
+        assert_eq!(polled, Err("no ring"));
+        assert!(matches!(queue.leave(place.unwrap()), Left::PassOn));
     }
 }

@@ -599,6 +599,22 @@ fn a_send_wakes_a_blocked_receive() {
     });
 }
 
+/// Caught: the notify after the loop over the iterator.
+#[test]
+fn a_batch_whose_iterator_panics_wakes_for_what_it_sent() {
+    without_hanging(|| {
+        let queue = of_capacity(4);
+        let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        let side = receiver.side();
+        let blocked = thread::spawn(move || receiver.recv_blocking());
+        until_somebody_waits(&side);
+        let messages = [true, false].map(|fine| move || if fine { b"sent" } else { panic!() });
+        let batch = || sender.try_send_many(messages.iter().map(|message| &message()[..]));
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(batch)).is_err());
+        assert_eq!(blocked.join().unwrap().unwrap(), b"sent");
+    });
+}
+
 /// Caught: a commit that does not notify.
 #[test]
 fn a_commit_wakes_a_blocked_lease() {

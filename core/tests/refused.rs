@@ -356,8 +356,9 @@ fn leases_beyond_the_last_are_refused_with_their_number() {
 #[test]
 fn a_queue_without_leases_leases_nothing() {
     let queue = Queue::builder().capacity(1).leases(0).create().unwrap();
-    queue.sender().unwrap().try_send(b"job").unwrap();
     let mut receiver = queue.receiver().unwrap();
+    assert_eq!(receiver.try_lease().unwrap_err(), TryRecvError::Empty, "that comes first");
+    queue.sender().unwrap().try_send(b"job").unwrap();
     let fault = Fault::LeasesOut { max: 0 };
     assert_eq!(receiver.try_lease().unwrap_err(), TryRecvError::Fault(fault));
     assert_eq!(receiver.try_recv().unwrap(), b"job");

@@ -69,7 +69,7 @@ mod models {
         });
     }
 
-    /// Fails if recv does not notify senders (seen failing).
+    /// Fails if recv's exchange leaves the lap as it is (seen failing), or does not bring the next slot to its turn.
     #[test]
     fn a_sender_that_parks_while_full_is_woken_by_the_receive() {
         model(|| {
@@ -98,7 +98,7 @@ mod models {
         });
     }
 
-    /// Fails if close does not wake (seen failing).
+    /// Fails if a wake does not change the word (seen failing): the sleep that began meanwhile goes on.
     #[test]
     fn close_wakes_a_parked_receiver() {
         model(|| {

@@ -48,8 +48,8 @@ mod models {
         }
     }
 
-    /// Fails if [message] is lost: send's exchange Relaxed, or the load of the slot Relaxed (seen failing: a
-    /// block without a frame is received).
+    /// Fails if [message] is lost: the exchange Relaxed (seen failing: a block without a frame is received). The
+    /// look's own Acquire is for [closed]: the exchange that follows acquires by itself.
     #[test]
     fn what_is_received_is_what_was_sent() {
         model(|| {
@@ -91,8 +91,7 @@ mod models {
         });
     }
 
-    /// Fails if recv's exchange leaves the lap as it is (seen failing), or does not exchange blocks (seen
-    /// failing: the second message overwrites the first).
+    /// Fails if the exchange is a plain store (seen failing: both take the first).
     #[test]
     fn of_two_receivers_each_message_goes_to_one() {
         model(|| {

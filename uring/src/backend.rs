@@ -125,7 +125,8 @@ pub fn try_io_uring() -> Result<(), Unavailable> {
     let mut ring = IoUring::new(RING_ENTRIES).map_err(|error| Unavailable::setup(&error))?;
     let mut probe = Probe::new();
     let probed = ring.submitter().register_probe(&mut probe);
-    if probed.is_err() || !probe.is_supported(opcode::FutexWait::CODE) {
+    probed.map_err(|error| Unavailable::setup(&error))?;
+    if !probe.is_supported(opcode::FutexWait::CODE) {
         return Err(Unavailable::NoFutexWait);
     }
     static WORD: AtomicU32 = AtomicU32::new(0);

@@ -71,7 +71,13 @@ impl Seat {
         if let Backend::Futex(_) = backend() {
             return None;
         }
-        let spare = SPARE.with_borrow_mut(Option::take);
+        let spare = SPARE.with_borrow_mut(Option::take).and_then(|spare| {
+            if spare.is_forked() {
+                std::mem::forget(spare);
+                return None;
+            }
+            Some(spare)
+        });
         let reactor = spare.or_else(|| {
             let made = Reactor::owned();
             made.inspect_err(|error| tracing::warn!(%error, "no io_uring for this thread")).ok()
@@ -87,7 +93,9 @@ impl Drop for Seat {
             let reactor = Arc::clone(&self.reactor);
             // A nested call may have left one already; that one is dropped then, outside the borrow.
             let extra = SPARE.try_with(|spare| spare.replace(Some(reactor)));
-            drop(extra);
+            if let Ok(Some(extra)) = extra {
+                extra.shut_down();
+            }
         } else {
             // A task that began here lives on elsewhere.
             self.reactor.shut_down();

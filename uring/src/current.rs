@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::process;
 use std::sync::{Arc, Mutex};
 
 use crate::backend::{Backend, backend};
@@ -72,15 +71,13 @@ impl Drop for Entered {
 
 /// The reactor of the process's helper thread, which is started by the first call.
 pub(crate) fn helper() -> io::Result<Arc<Reactor>> {
-    /// With the process that started it: a forked child has no such thread.
-    static HELPER: Mutex<Option<(u32, Arc<Reactor>)>> = Mutex::new(None);
+    static HELPER: Mutex<Option<Arc<Reactor>>> = Mutex::new(None);
     let mut helper = lock(&HELPER);
-    match &*helper {
-        Some((pid, reactor)) if *pid == process::id() => Ok(Arc::clone(reactor)),
-        _ => {
-            let reactor = Reactor::helper()?;
-            *helper = Some((process::id(), Arc::clone(&reactor)));
-            Ok(reactor)
-        }
+    // A forked child has no such thread, and starts its own.
+    if let Some(reactor) = helper.as_ref().filter(|reactor| !reactor.is_forked()) {
+        return Ok(Arc::clone(reactor));
     }
+    let reactor = Reactor::helper()?;
+    std::mem::forget(helper.replace(Arc::clone(&reactor)));
+    Ok(reactor)
 }

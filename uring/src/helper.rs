@@ -5,13 +5,13 @@
 //! it on. Where `futex_waitv` is refused too, the thread compares the words every millisecond.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Release;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{Futex, Kernel};
 use rustix::io::Errno;
 use rustix::thread::ClockId;
 use rustix::thread::futex::{self, Flags, Timespec, Wait, WaitFlags, WaitPtr, WaitvFlags};
@@ -55,7 +55,11 @@ impl Helper {
     pub(crate) fn start(reactor: Arc<Reactor>) -> io::Result<()> {
         thread::Builder::new().name("parkline".into()).spawn(move || {
             while let Some(helper) = reactor.as_helper() {
-                helper.turn(&reactor);
+                // A waker that panics is its task's misfortune, not that of all others.
+                let turn = AssertUnwindSafe(|| helper.turn(&reactor));
+                if catch_unwind(turn).is_err() {
+                    tracing::error!("a waker panicked in parkline's helper thread");
+                }
             }
         })?;
         Ok(())
@@ -69,7 +73,8 @@ impl Helper {
     /// Makes the thread look at what is armed, and at the timers.
     pub(crate) fn interrupt(&self) {
         self.control.fetch_add(1, Release);
-        Futex.wake(&self.control, 1);
+        // Not counted: it wakes no peer.
+        let _ = futex::wake(&self.control, Flags::empty(), 1);
     }
 
     fn turn(&self, reactor: &Reactor) {

@@ -13,7 +13,7 @@ pub(crate) struct Lane {
     pub(crate) queue: WaitQueue,
     pub(crate) side: Side,
     pub(crate) reactor: Arc<Reactor>,
-    /// The name of the flight that is armed, for the cancel; written under the queue's lock.
+    /// The name of the flight that is armed, for the cancel; written by whoever may touch the ring.
     pub(crate) flight: AtomicU64,
 }
 

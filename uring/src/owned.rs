@@ -23,7 +23,8 @@ pub(crate) struct OwnedRing {
     pub(crate) unpark: Arc<Unpark>,
     /// Locked by the owner alone, also while it sleeps.
     state: Mutex<State>,
-    requests: Mutex<Vec<Request>>,
+    /// `None` once the ring has ended.
+    requests: Mutex<Option<Vec<Request>>>,
 }
 
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl OwnedRing {
             owner: thread::current().id(),
             unpark: Arc::default(),
             state: Mutex::new(State { ring: Ring::owned()?, unpark_armed: false }),
-            requests: Mutex::default(),
+            requests: Mutex::new(Some(Vec::new())),
         })
     }
 
@@ -60,8 +61,7 @@ impl OwnedRing {
             // Submitted on the way to sleep.
             return lock(&self.state).arm(lane, FutexWait { word: sleep.word(), expected });
         }
-        self.request(Request::Arm { lane: Arc::clone(lane), expected });
-        Ok(())
+        self.request(Request::Arm { lane: Arc::clone(lane), expected })
     }
 
     pub(crate) fn disarm(&self, lane: &Arc<Lane>) -> io::Result<Vec<Landed>> {
@@ -72,13 +72,17 @@ impl OwnedRing {
             state.ring.cancel(lane.flight.load(Relaxed));
             return Ok(state.landed());
         }
-        self.request(Request::Disarm(Arc::clone(lane)));
+        // An ended ring has nothing armed.
+        let _ = self.request(Request::Disarm(Arc::clone(lane)));
         Ok(Vec::new())
     }
 
-    fn request(&self, request: Request) {
-        lock(&self.requests).push(request);
+    fn request(&self, request: Request) -> io::Result<()> {
+        let mut requests = lock(&self.requests);
+        requests.as_mut().ok_or(io::ErrorKind::NotConnected)?.push(request);
+        drop(requests);
         self.unpark.notify();
+        Ok(())
     }
 
     /// Has the owner look at its timers before it sleeps again.
@@ -105,12 +109,10 @@ impl OwnedRing {
     }
 
     pub(crate) fn shut_down(&self) -> Vec<Landed> {
-        let mut state = lock(&self.state);
-        // Requests that come later find nobody waiting here: their tasks are sent elsewhere.
-        let served = state.serve(&self.requests);
-        debug_assert!(served.is_ok(), "{served:?}");
-        state.ring.cancel_all();
-        state.landed()
+        // What was requested and not yet armed is not armed at all.
+        let requests = lock(&self.requests).take();
+        drop(requests);
+        lock(&self.state).ring.end()
     }
 }
 
@@ -120,8 +122,9 @@ impl State {
         Ok(())
     }
 
-    fn serve(&mut self, requests: &Mutex<Vec<Request>>) -> io::Result<()> {
-        for request in mem::take(&mut *lock(requests)) {
+    fn serve(&mut self, requests: &Mutex<Option<Vec<Request>>>) -> io::Result<()> {
+        let requests = lock(requests).as_mut().map(mem::take);
+        for request in requests.unwrap_or_default() {
             match request {
                 Request::Arm { lane, expected } => {
                     if let Some(gate) = lane.side.gate() {

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{Side, Sleep, count_park};
+use parkline_core::driver::{ForkGuard, Side, Sleep, count_park};
 
 use crate::helper::Helper;
 use crate::lane::Lane;
@@ -34,6 +34,7 @@ pub(crate) struct Reactor {
     timers: Mutex<Timers>,
     /// Nobody drives it any more: those who wait here look for another.
     dead: AtomicBool,
+    guard: ForkGuard,
 }
 
 #[derive(Debug)]
@@ -47,28 +48,34 @@ impl Reactor {
     /// For tasks on several threads. Whoever makes it calls [`drain`](Self::drain) when
     /// the ring's descriptor is readable.
     pub(crate) fn shared() -> io::Result<Arc<Self>> {
-        Ok(Self::new(Engine::Shared(SharedRing::new()?)))
+        Self::new(Engine::Shared(SharedRing::new()?))
     }
 
     /// For the calling thread, which drives it by [`park`](Self::park).
     pub(crate) fn owned() -> io::Result<Arc<Self>> {
-        Ok(Self::new(Engine::Owned(OwnedRing::new()?)))
+        Self::new(Engine::Owned(OwnedRing::new()?))
     }
 
     /// For everybody, driven by a thread of its own.
     pub(crate) fn helper() -> io::Result<Arc<Self>> {
-        let reactor = Self::new(Engine::Helper(Helper::default()));
+        let reactor = Self::new(Engine::Helper(Helper::default()))?;
         Helper::start(Arc::clone(&reactor))?;
         Ok(reactor)
     }
 
-    fn new(engine: Engine) -> Arc<Self> {
+    fn new(engine: Engine) -> io::Result<Arc<Self>> {
         let (lanes, timers) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { engine, lanes, timers, dead: AtomicBool::new(false) })
+        let (dead, guard) = (AtomicBool::new(false), ForkGuard::new()?);
+        Ok(Arc::new(Self { engine, lanes, timers, dead, guard }))
     }
 
     pub(crate) fn is_dead(&self) -> bool {
-        self.dead.load(Acquire)
+        self.dead.load(Acquire) || self.guard.is_forked()
+    }
+
+    /// Whether a forked child inherited this: there it must be forgotten, not dropped or used.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.guard.is_forked()
     }
 
     /// The lane of one handle's side. Tasks that share a handle share its lane.
@@ -273,7 +280,7 @@ impl Reactor {
                 }
                 // Whoever slept looks at the notice itself.
                 Flight::Unpark(_) => {}
-                Flight::Timer => {
+                Flight::Timer(_) => {
                     if let Engine::Shared(ring) = &self.engine {
                         ring.forget_timer();
                     }
@@ -298,6 +305,6 @@ impl Reactor {
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No user code runs under these locks; what a panic there could leave is whole.
+    // No waker is called under these locks; what a panic there could leave is whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
+
+use parkline_core::driver::ForkGuard;
 
 use crate::lane::Lane;
 use crate::unpark::Unpark;
@@ -28,8 +31,11 @@ const MATCH_ANY: u64 = 0xffff_ffff;
 
 const EINTR: i32 = -4;
 const EAGAIN: i32 = -11;
-const ENOMEM: i32 = -12;
 const ECANCELED: i32 = -125;
+
+/// How long the end of a ring may wait for what it cancelled: 100 ms.
+const LANDING_ROUNDS: u32 = 100;
+const LANDING_ROUND: Duration = Duration::from_millis(1);
 
 /// A futex wait to be armed.
 pub(crate) struct FutexWait<'a> {
@@ -61,8 +67,8 @@ pub(crate) enum Flight {
     Gate(Arc<Lane>),
     /// The wait by which another thread unparks this one.
     Unpark(#[expect(dead_code, reason = "the kernel points into it")] Arc<Unpark>),
-    /// The next timer.
-    Timer,
+    /// A timer; the kernel reads the time when it is submitted.
+    Timer(#[expect(dead_code, reason = "the kernel points at it")] Box<Timespec>),
 }
 
 /// A flight that has ended.
@@ -75,7 +81,9 @@ pub(crate) struct Landed {
 
 /// An io_uring and its flights.
 pub(crate) struct Ring {
-    uring: IoUring,
+    /// Its memory is not there in a forked child, and is left alone then.
+    uring: ManuallyDrop<IoUring>,
+    guard: ForkGuard,
     flights: HashMap<u64, Flight>,
     last: u64,
 }
@@ -85,18 +93,19 @@ impl Ring {
     /// ever make the descriptor readable (`io_req_local_work_add` does not wake `poll_wq`), and with
     /// `COOP_TASKRUN` a submitter that computes delays the completion.
     pub(crate) fn shared() -> io::Result<Self> {
-        Ok(Self::new(IoUring::builder().dontfork().build(RING_ENTRIES)?))
+        Self::new(IoUring::builder().dontfork().build(RING_ENTRIES)?)
     }
 
     /// A ring for one thread that parks in it. Only that thread may submit, cancel, or wait.
     pub(crate) fn owned() -> io::Result<Self> {
         let mut builder = IoUring::builder();
         builder.dontfork().setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-        Ok(Self::new(builder.build(RING_ENTRIES)?))
+        Self::new(builder.build(RING_ENTRIES)?)
     }
 
-    fn new(uring: IoUring) -> Self {
-        Self { uring, flights: HashMap::new(), last: 0 }
+    fn new(uring: IoUring) -> io::Result<Self> {
+        let (uring, guard) = (ManuallyDrop::new(uring), ForkGuard::new()?);
+        Ok(Self { uring, guard, flights: HashMap::new(), last: 0 })
     }
 
     /// Queues a wait on the gate of `lane`; returns its name. Not yet submitted.
@@ -111,9 +120,8 @@ impl Ring {
 
     /// Queues and submits a timer.
     pub(crate) fn start_timer(&mut self, after: Duration) -> io::Result<()> {
-        let after = Timespec::from(after);
-        // The kernel copies the time while it submits: io_uring/timeout.c, __io_timeout_prep.
-        self.push(opcode::Timeout::new(&after).build(), Flight::Timer)?;
+        let after = Box::new(Timespec::from(after));
+        self.push(opcode::Timeout::new(&raw const *after).build(), Flight::Timer(after))?;
         self.submit()
     }
 
@@ -123,8 +131,7 @@ impl Ring {
         }
         self.last += 1;
         let name = self.last;
-        // SAFETY: the entry points at memory that its flight keeps alive until the completion, or (a timer) that
-        // lives until the submission, which follows in the same call.
+        // SAFETY: the entry points at memory that its flight keeps alive until the completion.
         unsafe { self.uring.submission().push(&entry.user_data(name)) }
             .map_err(io::Error::other)?;
         self.flights.insert(name, flight);
@@ -161,11 +168,21 @@ impl Ring {
         let _ = self.uring.submitter().register_sync_cancel(None, CancelBuilder::user_data(name));
     }
 
-    /// Cancels everything.
-    pub(crate) fn cancel_all(&mut self) {
+    /// Cancels everything, and waits until it has landed: a ring that is closed with waits armed eats wakes. The
+    /// completion of a wait is the work of the thread that submitted it, and may take until that thread is
+    /// scheduled.
+    pub(crate) fn end(&mut self) -> Vec<Landed> {
         for name in self.flights.keys().copied().collect::<Vec<_>>() {
             self.cancel(name);
         }
+        let mut landed = self.landed();
+        for _ in 0..LANDING_ROUNDS {
+            if self.flights.is_empty() || self.submit_and_sleep(Some(LANDING_ROUND)).is_err() {
+                break;
+            }
+            landed.append(&mut self.landed());
+        }
+        landed
     }
 
     /// What has landed since the last call.
@@ -184,7 +201,7 @@ impl Ring {
                 let Some(flight) = self.flights.remove(&completion.user_data()) else { continue };
                 let answer = match completion.result() {
                     0.. => Ok(true),
-                    EINTR | EAGAIN | ENOMEM | ECANCELED => Ok(false),
+                    EINTR | EAGAIN | ECANCELED => Ok(false),
                     other => Err(io::Error::from_raw_os_error(-other)),
                 };
                 landed.push(Landed { flight, answer });
@@ -212,6 +229,18 @@ fn ignore_interrupted(slept: io::Result<usize>) -> io::Result<()> {
     match slept {
         Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
         _ => Ok(()),
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if self.guard.is_forked() {
+            return;
+        }
+        // What an unpark or a timer still waits for is nobody's any more; gates were ended by the reactor.
+        drop(self.end());
+        // SAFETY: dropped once, here, and not used after.
+        unsafe { ManuallyDrop::drop(&mut self.uring) };
     }
 }
 

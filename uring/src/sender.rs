@@ -225,12 +225,12 @@ impl AsyncReserve for Sender {
         reserve_until(self, len, Some(deadline)).await
     }
 
-    async fn reserve_timeout(
+    fn reserve_timeout(
         &mut self,
         len: usize,
         timeout: Duration,
-    ) -> Result<Reservation<'_>, SendTimeoutError> {
-        reserve_until(self, len, Instant::now().checked_add(timeout)).await
+    ) -> impl Future<Output = Result<Reservation<'_>, SendTimeoutError>> + Send {
+        reserve_until(self, len, Instant::now().checked_add(timeout))
     }
 }
 
@@ -289,8 +289,11 @@ impl AsyncCommit for Reservation<'_> {
         commit_until(self, Some(deadline)).await
     }
 
-    async fn commit_timeout(self, timeout: Duration) -> Result<(), SendTimeoutError<Self>> {
-        commit_until(self, Instant::now().checked_add(timeout)).await
+    fn commit_timeout(
+        self,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(), SendTimeoutError<Self>>> + Send {
+        commit_until(self, Instant::now().checked_add(timeout))
     }
 }
 

@@ -7,10 +7,12 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, ready};
 
 use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
 use ::tokio::runtime::{Handle, Id};
+use ::tokio::task::coop;
 
 use crate::reactor::{Reactor, lock};
 
@@ -24,26 +26,50 @@ pub(crate) fn runtime_id() -> Option<Id> {
 /// # Panics
 /// As all of tokio's I/O does, on a runtime without `enable_io`.
 pub(crate) fn current() -> Option<Arc<Reactor>> {
+    /// By runtime; an empty one for a runtime that cannot have one.
     static REACTORS: Mutex<Option<HashMap<Id, Weak<Reactor>>>> = Mutex::new(None);
     let handle = Handle::try_current().ok()?;
+    if let Some(known) = lock(&REACTORS).get_or_insert_default().get(&handle.id()) {
+        // Dead: the runtime is shutting down, or its ring broke.
+        return known.upgrade().filter(|reactor| !reactor.is_dead());
+    }
+    let made = start(&handle);
+    let reactor = made.as_ref().map_or_else(Weak::new, Arc::downgrade);
     let mut reactors = lock(&REACTORS);
     let reactors = reactors.get_or_insert_default();
-    if let Some(reactor) = reactors.get(&handle.id()).and_then(Weak::upgrade) {
-        // Dead: the runtime is shutting down.
-        return (!reactor.is_dead()).then_some(reactor);
-    }
+    // Two threads may have made one each: both are driven, and the first is found from now on.
     reactors.retain(|_, reactor| reactor.strong_count() > 0);
+    reactors.entry(handle.id()).or_insert(reactor);
+    made
+}
+
+/// Polls as a good citizen: a task that always finds a message lets others run now and then.
+pub(crate) fn poll_in_budget<T>(
+    cx: &mut Context<'_>,
+    poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    let budget = ready!(coop::poll_proceed(cx));
+    let polled = poll(cx);
+    if polled.is_ready() {
+        budget.made_progress();
+    }
+    polled
+}
+
+/// Makes a reactor that `handle`'s runtime drives.
+fn start(handle: &Handle) -> Option<Arc<Reactor>> {
     let reactor = Reactor::shared()
         .inspect_err(|error| tracing::warn!(%error, "no io_uring for this tokio runtime"))
         .ok()?;
     let fd = RingFd { fd: reactor.ring_fd()?, pump: Pump(Arc::clone(&reactor)) };
-    // SAFETY: `fd` owns the reactor and so the ring, whose descriptor never changes; it lives in the AsyncFd.
+    // SAFETY: `fd` owns the reactor and so the ring, whose descriptor never changes; it lives in
+    // the AsyncFd.
     let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
         .inspect_err(|error| tracing::warn!(%error, "tokio does not poll an io_uring"))
         .ok()?;
-    reactors.insert(handle.id(), Arc::downgrade(&reactor));
+    // A runtime that is shutting down drops the task at once.
     handle.spawn(pump(fd));
-    Some(reactor)
+    (!reactor.is_dead()).then_some(reactor)
 }
 
 /// Drains the ring whenever it is readable, until the runtime drops this task.

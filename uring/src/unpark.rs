@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::AcqRel, Ordering::Acquire};
 use std::task::Wake;
 
-use parkline_core::driver::{Futex, Kernel};
-
 use rustix::thread::futex::{self, Flags};
 
 use crate::ring::FutexWait;
@@ -48,7 +46,8 @@ impl Unpark {
     /// Makes the thread poll again, now or when it is about to sleep.
     pub(crate) fn notify(&self) {
         if self.state.swap(NOTIFIED, AcqRel) == PARKED {
-            Futex.wake(&self.state, 1);
+            // All: the wait of a ring that is being closed may still be queued at this address.
+            let _ = futex::wake(&self.state, Flags::empty(), i32::MAX.cast_unsigned());
         }
     }
 }

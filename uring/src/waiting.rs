@@ -30,7 +30,10 @@ pub(crate) async fn wait<H, T>(
     mut attempt: impl FnMut(&mut H) -> Option<T>,
 ) -> Option<T> {
     let mut waiting = Waiting { lane: None, place: None, deadline, timer: None };
-    std::future::poll_fn(|cx| waiting.poll(cx, handle, &side, &mut attempt)).await
+    let mut poll = |cx: &mut Context<'_>| waiting.poll(cx, handle, &side, &mut attempt);
+    #[cfg(feature = "tokio")]
+    let mut poll = |cx: &mut Context<'_>| crate::tokio::poll_in_budget(cx, &mut poll);
+    std::future::poll_fn(move |cx| poll(cx)).await
 }
 
 impl Waiting {
@@ -81,16 +84,15 @@ impl Waiting {
         }
     }
 
-    /// The lane we wait in, or one of the current reactor if its reactor died or there is none yet.
+    /// The lane of the reactor that serves the task now: not where it waited before, if it has moved.
     fn lane_of<H>(&mut self, handle: &H, side: &impl Fn(&H) -> Side) -> Option<Arc<Lane>> {
-        if let Some(lane) = self.lane.as_ref().filter(|lane| !lane.reactor.is_dead()) {
+        let reactor = current()
+            .inspect_err(|error| tracing::error!(%error, "parkline polls: it cannot wait here"))
+            .ok()?;
+        if let Some(lane) = self.lane.as_ref().filter(|lane| Arc::ptr_eq(&lane.reactor, &reactor)) {
             return Some(Arc::clone(lane));
         }
         self.leave();
-        let reactor = current();
-        let reactor = reactor
-            .inspect_err(|error| tracing::error!(%error, "parkline polls: it cannot wait here"))
-            .ok()?;
         self.lane = Some(reactor.lane(side(handle)));
         self.lane.clone()
     }

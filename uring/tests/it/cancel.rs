@@ -121,7 +121,7 @@ fn a_hundred_thousand_cancelled_receives_lose_and_repeat_nothing() {
 
 /// A waker that tells whether it was called.
 #[derive(Default)]
-struct Told(AtomicBool);
+pub(crate) struct Told(AtomicBool);
 
 impl Wake for Told {
     fn wake(self: Arc<Self>) {
@@ -129,17 +129,17 @@ impl Wake for Told {
     }
 }
 
-type Recv<'a> = Pin<Box<dyn Future<Output = Result<u64, RecvError>> + 'a>>;
+pub(crate) type Recv<'a> = Pin<Box<dyn Future<Output = Result<u64, RecvError>> + 'a>>;
 
 /// Polls once; the result tells whether the future was woken since.
-fn begin(recv: &mut Recv<'_>) -> Arc<Told> {
+pub(crate) fn begin(recv: &mut Recv<'_>) -> Arc<Told> {
     let told = Arc::new(Told::default());
     let waker = Waker::from(Arc::clone(&told));
     assert!(recv.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     told
 }
 
-async fn until(told: &Told) {
+pub(crate) async fn until(told: &Told) {
     while !told.0.load(Relaxed) {
         yield_now().await;
     }
