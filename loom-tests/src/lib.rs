@@ -19,10 +19,10 @@ use parkline_core::driver::{
     AtomicU32, Gate, HeapRing, Kernel, Left, Patience, Place, Sleep, WaitQueue,
 };
 
-/// Runs `body` in every interleaving with at most two preemptions, or `LOOM_MAX_PREEMPTIONS`.
+/// Runs `body` in every interleaving with at most three preemptions, or `LOOM_MAX_PREEMPTIONS`.
 pub fn model(body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(2));
+    builder.preemption_bound = builder.preemption_bound.or(Some(3));
     builder.check(body);
 }
 
