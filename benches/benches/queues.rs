@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use crossbeam_queue::ArrayQueue;
+use parkline_benches::async_ends::{BlockOn, Tokio};
 use parkline_benches::ends::{self, Parked, Plain, Spinning, Threads};
 use parkline_benches::futex::PingPong;
 use parkline_benches::machine::{self, Cores};
@@ -86,7 +87,8 @@ fn groups(cores: Cores) -> Result<Vec<Group>, Error> {
             contenders: vec![
                 far::<PingPong>(cores, round_trips)?,
                 far::<Parked>(cores, round_trips)?,
-                // The async round trips of parkline-uring go here.
+                far::<BlockOn>(cores, round_trips)?,
+                far::<Tokio>(cores, round_trips)?,
             ],
         },
     ])

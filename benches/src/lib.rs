@@ -9,6 +9,7 @@
 //!
 //! Numbers from one run are compared with each other and with nothing else.
 
+pub mod async_ends;
 pub mod ends;
 pub mod futex;
 pub mod machine;

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal};
 
+use crate::async_ends::{BlockOn, Tokio};
 use crate::ends::{Parked, Plain, Spinning};
 use crate::futex::PingPong;
 use crate::machine::{self, Cores};
@@ -82,7 +83,8 @@ pub fn become_far_end() {
         Parked::NAME => serve::<Parked>(&core),
         Plain::NAME => serve::<Plain>(&core),
         PingPong::NAME => serve::<PingPong>(&core),
-        // The async ends of parkline-uring go here.
+        BlockOn::NAME => serve::<BlockOn>(&core),
+        Tokio::NAME => serve::<Tokio>(&core),
         _ => Err(format!("no far end is called `{name}`").into()),
     };
     served.expect("the far end was started by the near end");

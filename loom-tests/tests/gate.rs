@@ -59,6 +59,9 @@ mod models {
 
     /// Fails if the waiter does not look again after it announced (seen failing), if the fence of `announce` is
     /// missing (seen failing), or if `notify` loads without `order_commit_before_load` (seen failing): [announce].
+    ///
+    /// Fails if the exchange is Relaxed (seen failing: a block without a frame is received): [message]. The look's own
+    /// Acquire is for [closed]; the exchange that follows it acquires by itself.
     #[test]
     fn a_receiver_that_parks_is_woken_by_the_send_it_missed() {
         model(|| {

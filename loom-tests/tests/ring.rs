@@ -48,8 +48,7 @@ mod models {
         }
     }
 
-    /// Fails if [message] is lost: the exchange Relaxed (seen failing: a block without a frame is received). The
-    /// look's own Acquire is for [closed]: the exchange that follows acquires by itself.
+    /// Fails if the search for the front stops one short (seen failing: found nowhere).
     #[test]
     fn what_is_received_is_what_was_sent() {
         model(|| {
