@@ -1,8 +1,9 @@
 //! `cargo bench -p parkline-benches`: what a message costs, beside what one would use otherwise.
 //!
-//! Criterion measures each contender for itself and compares it with the run before. Then a table sets them side by
-//! side: contenders take turns, round by round, so that what disturbs the machine disturbs them all, and a ratio is the
-//! median of the ratios within the rounds. `cargo bench -p parkline-benches -- table` prints that alone.
+//! Criterion measures each contender for itself and compares it with the run before. Then a table
+//! sets them side by side: contenders take turns, round by round, so that what disturbs the machine
+//! disturbs them all, and a ratio is the median of the ratios within the rounds. `cargo bench -p
+//! parkline-benches -- table` prints that alone.
 
 use std::hint::black_box;
 use std::thread;
@@ -45,8 +46,8 @@ type Run = Box<dyn FnMut(u64) -> Duration>;
 /// Contenders that do the same work. The first is the yardstick of the ratios.
 struct Group {
     name: &'static str,
-    /// So many messages take some 5 ms: shorter than a time slice, so that other programs spoil some rounds and
-    /// leave the rest alone.
+    /// So many messages take some 5 ms: shorter than a time slice, so that other programs spoil
+    /// some rounds and leave the rest alone.
     sample: u64,
     contenders: Vec<(&'static str, Run)>,
 }

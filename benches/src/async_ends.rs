@@ -1,4 +1,5 @@
-//! Parkline's async calls as [`End`]s: each call is awaited alone, so that it parks whenever it must wait.
+//! Parkline's async calls as [`End`]s: each call is awaited alone, so that it parks whenever it
+//! must wait.
 
 use std::os::fd::OwnedFd;
 

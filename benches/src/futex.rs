@@ -1,4 +1,5 @@
-//! The floor under every parked round trip: two processes hand one message back and forth on plain futexes.
+//! The floor under every parked round trip: two processes hand one message back and forth on plain
+//! futexes.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -18,8 +19,8 @@ pub struct Mailbox {
     message: [AtomicU64; 8],
 }
 
-/// One end of two mailboxes. For round trips alone: a sender takes it that its last message was received, which it
-/// knows by the answer.
+/// One end of two mailboxes. For round trips alone: a sender takes it that its last message was
+/// received, which it knows by the answer.
 #[derive(Debug)]
 pub struct PingPong {
     there: &'static Mailbox,

@@ -1,8 +1,8 @@
 //! Parkline measured beside what one would use otherwise, in the same run on the same machine.
 //!
-//! Everything measured is an [`End`]: it sends and receives 64-byte messages. The far end is another process (for
-//! `ArrayQueue` another thread) that runs [`answer`]: it takes messages and sends back the ones that ask for it. So
-//! one far end serves both measurements:
+//! Everything measured is an [`End`]: it sends and receives 64-byte messages. The far end is
+//! another process (for `ArrayQueue` another thread) that runs [`answer`]: it takes messages and
+//! sends back the ones that ask for it. So one far end serves both measurements:
 //!
 //! * [`round_trips`]: every message asks, and we wait for each answer;
 //! * [`stream`]: only the last one asks, so the clock stops when all have arrived.
@@ -20,7 +20,8 @@ pub mod vyukov;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// What is sent: 64 bytes, copied in and copied out by everyone. Word 0 tells the far end what to do.
+/// What is sent: 64 bytes, copied in and copied out by everyone. Word 0 tells the far end what to
+/// do.
 pub type Message = [u64; 8];
 
 /// Messages in flight, for every queue alike.

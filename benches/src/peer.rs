@@ -1,7 +1,8 @@
 //! The far end in a process of its own: this very program, executed again.
 //!
-//! The descriptors of the two directions are its standard input and output. While a peer is not measured it is
-//! stopped by a signal, so that its spinning takes no core from the others; its memory stays warm.
+//! The descriptors of the two directions are its standard input and output. While a peer is not
+//! measured it is stopped by a signal, so that its spinning takes no core from the others; its
+//! memory stays warm.
 
 use std::io;
 use std::os::fd::AsFd;

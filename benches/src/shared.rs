@@ -19,7 +19,8 @@ pub fn create<T: FromZeros>() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The `T` in a memfd made by [`create`] in this program, in whatever process of it. Never unmapped.
+/// The `T` in a memfd made by [`create`] in this program, in whatever process of it. Never
+/// unmapped.
 ///
 /// # Errors
 /// When it is too short, or the kernel refuses the mapping.
@@ -31,7 +32,7 @@ pub fn map<T: FromZeros + Sync>(fd: impl AsFd) -> io::Result<&'static T> {
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a shared mapping at a place of the kernel's choice overlaps nothing.
     let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
-    // SAFETY: the mapping is page-aligned, `len` long and never unmapped; it began as zeros, which are a `T`, and
-    // the other process is this same program, which keeps to the rules of `T: Sync`.
+    // SAFETY: the mapping is page-aligned, `len` long and never unmapped; it began as zeros, which
+    // are a `T`, and the other process is this same program, which keeps to the rules of `T: Sync`.
     Ok(unsafe { &*base.cast::<T>() })
 }

@@ -1,8 +1,9 @@
 //! The yardstick: Dmitry Vyukov's bounded queue, plain, in shared memory.
 //!
-//! It is what one would write without Parkline's promises: a process that is killed between claim and publish stops
-//! everybody behind it, and a peer's memory is believed. It pays one thing that the textbook's does not: after a push
-//! and a pop it looks whether somebody sleeps, which takes a full fence. Every queue that can park needs that.
+//! It is what one would write without Parkline's promises: a process that is killed between claim
+//! and publish stops everybody behind it, and a peer's memory is believed. It pays one thing that
+//! the textbook's does not: after a push and a pop it looks whether somebody sleeps, which takes a
+//! full fence. Every queue that can park needs that.
 //!
 //! A turn counts from the slot's own index, so that a ring of zeros is an empty ring.
 //!
@@ -46,7 +47,8 @@ struct Slot {
     message: UnsafeCell<Message>,
 }
 
-// SAFETY: a message is touched only by whoever won the claim of its slot's turn, until the turn is passed on.
+// SAFETY: a message is touched only by whoever won the claim of its slot's turn, until the turn is
+// passed on.
 unsafe impl Sync for Vyukov {}
 
 impl Vyukov {
@@ -55,8 +57,8 @@ impl Vyukov {
     pub fn try_push(&self, message: &Message) -> bool {
         let Some(at) = claim(&self.push_at.0, |at| (self.turn(at), lap(at))) else { return false };
         let slot = self.slot(at);
-        // SAFETY: we won the claim while it was this position's turn to be pushed: nobody else touches the message
-        // until [publish].
+        // SAFETY: we won the claim while it was this position's turn to be pushed: nobody else
+        // touches the message until [publish].
         unsafe { slot.message.get().write(*message) };
         slot.turn.store(lap(at) + 1, Release); // [publish]
         wake(&self.pop_sleepers.0);
@@ -68,8 +70,8 @@ impl Vyukov {
     pub fn try_pop(&self) -> Option<Message> {
         let at = claim(&self.pop_at.0, |at| (self.turn(at), lap(at) + 1))?;
         let slot = self.slot(at);
-        // SAFETY: we won the claim while it was this position's turn to be popped: nobody else touches the message
-        // until [recycle].
+        // SAFETY: we won the claim while it was this position's turn to be popped: nobody else
+        // touches the message until [recycle].
         let message = unsafe { slot.message.get().read() };
         slot.turn.store(lap(at) + CAPACITY as u64, Release); // [recycle]
         wake(&self.push_sleepers.0);
@@ -87,7 +89,8 @@ impl Vyukov {
     }
 }
 
-/// Claims the next position of `counter`, if it is its turn. `turns` gives a slot's turn and the one to wait for.
+/// Claims the next position of `counter`, if it is its turn. `turns` gives a slot's turn and the
+/// one to wait for.
 #[inline]
 fn claim(counter: &AtomicU64, turns: impl Fn(u64) -> (u64, u64)) -> Option<u64> {
     let mut at = counter.load(Relaxed);

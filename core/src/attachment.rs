@@ -13,18 +13,21 @@ use crate::sync::Ordering::Relaxed;
 
 /// What a handle and its leases share.
 pub(crate) struct Attachment {
-    /// Borrows from `mapping`, whatever its lifetime says: handed out with the lifetime of `&self` only.
+    /// Borrows from `mapping`, whatever its lifetime says: handed out with the lifetime of `&self`
+    /// only.
     port: Port<'static>,
     mapping: Mapping,
-    /// Whether the opener vouched for all peers, see [`Queue::trust_peers`](crate::Queue::trust_peers).
+    /// Whether the opener vouched for all peers, see
+    /// [`Queue::trust_peers`](crate::Queue::trust_peers).
     pub(crate) trusted: bool,
 }
 
 impl Attachment {
     pub(crate) fn new(segment: &Segment, trusted: bool) -> Result<Arc<Self>, AttachError> {
         let (port, mapping) = segment.claim(|mapping, id| {
-            // SAFETY: the port goes into one struct with the mapping, which `claim` hands back unmoved in
-            // memory (its base is where it was), and is reached through that struct alone.
+            // SAFETY: the port goes into one struct with the mapping, which `claim` hands back
+            // unmoved in memory (its base is where it was), and is reached through that struct
+            // alone.
             let ring = unsafe { mapping.ring_unbound() };
             Ok(Port::take_over(ring, id)?)
         })?;
@@ -83,7 +86,8 @@ impl Side {
         self.attachment.port.ring().geometry.watchdog()
     }
 
-    /// Passes a wake on to another waiter of this side, in whatever process, if there is something to do.
+    /// Passes a wake on to another waiter of this side, in whatever process, if there is something
+    /// to do.
     pub fn pass_on(&self) {
         if let Some(gate) = self.gate()
             && self.is_ready()

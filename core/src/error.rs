@@ -1,15 +1,16 @@
 //! Every refusal, what it means, and what to do about it.
 //!
-//! Errors of an operation hand back what they refused. [`Fault`] is what no retry mends. A text that tells its cause
-//! does not offer it as `source()` too, so that a chain of errors says everything once.
+//! Errors of an operation hand back what they refused. [`Fault`] is what no retry mends. A text
+//! that tells its cause does not offer it as `source()` too, so that a chain of errors says
+//! everything once.
 
 use std::io;
 use std::time::Duration;
 
 use thiserror::Error;
 
-/// A word of the segment that no honest peer writes. Some process scribbled over the segment, or has a
-/// bug; messages may be lost. Use a new queue.
+/// A word of the segment that no honest peer writes. Some process scribbled over the segment, or
+/// has a bug; messages may be lost. Use a new queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the segment is corrupt: {what}; some process wrote where it must not, use a new queue")]
 pub struct Corrupt {

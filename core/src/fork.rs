@@ -1,8 +1,9 @@
 //! Am I still the process that made this handle?
 //!
-//! One private page holds the number of this process among its forebears, and is marked `MADV_WIPEONFORK`: whatever
-//! way a child is made, it reads 0 there. A child that makes a handle of its own takes the next number, so
-//! that the handles it inherited stay strangers. A check is one load of a line that hardly ever changes.
+//! One private page holds the number of this process among its forebears, and is marked
+//! `MADV_WIPEONFORK`: whatever way a child is made, it reads 0 there. A child that makes a handle
+//! of its own takes the next number, so that the handles it inherited stay strangers. A check is
+//! one load of a line that hardly ever changes.
 #![expect(unsafe_code, reason = "maps the page that the kernel wipes in a forked child")]
 
 use std::io;

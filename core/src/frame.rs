@@ -1,15 +1,15 @@
 //! A frame: how one message lies in a block.
 //!
-//! A block is an array of words. Word 0 is the owner tag, word 1 the frame's header, then the payload,
-//! padded to a whole word. The header is one `u64`, read once into private memory and checked before
-//! anything is believed:
+//! A block is an array of words. Word 0 is the owner tag, word 1 the frame's header, then the
+//! payload, padded to a whole word. The header is one `u64`, read once into private memory and
+//! checked before anything is believed:
 //!
 //! | bits | 0..32 | 32..40 | 40..48 | 48..64 |
 //! |---|---|---|---|---|
 //! | | length in bytes | kind | flags | attempts |
 //!
-//! Payload words are relaxed atomics: a peer that scribbles garbles a message, and that is all. What
-//! orders them is the exchange on the slot ([message] and [space] in `ring.rs`).
+//! Payload words are relaxed atomics: a peer that scribbles garbles a message, and that is all.
+//! What orders them is the exchange on the slot ([message] and [space] in `ring.rs`).
 
 use crate::error::Corrupt;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
@@ -124,7 +124,8 @@ impl<'a> Block<'a> {
     #[inline]
     pub(crate) fn write(&self, bytes: &[u8]) {
         let (words, tail) = bytes.as_chunks::<8>();
-        // One look at the room, and not one a word: a message of known size is copied without a loop.
+        // One look at the room, and not one a word: a message of known size is copied without a
+        // loop.
         let Some((whole, rest)) = self.payload.split_at_checked(words.len()) else { return };
         for (from, to) in words.iter().zip(whole) {
             to.store(u64::from_ne_bytes(*from), Relaxed);

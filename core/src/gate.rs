@@ -10,16 +10,16 @@
 //! woken:   take;  if more is there: notify 1 (the baton)
 //! ```
 //!
-//! The second wake is not to be spared: a waiter may have gone to sleep, its bit still set, between the
-//! two steps, and a plain clear would leave it asleep for ever.
+//! The second wake is not to be spared: a waiter may have gone to sleep, its bit still set, between
+//! the two steps, and a plain clear would leave it asleep for ever.
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
 //! | [announce] | announce: fetch_or, fence | notify: SeqCst load after a SeqCst commit | "I sleep unless I see your commit": one of the two sees the other |
 //! | [bump] | notify: fetch_add | announce: fetch_or; the kernel's compare | a sleep that began before the bump does not begin |
 //!
-//! The gate makes no system call. [`Gate::announce`] returns a [`Sleep`] and [`Gate::notify`] a [`Wake`]
-//! for a [`Kernel`] to carry out: the futex, io_uring, or a model.
+//! The gate makes no system call. [`Gate::announce`] returns a [`Sleep`] and [`Gate::notify`] a
+//! [`Wake`] for a [`Kernel`] to carry out: the futex, io_uring, or a model.
 
 use core::time::Duration;
 
@@ -80,7 +80,8 @@ impl Gate {
         Sleep { word: &self.word, expected }
     }
 
-    /// Call after the change that up to `count` waiters wait for; the change was committed with SeqCst.
+    /// Call after the change that up to `count` waiters wait for; the change was committed with
+    /// SeqCst.
     #[inline]
     pub fn notify(&self, count: u32) -> Option<Wake<'_>> {
         crate::sync::order_commit_before_load();

@@ -1,4 +1,5 @@
-//! What a segment is made of, where each part lies, and what the first page of a stranger's segment claims.
+//! What a segment is made of, where each part lies, and what the first page of a stranger's segment
+//! claims.
 //!
 //! ```text
 //! 0      claims            written once, read once at open, checked, and never read again
@@ -53,8 +54,9 @@ impl TypeMark {
     /// Bytes of any length.
     pub(crate) const BYTES: Self = Self { size: 0, align: 0, name_len: 0, name: [0; NAME_LEN] };
 
-    /// `T` by its size, its alignment and its name without the paths, so that two programs that keep the type
-    /// in different modules agree. A long name counts by its length and its first 64 bytes.
+    /// `T` by its size, its alignment and its name without the paths, so that two programs that
+    /// keep the type in different modules agree. A long name counts by its length and its first 64
+    /// bytes.
     pub(crate) fn of<T>() -> Self {
         let mut short = String::new();
         for part in core::any::type_name::<T>().split_inclusive(|c: char| !is_path(c)) {
@@ -152,8 +154,8 @@ impl Geometry {
             .ok_or(CreateError::TooManyBlocks { capacity, handles, leases, max: MAX_BLOCKS })
     }
 
-    /// Reads a stranger's claims: each is checked against our limits and the sum of them against the
-    /// file's length.
+    /// Reads a stranger's claims: each is checked against our limits and the sum of them against
+    /// the file's length.
     pub(crate) fn check(page: &[u8], file_len: u64) -> Result<(Self, TypeMark), OpenError> {
         let truncated = |expected| OpenError::WrongLength { expected, found: file_len };
         let (claims, _) =

@@ -1,4 +1,5 @@
-//! A ring on the heap: the same words and the same algorithm, without a kernel. For loom and for fuzzing.
+//! A ring on the heap: the same words and the same algorithm, without a kernel. For loom and for
+//! fuzzing.
 
 use std::time::Duration;
 
@@ -45,8 +46,8 @@ impl HeapRing {
         Ok(heap)
     }
 
-    /// The place of handle `id`, which nobody else may use meanwhile; `None` if it does not exist or its last
-    /// user stopped in the midst of something.
+    /// The place of handle `id`, which nobody else may use meanwhile; `None` if it does not exist
+    /// or its last user stopped in the midst of something.
     pub fn port(&self, id: u32) -> Option<HeapPort<'_>> {
         let port = Port::take_over(self.ring(), id).ok()??;
         let (send_at, recv_at) = (port.start(Verb::Send).ok()?, port.start(Verb::Recv).ok()?);

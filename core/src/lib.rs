@@ -1,6 +1,6 @@
-//! A bounded multi-producer multi-consumer queue between the processes of one Linux host, that no killed or stopped
-//! process can block. This crate is the queue with calls that try and calls that block a thread;
-//! `parkline-uring` adds async.
+//! A bounded multi-producer multi-consumer queue between the processes of one Linux host, that no
+//! killed or stopped process can block. This crate is the queue with calls that try and calls that
+//! block a thread; `parkline-uring` adds async.
 //!
 //! ```
 //! use parkline_core::Queue;
@@ -21,10 +21,11 @@
 //! ```
 //!
 //! # Limits
-//! Linux on 64-bit machines, with `/proc` mounted. A message is at most 1 GiB, a queue at most 524,288 messages. One shared
-//! segment gives no integrity between its writers: a peer that scribbles over it can garble, drop or repeat
-//! messages, though it cannot make safe code here do anything undefined. Whoever opens a queue trusts its peers
-//! with the messages; where that is too much, give each peer a queue of its own.
+//! Linux on 64-bit machines, with `/proc` mounted. A message is at most 1 GiB, a queue at most
+//! 524,288 messages. One shared segment gives no integrity between its writers: a peer that
+//! scribbles over it can garble, drop or repeat messages, though it cannot make safe code here do
+//! anything undefined. Whoever opens a queue trusts its peers with the messages; where that is too
+//! much, give each peer a queue of its own.
 
 #![cfg_attr(loom, allow(dead_code, reason = "a model has no segment, and so no header, no types"))]
 

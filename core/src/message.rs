@@ -13,8 +13,9 @@ mod sealed {
     impl<T: super::FromBytes + super::IntoBytes + super::Immutable> Sealed for T {}
 }
 
-/// What a queue can carry: bytes of any length up to `max_message` (`[u8]`), or any type that zerocopy can
-/// turn into bytes and back, whatever bits a peer writes: derive `FromBytes`, `IntoBytes` and `Immutable`.
+/// What a queue can carry: bytes of any length up to `max_message` (`[u8]`), or any type that
+/// zerocopy can turn into bytes and back, whatever bits a peer writes: derive `FromBytes`,
+/// `IntoBytes` and `Immutable`.
 ///
 /// ```
 /// use zerocopy::{FromBytes, Immutable, IntoBytes};

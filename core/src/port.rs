@@ -1,8 +1,8 @@
 //! A port: one handle's place at the ring, its record and the cells with the blocks it owns.
 //!
-//! A cell always holds exactly one block: free, or *held* by a message that is not yet acknowledged. Cell and
-//! record are written by their owner alone; the shared copy is for an audit, and the private copy is
-//! the one we believe, since a peer could have scribbled on the other.
+//! A cell always holds exactly one block: free, or *held* by a message that is not yet
+//! acknowledged. Cell and record are written by their owner alone; the shared copy is for an audit,
+//! and the private copy is the one we believe, since a peer could have scribbled on the other.
 
 use crate::error::{Corrupt, Fault};
 use crate::frame::{Block, Frame};
@@ -14,7 +14,8 @@ use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Release};
 /// The cell of all sends: a sender never holds a message.
 pub(crate) const SEND_CELL: usize = 0;
 
-/// One handle's place at the ring. At most one operation at a time may use it; acknowledging is free.
+/// One handle's place at the ring. At most one operation at a time may use it; acknowledging is
+/// free.
 pub(crate) struct Port<'a> {
     ring: Ring<'a>,
     id: u32,
@@ -24,8 +25,8 @@ pub(crate) struct Port<'a> {
 }
 
 impl<'a> Port<'a> {
-    /// Takes over record `id`, whose byte lock the caller owns. `None` if its last owner died in the midst of
-    /// something: such a record waits for an audit.
+    /// Takes over record `id`, whose byte lock the caller owns. `None` if its last owner died in
+    /// the midst of something: such a record waits for an audit.
     pub(crate) fn take_over(ring: Ring<'a>, id: u32) -> Result<Option<Self>, Corrupt> {
         let missing = Corrupt { what: "a record does not exist" };
         let index = id as usize;

@@ -1,8 +1,8 @@
 //! Positions: the endless numbering of the messages of a queue, and how a position becomes a slot.
 //!
 //! Position `p` lives in slot `p mod capacity` during lap `p div capacity`. A slot word stores only
-//! [`LAP_BITS`] bits of the lap, so laps are compared by their signed distance: right as long as
-//! no two that meet are 2^41 laps apart. A handle that slept through that many (1.3 days of 20 million
+//! [`LAP_BITS`] bits of the lap, so laps are compared by their signed distance: right as long as no
+//! two that meet are 2^41 laps apart. A handle that slept through that many (1.3 days of 20 million
 //! messages a second through a ring of one) finds its cursor ahead of the slots, and starts anew.
 
 /// How many bits of the lap a slot word keeps.

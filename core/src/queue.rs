@@ -16,8 +16,9 @@ use crate::sender::Sender;
 
 /// A bounded queue in a sealed memfd, for many senders and many receivers in many processes.
 ///
-/// It lives as long as one process holds its file descriptor or a mapping of it; it has no name and leaves nothing
-/// behind. Hand the descriptor on by inheritance or over a Unix socket, and [`open`](Queue::open) it there.
+/// It lives as long as one process holds its file descriptor or a mapping of it; it has no name and
+/// leaves nothing behind. Hand the descriptor on by inheritance or over a Unix socket, and
+/// [`open`](Queue::open) it there.
 ///
 /// ```
 /// use parkline_core::Queue;
@@ -47,7 +48,8 @@ pub struct Builder {
 }
 
 impl Queue {
-    /// Begins a new queue: 1024 messages of up to 1024 bytes, 64 handles with 4 leases each, 1.4 MB.
+    /// Begins a new queue: 1024 messages of up to 1024 bytes, 64 handles with 4 leases each, 1.4
+    /// MB.
     pub fn builder() -> Builder {
         let wishes = Wishes {
             capacity: 1024,
@@ -61,7 +63,8 @@ impl Queue {
 
     /// Opens the queue of bytes that another process, or this one, created.
     ///
-    /// Everything that can be checked of a stranger's memfd is checked, once: its seals, its length, its header.
+    /// Everything that can be checked of a stranger's memfd is checked, once: its seals, its
+    /// length, its header.
     ///
     /// # Errors
     /// [`OpenError`] tells what is wrong with the descriptor.
@@ -90,12 +93,12 @@ impl<M: Message + ?Sized> Queue<M> {
         Ok(Self { segment, mapping, trusted: false, carries: PhantomData })
     }
 
-    /// Vouches for every process that maps this queue, now and later: handles made from here on give
-    /// in-place views of messages.
+    /// Vouches for every process that maps this queue, now and later: handles made from here on
+    /// give in-place views of messages.
     ///
     /// # Safety
-    /// No process may write to a block that it does not own by the protocol: a view is a plain reference, and a
-    /// write under it is undefined behaviour in this process.
+    /// No process may write to a block that it does not own by the protocol: a view is a plain
+    /// reference, and a write under it is undefined behaviour in this process.
     #[expect(unsafe_code, reason = "the one statement of trust behind all in-place views")]
     pub unsafe fn trust_peers(mut self) -> Self {
         self.trusted = true;
@@ -140,8 +143,8 @@ impl<M: Message + ?Sized> Queue<M> {
         self.segment.geometry().handles() as usize
     }
 
-    /// How many messages wait. Others send and receive meanwhile: right at some instant if nobody does, and never
-    /// more than the capacity. 0 in a forked child.
+    /// How many messages wait. Others send and receive meanwhile: right at some instant if nobody
+    /// does, and never more than the capacity. 0 in a forked child.
     pub fn len(&self) -> usize {
         if self.mapping.is_forked() {
             return 0;
@@ -155,8 +158,8 @@ impl<M: Message + ?Sized> Queue<M> {
         self.len() == 0
     }
 
-    /// Closes the queue for everybody: what is in it can still be received, every send that begins after this
-    /// is refused, and all waiters of all processes wake. Closing twice does no harm.
+    /// Closes the queue for everybody: what is in it can still be received, every send that begins
+    /// after this is refused, and all waiters of all processes wake. Closing twice does no harm.
     ///
     /// A send that was under way may still come through.
     ///
@@ -164,8 +167,8 @@ impl<M: Message + ?Sized> Queue<M> {
     /// [`Fault::Forked`], [`Fault::Corrupt`].
     ///
     /// # If a peer dies
-    /// If this process dies in the call, the queue is closed or it is not, and waiters learn of it within the
-    /// watchdog's period.
+    /// If this process dies in the call, the queue is closed or it is not, and waiters learn of it
+    /// within the watchdog's period.
     ///
     /// ```
     /// use parkline_core::{Queue, TryRecvError, TrySendError};
@@ -258,15 +261,16 @@ impl Builder {
         self
     }
 
-    /// How often a waiter looks without having been woken, 1 ms to 1 h: the longest that a wake can be late which a
-    /// killed process took with it.
+    /// How often a waiter looks without having been woken, 1 ms to 1 h: the longest that a wake can
+    /// be late which a killed process took with it.
     pub fn watchdog(mut self, period: Duration) -> Self {
         self.wishes.watchdog = period;
         self
     }
 
-    /// Lets the kernel find memory when a block is first used, not now: for a large `max_message` that few
-    /// messages need. Where memory runs out then, the process that touches it is killed by a signal.
+    /// Lets the kernel find memory when a block is first used, not now: for a large `max_message`
+    /// that few messages need. Where memory runs out then, the process that touches it is killed by
+    /// a signal.
     pub fn lazy_memory(mut self) -> Self {
         self.lazy = true;
         self

@@ -14,9 +14,11 @@ use crate::ring::Stop;
 use crate::slot::Verb;
 use crate::wait::{Patience, wait_at};
 
-/// Receives from a queue. Exclusive: no lock, no counter, nothing shared with another handle but the ring itself.
+/// Receives from a queue. Exclusive: no lock, no counter, nothing shared with another handle but
+/// the ring itself.
 ///
-/// Each message goes to one receiver. Dropping the handle gives its record back once its leases are gone.
+/// Each message goes to one receiver. Dropping the handle gives its record back once its leases are
+/// gone.
 ///
 /// ```
 /// use parkline_core::{Queue, TryRecvError};
@@ -44,20 +46,21 @@ impl<M: Message + ?Sized> Receiver<M> {
         Ok(Self { attachment, at, hint: 0, late: None, carries: PhantomData })
     }
 
-    /// Takes the oldest message, copied out and acknowledged. Lock-free: no peer, dead, stopped or slow, can make
-    /// it wait.
+    /// Takes the oldest message, copied out and acknowledged. Lock-free: no peer, dead, stopped or
+    /// slow, can make it wait.
     ///
     /// # Errors
-    /// [`Empty`](TryRecvError::Empty), exact at the instant of the look; [`Closed`](TryRecvError::Closed) once all
-    /// that was sent before the close is received; [`Fault::Forked`], [`Fault::LeasesOut`]; [`Fault::Corrupt`], which
-    /// drops the message if it was one.
+    /// [`Empty`](TryRecvError::Empty), exact at the instant of the look;
+    /// [`Closed`](TryRecvError::Closed) once all that was sent before the close is received;
+    /// [`Fault::Forked`], [`Fault::LeasesOut`]; [`Fault::Corrupt`], which drops the message if it
+    /// was one.
     ///
     /// # Ordering
     /// What happened before the send of the message happens before this returns.
     ///
     /// # If a peer dies
-    /// Nothing changes. If this process dies in the call, the message is left in the queue, or in this handle's
-    /// record as not acknowledged.
+    /// Nothing changes. If this process dies in the call, the message is left in the queue, or in
+    /// this handle's record as not acknowledged.
     #[inline]
     pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
         let received = self.take_one()?;
@@ -73,7 +76,8 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.wait_until(None, Self::try_recv).unwrap_or(Err(RecvError::Closed))
     }
 
-    /// As [`recv_blocking`](Self::recv_blocking), for at most `timeout`, which bounds the whole call.
+    /// As [`recv_blocking`](Self::recv_blocking), for at most `timeout`, which bounds the whole
+    /// call.
     ///
     /// # Errors
     /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
@@ -99,12 +103,12 @@ impl<M: Message + ?Sized> Receiver<M> {
         Ok(self.wait_until(until, Self::try_recv).ok_or(RecvTimeoutError::Timeout)??)
     }
 
-    /// Takes up to `limit` messages in order, appends them to `messages`, and wakes senders once. Returns how
-    /// many.
+    /// Takes up to `limit` messages in order, appends them to `messages`, and wakes senders once.
+    /// Returns how many.
     ///
     /// # Errors
-    /// As [`try_recv`](Self::try_recv), when there is not even one. A fault that comes after some is told by the
-    /// next call.
+    /// As [`try_recv`](Self::try_recv), when there is not even one. A fault that comes after some
+    /// is told by the next call.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().capacity(4).create_typed::<u32>()?;
@@ -152,7 +156,8 @@ impl<M: Message + ?Sized> Receiver<M> {
         }
     }
 
-    /// As [`try_recv_many`](Self::try_recv_many), waiting on the calling thread until there is at least one.
+    /// As [`try_recv_many`](Self::try_recv_many), waiting on the calling thread until there is at
+    /// least one.
     ///
     /// # Errors
     /// As [`recv_blocking`](Self::recv_blocking).
@@ -216,7 +221,8 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.wait_until(None, Self::try_lease).unwrap_or(Err(RecvError::Closed))
     }
 
-    /// As [`lease_blocking`](Self::lease_blocking), for at most `timeout`, which bounds the whole call.
+    /// As [`lease_blocking`](Self::lease_blocking), for at most `timeout`, which bounds the whole
+    /// call.
     ///
     /// # Errors
     /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
@@ -242,8 +248,8 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// Returns a leased message to the end of the queue, flagged as redelivered.
     ///
     /// # Errors
-    /// As [`Sender::try_send`](crate::Sender::try_send); the lease comes back. On a closed queue nothing can be
-    /// returned any more.
+    /// As [`Sender::try_send`](crate::Sender::try_send); the lease comes back. On a closed queue
+    /// nothing can be returned any more.
     ///
     /// # Panics
     /// If the lease is another receiver's.
@@ -326,8 +332,8 @@ impl<M: Message + ?Sized> core::fmt::Debug for Receiver<M> {
     }
 }
 
-/// A received message that is not yet acknowledged. Dropping it acknowledges, unless the thread is panicking: then
-/// the message stays with the handle's record, not acknowledged.
+/// A received message that is not yet acknowledged. Dropping it acknowledges, unless the thread is
+/// panicking: then the message stays with the handle's record, not acknowledged.
 ///
 /// Keeps its receiver's record and mapping alive.
 #[must_use = "dropping a lease acknowledges the message"]
@@ -388,8 +394,9 @@ impl<M: Message + ?Sized> Lease<M> {
             return None;
         }
         let block = self.attachment.port().ok()?.block(self.cell).ok()?;
-        // SAFETY: the frame was checked to fit the block. The block is in a cell of ours that stays held as
-        // long as the lease lives, and the opener vouched that no other process writes what it does not own.
+        // SAFETY: the frame was checked to fit the block. The block is in a cell of ours that stays
+        // held as long as the lease lives, and the opener vouched that no other process writes what
+        // it does not own.
         Some(unsafe { core::slice::from_raw_parts(block.payload_ptr(), self.len()) })
     }
 

@@ -1,8 +1,8 @@
 //! The block-swap ring: the algorithm.
 //!
-//! A slot always holds one block, every handle owns some blocks, and an operation *swaps* one of its
-//! blocks with the slot's by a single exchange. Before the exchange nothing has happened, after it all has:
-//! there is no state in between for a killed or stopped process to leave behind.
+//! A slot always holds one block, every handle owns some blocks, and an operation *swaps* one of
+//! its blocks with the slot's by a single exchange. Before the exchange nothing has happened, after
+//! it all has: there is no state in between for a killed or stopped process to leave behind.
 //!
 //! ```text
 //! send:  write the message into a block of mine          nobody else reads it
@@ -11,16 +11,17 @@
 //! close: EMPTY(lap, block)     -> CLOSED(lap, block)     nothing is ever sent here or after
 //! ```
 //!
-//! **Nobody shares a head or a tail.** A handle keeps a private cursor, and the slots are the only truth: a
-//! slot tells which position it has reached, and so whether the cursor must move.
+//! **Nobody shares a head or a tail.** A handle keeps a private cursor, and the slots are the only
+//! truth: a slot tells which position it has reached, and so whether the cursor must move.
 //!
 //! Invariants, on which FIFO, exact `Full` and exact `Empty` rest:
-//! 1. A cursor never lies beyond the first uncommitted position: it moves only past positions that a slot
-//!    showed committed. So the committed positions are a prefix, for sends and for receives.
+//! 1. A cursor never lies beyond the first uncommitted position: it moves only past positions that
+//!    a slot showed committed. So the committed positions are a prefix, for sends and for receives.
 //! 2. Every block is in exactly one slot or one cell. A swap keeps that.
 //!
-//! Before its exchange a handle announces in its record's `op` what it is about to do. That is for the audit
-//! of the dead alone: did the dead own the block it offered, or the one it was about to gain?
+//! Before its exchange a handle announces in its record's `op` what it is about to do. That is for
+//! the audit of the dead alone: did the dead own the block it offered, or the one it was about to
+//! gain?
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
@@ -42,8 +43,8 @@ use crate::slot::{BlockId, CellWord, OpWord, SlotState, SlotWord, Verb};
 use crate::sync::Ordering::SeqCst;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-/// How often an operation looks again before it calls the segment corrupt. A failed exchange means that
-/// another handle got through, so honest peers come nowhere near it.
+/// How often an operation looks again before it calls the segment corrupt. A failed exchange means
+/// that another handle got through, so honest peers come nowhere near it.
 const LOOKS: u32 = 1 << 16;
 const UNSETTLED: Corrupt = Corrupt { what: "the slots never settle" };
 
@@ -151,8 +152,9 @@ pub(crate) struct Ring<'a> {
 }
 
 impl<'a> Ring<'a> {
-    /// Swaps the block in `cell` with the one of the first slot whose turn it is: commits the message in the cell,
-    /// which holds an empty block then, or takes the oldest message into the cell.
+    /// Swaps the block in `cell` with the one of the first slot whose turn it is: commits the
+    /// message in the cell, which holds an empty block then, or takes the oldest message into the
+    /// cell.
     #[inline(always)] // so that the verb is a constant within
     pub(crate) fn swap(
         &self,
@@ -184,7 +186,8 @@ impl<'a> Ring<'a> {
         Err(UNSETTLED.into())
     }
 
-    /// Announces, exchanges, and settles who owns what. `false` when the slot was not, or is no longer, the one.
+    /// Announces, exchanges, and settles who owns what. `false` when the slot was not, or is no
+    /// longer, the one.
     #[inline(always)]
     fn swap_once(
         &self,
@@ -234,7 +237,8 @@ impl<'a> Ring<'a> {
         Err(UNSETTLED.into())
     }
 
-    /// Whether an exchange may be tried: the usual answer, and a short way to it. Why not is for `step` to tell.
+    /// Whether an exchange may be tried: the usual answer, and a short way to it. Why not is for
+    /// `step` to tell.
     #[inline]
     fn is_turn(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
         let lap = self.laps().lap(at);
@@ -264,7 +268,8 @@ impl<'a> Ring<'a> {
             (_, Look::NotNow) => return Err(Stop::NotNow),
             (_, Look::Closed) => return Err(Stop::Closed),
             (_, Look::Passed(passed)) => *at = self.frontier(verb, passed)?,
-            // A cursor that slept through half of all laps, or a segment that somebody scribbled on.
+            // A cursor that slept through half of all laps, or a segment that somebody scribbled
+            // on.
             (_, Look::Nonsense) => {
                 let fresh = self.start(verb)?;
                 if fresh == *at {
@@ -276,8 +281,9 @@ impl<'a> Ring<'a> {
         Ok(())
     }
 
-    /// Refuses all further sends: sets the flag that sends test, and seals the first free slot if there is one.
-    /// While the ring is full the first receiver that finds it drained does that instead.
+    /// Refuses all further sends: sets the flag that sends test, and seals the first free slot if
+    /// there is one. While the ring is full the first receiver that finds it drained does that
+    /// instead.
     pub(crate) fn close(&self) -> Result<(), Fault> {
         self.control.closing.store(1, SeqCst);
         match self.turn(Verb::Send, &mut self.start(Verb::Send)?) {

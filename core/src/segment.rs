@@ -1,13 +1,14 @@
 //! The segment: a sealed memfd, mapped; and the byte lock that says which handles live.
 //!
-//! **Creation.** Sealed SHRINK, GROW and SEAL: no peer can truncate it under our feet, nor add a seal that keeps others
-//! out. Its memory is allocated at once, so that shortage is an error then and not a signal later.
+//! **Creation.** Sealed SHRINK, GROW and SEAL: no peer can truncate it under our feet, nor add a
+//! seal that keeps others out. Its memory is allocated at once, so that shortage is an error then
+//! and not a signal later.
 //!
-//! **Liveness is a kernel lock.** A handle reopens the memfd, maps *that* open file description, takes an
-//! `F_OFD_SETLK` lock on one byte far beyond the file's end, and closes the descriptor. The mapping keeps
-//! the description and so the lock: it survives `close` and SIGSTOP, is not inherited over fork (the mapping is
-//! `MADV_DONTFORK`), crosses pid namespaces, and goes with exit, exec, SIGKILL or unmap. Owning byte
-//! `2^40 + n` is owning record `n`.
+//! **Liveness is a kernel lock.** A handle reopens the memfd, maps *that* open file description,
+//! takes an `F_OFD_SETLK` lock on one byte far beyond the file's end, and closes the descriptor.
+//! The mapping keeps the description and so the lock: it survives `close` and SIGSTOP, is not
+//! inherited over fork (the mapping is `MADV_DONTFORK`), crosses pid namespaces, and goes with
+//! exit, exec, SIGKILL or unmap. Owning byte `2^40 + n` is owning record `n`.
 #![expect(
     unsafe_code,
     reason = "maps shared memory and speaks F_OFD_SETLK, which no crate we use wraps"
@@ -149,14 +150,15 @@ impl Segment {
         let guard = ForkGuard::new()?;
         let len = self.geometry.file_len();
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a shared mapping at a place of the kernel's choice overlaps nothing. The file is sealed against
-        // shrinking and checked to be `len` long, so no access within can fault for lack of a file.
+        // SAFETY: a shared mapping at a place of the kernel's choice overlaps nothing. The file is
+        // sealed against shrinking and checked to be `len` long, so no access within can fault for
+        // lack of a file.
         let base =
             unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
         let base = NonNull::new(base).ok_or(io::ErrorKind::InvalidInput)?;
         let mapping = Mapping { base, guard, geometry: self.geometry };
-        // SAFETY: the range is the mapping just made. A forked child finds nothing there, and does not look: every
-        // use asks the guard first.
+        // SAFETY: the range is the mapping just made. A forked child finds nothing there, and does
+        // not look: every use asks the guard first.
         unsafe { rustix::mm::madvise(base.as_ptr(), len, Advice::LinuxDontFork) }?;
         Ok(mapping)
     }
@@ -168,17 +170,19 @@ impl AsFd for Segment {
     }
 }
 
-/// A mapped segment. If it was mapped from a description that holds a record's lock, it is the lock.
+/// A mapped segment. If it was mapped from a description that holds a record's lock, it is the
+/// lock.
 #[derive(Debug)]
 pub(crate) struct Mapping {
-    /// Invariant: `geometry.file_len()` bytes, page-aligned, readable and writable until drop, in the process that
-    /// `guard` remembers.
+    /// Invariant: `geometry.file_len()` bytes, page-aligned, readable and writable until drop, in
+    /// the process that `guard` remembers.
     base: NonNull<c_void>,
     guard: ForkGuard,
     geometry: Geometry,
 }
 
-// SAFETY: the mapping is plain shared memory, valid on every thread, and reached only through atomics.
+// SAFETY: the mapping is plain shared memory, valid on every thread, and reached only through
+// atomics.
 unsafe impl Send for Mapping {}
 // SAFETY: as for Send.
 unsafe impl Sync for Mapping {}
@@ -203,10 +207,11 @@ impl Mapping {
         let handles = geometry.handles() as usize;
         Ring {
             geometry,
-            // SAFETY: in bounds by the assertions above, aligned, any bits are valid; all fields are atomics.
+            // SAFETY: in bounds by the assertions above, aligned, any bits are valid; all fields
+            // are atomics.
             control: unsafe { control.as_ref() },
-            // SAFETY: `Geometry::compute` laid these out within the file, aligned and apart; any bits are valid
-            // atomics, and shared memory that others write is what atomics are for.
+            // SAFETY: `Geometry::compute` laid these out within the file, aligned and apart; any
+            // bits are valid atomics, and shared memory that others write is what atomics are for.
             slots: unsafe { NonNull::slice_from_raw_parts(slots, geometry.capacity()).as_ref() },
             // SAFETY: as for the slots.
             records: unsafe { NonNull::slice_from_raw_parts(records, handles).as_ref() },
@@ -271,7 +276,8 @@ fn set_lock(fd: BorrowedFd<'_>, id: u32, kind: libc::c_int) -> io::Result<()> {
         l_len: 1,
         l_pid: 0,
     };
-    // SAFETY: `lock` is a valid flock that lives over the call, which writes nothing for F_OFD_SETLK.
+    // SAFETY: `lock` is a valid flock that lives over the call, which writes nothing for
+    // F_OFD_SETLK.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

@@ -15,11 +15,13 @@ use crate::position::Position;
 use crate::slot::Verb;
 use crate::wait::{Patience, wait_at};
 
-/// Up to this size a message is written before the first look at the slot: load and exchange then stand close
-/// together, and fewer exchanges fail. A larger one is not copied for nothing when the queue is full.
+/// Up to this size a message is written before the first look at the slot: load and exchange then
+/// stand close together, and fewer exchanges fail. A larger one is not copied for nothing when the
+/// queue is full.
 const WRITE_FIRST: usize = 256;
 
-/// Sends to a queue. Exclusive: no lock, no counter, nothing shared with another handle but the ring itself.
+/// Sends to a queue. Exclusive: no lock, no counter, nothing shared with another handle but the
+/// ring itself.
 ///
 /// Dropping it gives its record back. A queue is not closed by that: processes come and go, and
 /// [`Queue::close`](crate::Queue::close) is said in words.
@@ -45,17 +47,19 @@ impl<M: Message + ?Sized> Sender<M> {
         Ok(Self { attachment, at, carries: PhantomData })
     }
 
-    /// Sends a message if there is room. Lock-free: no peer, dead, stopped or slow, can make it wait.
+    /// Sends a message if there is room. Lock-free: no peer, dead, stopped or slow, can make it
+    /// wait.
     ///
     /// `Ok` means committed: the message survives the death of this process.
     ///
     /// # Errors
-    /// [`Full`](TrySendError::Full) and [`Closed`](TrySendError::Closed), exact at the instant of the look;
+    /// [`Full`](TrySendError::Full) and [`Closed`](TrySendError::Closed), exact at the instant of
+    /// the look;
     /// [`Fault::MessageTooLarge`], [`Fault::Forked`], [`Fault::Corrupt`].
     ///
     /// # Ordering
-    /// What happened before the send happens before the receive of this message. Messages of one sender are
-    /// received in the order of their sends.
+    /// What happened before the send happens before the receive of this message. Messages of one
+    /// sender are received in the order of their sends.
     ///
     /// # If a peer dies
     /// Nothing changes. If this process dies in the call, the message is sent or it is not.
@@ -75,7 +79,8 @@ impl<M: Message + ?Sized> Sender<M> {
         sent.unwrap_or(Err(SendError::Closed(())))
     }
 
-    /// As [`send_blocking`](Self::send_blocking), for at most `timeout`, which bounds the whole call.
+    /// As [`send_blocking`](Self::send_blocking), for at most `timeout`, which bounds the whole
+    /// call.
     ///
     /// # Errors
     /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent.
@@ -137,7 +142,8 @@ impl<M: Message + ?Sized> Sender<M> {
         Ok(batch.sent)
     }
 
-    /// As [`try_send_many`](Self::try_send_many), waiting on the calling thread until at least one is sent.
+    /// As [`try_send_many`](Self::try_send_many), waiting on the calling thread until at least one
+    /// is sent.
     ///
     /// # Errors
     /// As [`send_blocking`](Self::send_blocking), when the first message is refused.
@@ -205,7 +211,8 @@ impl<M: Message + ?Sized> Sender<M> {
     }
 }
 
-/// Messages that were sent and of which nobody was told yet: also when the caller's iterator panics.
+/// Messages that were sent and of which nobody was told yet: also when the caller's iterator
+/// panics.
 struct Batch<'a, M: Message + ?Sized> {
     sender: &'a mut Sender<M>,
     sent: usize,
@@ -226,8 +233,9 @@ fn fault(fault: Fault) -> TrySendError {
 impl Sender<[u8]> {
     /// Reserves a message of `len` bytes to be written in place, if there is room now.
     ///
-    /// The block is private until it is committed: take as long as you like, drop it, forget it; nobody waits for it.
-    /// Others may fill the queue meanwhile, so the commit can still be refused as full.
+    /// The block is private until it is committed: take as long as you like, drop it, forget it;
+    /// nobody waits for it. Others may fill the queue meanwhile, so the commit can still be refused
+    /// as full.
     ///
     /// # Errors
     /// As [`try_send`](Self::try_send).
@@ -250,7 +258,8 @@ impl Sender<[u8]> {
         self.reserve_now(len).map_err(fault)
     }
 
-    /// As [`try_reserve`](Self::try_reserve), whether or not there is room now: that is asked at the commit.
+    /// As [`try_reserve`](Self::try_reserve), whether or not there is room now: that is asked at
+    /// the commit.
     ///
     /// # Errors
     /// [`Fault::MessageTooLarge`], [`Fault::Forked`].
@@ -259,7 +268,8 @@ impl Sender<[u8]> {
         Ok(Reservation { sender: self, frame, written: 0 })
     }
 
-    /// As [`try_reserve`](Self::try_reserve), waiting on the calling thread while the queue is full.
+    /// As [`try_reserve`](Self::try_reserve), waiting on the calling thread while the queue is
+    /// full.
     ///
     /// # Errors
     /// As [`send_blocking`](Self::send_blocking).
@@ -349,9 +359,9 @@ impl Reservation<'_> {
         }
         let len = self.len();
         let block = self.port().ok()?.block(SEND_CELL).ok()?;
-        // SAFETY: the block has room for `max_message` bytes and `len` is no more. It is in a cell of ours,
-        // borrowed exclusively through the sender, and the opener vouched that no other process writes what it
-        // does not own.
+        // SAFETY: the block has room for `max_message` bytes and `len` is no more. It is in a cell
+        // of ours, borrowed exclusively through the sender, and the opener vouched that no other
+        // process writes what it does not own.
         Some(unsafe { core::slice::from_raw_parts_mut(block.payload_ptr(), len) })
     }
 
@@ -377,8 +387,8 @@ impl Reservation<'_> {
         }
     }
 
-    /// As [`try_commit`](Self::try_commit), for callers that keep the reservation in place: once it is
-    /// committed, it stands for nothing any more.
+    /// As [`try_commit`](Self::try_commit), for callers that keep the reservation in place: once it
+    /// is committed, it stands for nothing any more.
     #[doc(hidden)]
     pub fn commit_in_place(&mut self) -> Result<(), TrySendError> {
         self.sender.commit_frame(self.frame)

@@ -1,4 +1,5 @@
-//! The words of the protocol that other processes read: what a slot, a record's `op` and a cell hold.
+//! The words of the protocol that other processes read: what a slot, a record's `op` and a cell
+//! hold.
 //!
 //! Each is one `u64`, so each changes in one step and is read once.
 //!

@@ -5,8 +5,8 @@ mod native {
     pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
     pub(crate) use std::sync::{Mutex, MutexGuard};
 
-    /// Orders a SeqCst commit before the SeqCst load that follows it. Both being SeqCst, the language
-    /// orders them already: nothing to do.
+    /// Orders a SeqCst commit before the SeqCst load that follows it. Both being SeqCst, the
+    /// language orders them already: nothing to do.
     #[inline(always)]
     pub(crate) fn order_commit_before_load() {}
 }
@@ -33,8 +33,8 @@ mod model {
     #[derive(Debug, PartialEq, Eq)]
     pub struct Stopped;
 
-    /// Runs `operation` for `accesses` accesses to shared words, and stops the thread for ever at the next. Nothing
-    /// it would have done after is done.
+    /// Runs `operation` for `accesses` accesses to shared words, and stops the thread for ever at
+    /// the next. Nothing it would have done after is done.
     ///
     /// # Errors
     /// [`Stopped`] if it did not come to its end.

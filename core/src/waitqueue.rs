@@ -1,20 +1,21 @@
-//! The tasks of one process that wait at one gate, and the one kernel wait that stands for them all.
+//! The tasks of one process that wait at one gate, and the one kernel wait that stands for them
+//! all.
 //!
-//! The kernel knows one waiter per process and gate; who of the process's tasks gets a wake is decided here. So a
-//! dropped task is a list operation, and ten thousand tasks cost one futex wait.
+//! The kernel knows one waiter per process and gate; who of the process's tasks gets a wake is
+//! decided here. So a dropped task is a list operation, and ten thousand tasks cost one futex wait.
 //!
-//! A waiter is either resting or *on duty*. On duty means: a wake was meant for it, or it is about to arm the
-//! kernel wait, and so it must look at the queue. The invariant:
+//! A waiter is either resting or *on duty*. On duty means: a wake was meant for it, or it is about
+//! to arm the kernel wait, and so it must look at the queue. The invariant:
 //!
 //! > While anybody rests, the kernel wait is armed or somebody is on duty.
 //!
-//! Whoever leaves while on duty hands it on: to the next that rests, or, when nobody is left, back to the gate.
-//! So a message and its wake cannot part company, however a task is cancelled. A task that is on duty and never
-//! polled again (it sits in a `select!` that looks elsewhere) delays the others until the next [`tick`]
-//! or the next task that begins to wait, which arms anew by itself.
+//! Whoever leaves while on duty hands it on: to the next that rests, or, when nobody is left, back
+//! to the gate. So a message and its wake cannot part company, however a task is cancelled. A task
+//! that is on duty and never polled again (it sits in a `select!` that looks elsewhere) delays the
+//! others until the next [`tick`] or the next task that begins to wait, which arms anew by itself.
 //!
-//! Every answer of this module says what the caller has to do after the lock is released: a waker is never called
-//! or dropped under it, for a waker may re-enter.
+//! Every answer of this module says what the caller has to do after the lock is released: a waker
+//! is never called or dropped under it, for a waker may re-enter.
 //!
 //! [`tick`]: WaitQueue::tick
 
@@ -81,8 +82,8 @@ impl WaitQueue {
         Self { inner: Mutex::new(inner) }
     }
 
-    /// One poll of a task that tried and found nothing: takes a place, announces at the gate, tries again, and rests
-    /// while the kernel wait that `arm` starts is under way.
+    /// One poll of a task that tried and found nothing: takes a place, announces at the gate, tries
+    /// again, and rests while the kernel wait that `arm` starts is under way.
     ///
     /// The place is kept also when the answer is there: the task leaves by [`leave`](Self::leave).
     ///
@@ -184,9 +185,9 @@ impl WaitQueue {
         }
     }
 
-    /// The watchdog: puts the first that rests on duty, armed or not. Call when the queue is ready although
-    /// somebody waits, which means that a wake was lost with a killed process or sits with a task that
-    /// is not polled.
+    /// The watchdog: puts the first that rests on duty, armed or not. Call when the queue is ready
+    /// although somebody waits, which means that a wake was lost with a killed process or sits with
+    /// a task that is not polled.
     pub fn tick(&self) -> Option<Waker> {
         self.lock().put_on_duty()
     }
@@ -219,8 +220,8 @@ impl WaitQueue {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing in this file panics with the lock held but for a waker's clone or an allocation; the
-        // list is whole then too.
+        // Nothing in this file panics with the lock held but for a waker's clone or an allocation;
+        // the list is whole then too.
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -245,7 +246,8 @@ mod tests {
         place.unwrap()
     }
 
-    /// Fails if `leave` hands nothing on while armed (seen failing): one task a period would be served.
+    /// Fails if `leave` hands nothing on while armed (seen failing): one task a period would be
+    /// served.
     #[test]
     fn whom_the_watchdog_told_tells_the_next() {
         let (queue, gate) = (WaitQueue::new(), Gate::new());

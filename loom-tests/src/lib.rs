@@ -1,7 +1,7 @@
 //! A kernel for models: futexes of a mutex and a condition variable, with exact counts.
 //!
-//! The mutex orders more than a futex promises. So no model may rely on a wake for what it reads: all
-//! that is asserted is read from the ring, after looking again.
+//! The mutex orders more than a futex promises. So no model may rely on a wake for what it reads:
+//! all that is asserted is read from the ring, after looking again.
 //!
 //! Each model names the edit of the shipped code that it catches, and was seen to fail under it.
 #![cfg(loom)]
@@ -86,7 +86,8 @@ impl Kernel for Futexes {
         }
         self.woken.notify_all();
         drop(sleepers);
-        // A completion is handled some time later, by whoever drains the ring: here by the waker itself.
+        // A completion is handled some time later, by whoever drains the ring: here by the waker
+        // itself.
         for lane in lanes {
             lane.settle(lane.queue.completed(true));
         }
@@ -94,7 +95,8 @@ impl Kernel for Futexes {
     }
 }
 
-/// Tasks of one process that wait for messages through one kernel wait, as `parkline-uring` has them.
+/// Tasks of one process that wait for messages through one kernel wait, as `parkline-uring` has
+/// them.
 pub struct Lane {
     pub queue: WaitQueue,
     ring: Arc<HeapRing>,
@@ -149,7 +151,8 @@ impl Lane {
         }
     }
 
-    /// Called under the lock of the queue: what has changed already completes later, as in the kernel.
+    /// Called under the lock of the queue: what has changed already completes later, as in the
+    /// kernel.
     fn arm(self: &Arc<Self>, sleep: &Sleep<'_>) {
         let mut sleepers = self.kernel.sleepers.lock().unwrap();
         if sleep.word().load(Relaxed) == sleep.expected() {

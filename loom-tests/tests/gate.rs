@@ -57,11 +57,13 @@ mod models {
         })
     }
 
-    /// Fails if the waiter does not look again after it announced (seen failing), if the fence of `announce` is
-    /// missing (seen failing), or if `notify` loads without `order_commit_before_load` (seen failing): [announce].
+    /// Fails if the waiter does not look again after it announced (seen failing), if the fence of
+    /// `announce` is missing (seen failing), or if `notify` loads without
+    /// `order_commit_before_load` (seen failing): [announce].
     ///
-    /// Fails if the exchange is Relaxed (seen failing: a block without a frame is received): [message]. The look's own
-    /// Acquire is for [closed]; the exchange that follows it acquires by itself.
+    /// Fails if the exchange is Relaxed (seen failing: a block without a frame is received):
+    /// [message]. The look's own Acquire is for [closed]; the exchange that follows it acquires by
+    /// itself.
     #[test]
     fn a_receiver_that_parks_is_woken_by_the_send_it_missed() {
         model(|| {
@@ -72,7 +74,8 @@ mod models {
         });
     }
 
-    /// Fails if recv's exchange leaves the lap as it is (seen failing), or does not bring the next slot to its turn.
+    /// Fails if recv's exchange leaves the lap as it is (seen failing), or does not bring the next
+    /// slot to its turn.
     #[test]
     fn a_sender_that_parks_while_full_is_woken_by_the_receive() {
         model(|| {
@@ -85,8 +88,8 @@ mod models {
         });
     }
 
-    /// Fails if a wake that finds nobody clears the bit without an epoch and without waking all (seen failing):
-    /// a waiter went to sleep, its bit set, between the two.
+    /// Fails if a wake that finds nobody clears the bit without an epoch and without waking all
+    /// (seen failing): a waiter went to sleep, its bit set, between the two.
     #[test]
     fn two_receivers_park_and_both_are_served() {
         model(|| {
@@ -101,7 +104,8 @@ mod models {
         });
     }
 
-    /// Fails if a wake does not change the word (seen failing): the sleep that began meanwhile goes on.
+    /// Fails if a wake does not change the word (seen failing): the sleep that began meanwhile goes
+    /// on.
     #[test]
     fn close_wakes_a_parked_receiver() {
         model(|| {
@@ -113,7 +117,8 @@ mod models {
         });
     }
 
-    /// Fails if a full queue that is closed is still full to a sender (seen failing: it sleeps for ever).
+    /// Fails if a full queue that is closed is still full to a sender (seen failing: it sleeps for
+    /// ever).
     #[test]
     fn close_wakes_a_sender_that_is_parked_at_a_full_queue() {
         model(|| {

@@ -74,7 +74,8 @@ mod models {
         });
     }
 
-    /// Fails if a sender whose exchange failed does not look again (seen failing: told full with room left).
+    /// Fails if a sender whose exchange failed does not look again (seen failing: told full with
+    /// room left).
     #[test]
     fn two_senders_with_room_for_both_are_both_taken() {
         model(|| {
@@ -111,7 +112,8 @@ mod models {
 
     /// Three laps of a ring of one: a sender's messages come in order, whatever was full or empty.
     ///
-    /// Fails if `full` is said of the wrong lap (seen failing), or if a send does not advance its cursor's lap.
+    /// Fails if `full` is said of the wrong lap (seen failing), or if a send does not advance its
+    /// cursor's lap.
     #[test]
     fn laps_keep_the_order() {
         model(|| {
@@ -160,8 +162,8 @@ mod models {
         });
     }
 
-    /// Fails if a receiver says closed when it finds the ring empty and the flag set (seen failing: a message that
-    /// was accepted is never received).
+    /// Fails if a receiver says closed when it finds the ring empty and the flag set (seen failing:
+    /// a message that was accepted is never received).
     #[test]
     fn closed_is_final_for_a_receiver() {
         model(|| {

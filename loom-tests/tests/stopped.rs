@@ -18,8 +18,8 @@ mod models {
     use parkline_core::driver::{HeapRing, Stopped, stop_after};
     use parkline_loom_tests::{model, ring};
 
-    /// Runs the model of `body` with the victim stopped after 0, 1, 2... accesses, until it comes to its end
-    /// in every interleaving. `body` tells whether it was stopped.
+    /// Runs the model of `body` with the victim stopped after 0, 1, 2... accesses, until it comes
+    /// to its end in every interleaving. `body` tells whether it was stopped.
     fn at_every_step(body: impl Fn(usize) -> bool + Sync + Send + Copy + 'static) {
         let mut steps = 0;
         loop {
@@ -45,8 +45,9 @@ mod models {
             .collect()
     }
 
-    /// Fails if the position is claimed before the message is written, as in a ring of tickets (seen failing with a
-    /// slot that is marked before it is filled: the receiver never gets what was sent after).
+    /// Fails if the position is claimed before the message is written, as in a ring of tickets
+    /// (seen failing with a slot that is marked before it is filled: the receiver never gets what
+    /// was sent after).
     #[test]
     fn a_sender_that_stops_blocks_nobody() {
         at_every_step(|steps| {
@@ -76,8 +77,8 @@ mod models {
         });
     }
 
-    /// Fails if a receiver empties the slot before the exchange is done (seen failing with a slot that is marked
-    /// as being read: the other finds nothing).
+    /// Fails if a receiver empties the slot before the exchange is done (seen failing with a slot
+    /// that is marked as being read: the other finds nothing).
     #[test]
     fn a_receiver_that_stops_blocks_nobody() {
         at_every_step(|steps| {
@@ -98,7 +99,8 @@ mod models {
             let rest = received(&ring, 2, 2);
             let mut all = [mine, rest.clone(), end.iter().copied().collect()].concat();
             all.sort_unstable();
-            // What the dead took is in its record, not in the ring; nobody else lost or repeated anything.
+            // What the dead took is in its record, not in the ring; nobody else lost or repeated
+            // anything.
             let whole = all == [1, 2];
             assert!(whole || end == Err(Stopped) && (all == [1] || all == [2]), "{all:?}");
             port.try_send(&[3; 8]).unwrap();

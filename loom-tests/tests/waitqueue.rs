@@ -97,9 +97,11 @@ mod models {
         });
     }
 
-    /// Two processes: the only task of the first is dropped, the second must not miss what the first was woken for.
+    /// Two processes: the only task of the first is dropped, the second must not miss what the
+    /// first was woken for.
     ///
-    /// Fails if `leave` or `completed` passes nothing on, and if nobody disarms (each seen failing).
+    /// Fails if `leave` or `completed` passes nothing on, and if nobody disarms (each seen
+    /// failing).
     #[test]
     fn a_cancelled_task_passes_the_wake_on_to_another_process() {
         model(|| {
@@ -146,7 +148,8 @@ mod models {
             assert_eq!(first, None);
             let other = task(&lane, &port);
             send(&ring, &kernel, &[1]);
-            // The watchdog's look. Until the task waits there is nobody to tell, and it looks itself.
+            // The watchdog's look. Until the task waits there is nobody to tell, and it looks
+            // itself.
             if let Some(waker) = lane.queue.tick() {
                 waker.wake();
             }

@@ -1,4 +1,5 @@
-//! Which way tasks wait in this process: through io_uring, or by the fallback; decided once, and said aloud.
+//! Which way tasks wait in this process: through io_uring, or by the fallback; decided once, and
+//! said aloud.
 
 use std::env;
 use std::fs;
@@ -31,7 +32,8 @@ pub enum Unavailable {
     /// The environment says so.
     #[error("{VARIABLE}=futex asks for the fallback; unset it to use io_uring")]
     Asked,
-    /// The system forbids it: 1 to processes without CAP_SYS_ADMIN or the group's membership, 2 to all.
+    /// The system forbids it: 1 to processes without CAP_SYS_ADMIN or the group's membership, 2 to
+    /// all.
     #[error(
         "sysctl kernel.io_uring_disabled is {value}; \
          `sysctl -w kernel.io_uring_disabled=0` allows it, or with 1 `kernel.io_uring_group`"
@@ -116,8 +118,8 @@ pub fn backend() -> &'static Backend {
     })
 }
 
-/// Whether io_uring can be used here: sets up a ring, asks for the operation, and tries it once. Any
-/// failure is an answer.
+/// Whether io_uring can be used here: sets up a ring, asks for the operation, and tries it once.
+/// Any failure is an answer.
 ///
 /// # Errors
 /// The first thing that is missing, and what to change.

@@ -15,11 +15,13 @@ thread_local! {
     static SPARE: RefCell<Option<Arc<Reactor>>> = const { RefCell::new(None) };
 }
 
-/// Runs a future to its end on the calling thread. While it waits for a queue, the thread sleeps in an
-/// io_uring of its own: arming the wait and falling asleep is one system call, and no other thread is involved.
+/// Runs a future to its end on the calling thread. While it waits for a queue, the thread sleeps in
+/// an io_uring of its own: arming the wait and falling asleep is one system call, and no other
+/// thread is involved.
 ///
-/// Any future will do; one that waits for something else wakes the thread by its waker as usual. Without
-/// io_uring the thread sleeps on a futex, and the process's helper thread waits for the queues.
+/// Any future will do; one that waits for something else wakes the thread by its waker as usual.
+/// Without io_uring the thread sleeps on a futex, and the process's helper thread waits for the
+/// queues.
 ///
 /// ```
 /// use parkline_uring::{AsyncReceiver, AsyncSender, Queue, block_on};
@@ -91,7 +93,8 @@ impl Drop for Seat {
     fn drop(&mut self) {
         if self.reactor.is_idle() && !self.reactor.is_dead() {
             let reactor = Arc::clone(&self.reactor);
-            // A nested call may have left one already; that one is dropped then, outside the borrow.
+            // A nested call may have left one already; that one is dropped then, outside the
+            // borrow.
             let extra = SPARE.try_with(|spare| spare.replace(Some(reactor)));
             if let Ok(Some(extra)) = extra {
                 extra.shut_down();

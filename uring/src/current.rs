@@ -14,13 +14,14 @@ thread_local! {
 
 struct Frame {
     reactor: Arc<Reactor>,
-    /// The tokio runtime around the call: a runtime entered inside it is another one, and serves first.
+    /// The tokio runtime around the call: a runtime entered inside it is another one, and serves
+    /// first.
     #[cfg(feature = "tokio")]
     around: Option<tokio::runtime::Id>,
 }
 
-/// The reactor of the innermost runtime around the caller: [`block_on`](crate::block_on)'s own, tokio's, or,
-/// for everything else and without io_uring, the process's helper thread.
+/// The reactor of the innermost runtime around the caller: [`block_on`](crate::block_on)'s own,
+/// tokio's, or, for everything else and without io_uring, the process's helper thread.
 ///
 /// # Errors
 /// When not even a thread can be had.

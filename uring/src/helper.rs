@@ -1,8 +1,10 @@
-//! The fallback: one thread of the process sleeps for all tasks that wait, in `futex_waitv` on their gates.
+//! The fallback: one thread of the process sleeps for all tasks that wait, in `futex_waitv` on
+//! their gates.
 //!
-//! `futex_waitv` can be counted as woken on several words and reports one. That is healed here by comparing the
-//! words, which every wake changes, and elsewhere by the baton: whoever was woken and finds more passes
-//! it on. Where `futex_waitv` is refused too, the thread compares the words every millisecond.
+//! `futex_waitv` can be counted as woken on several words and reports one. That is healed here by
+//! comparing the words, which every wake changes, and elsewhere by the baton: whoever was woken and
+//! finds more passes it on. Where `futex_waitv` is refused too, the thread compares the words every
+//! millisecond.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

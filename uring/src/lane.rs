@@ -37,7 +37,8 @@ impl Lane {
         }
     }
 
-    /// The watchdog's look: if there is something to do although tasks wait, the next of them does it.
+    /// The watchdog's look: if there is something to do although tasks wait, the next of them does
+    /// it.
     pub(crate) fn look(&self) {
         if !self.queue.is_empty()
             && self.side.is_ready()

@@ -1,6 +1,6 @@
-//! Parkline for async programs: tasks of any process wait on a shared queue, and while they wait they cost no
-//! thread and no polling. They park on a futex through io_uring; the calls themselves are
-//! `parkline-core`'s, re-exported here.
+//! Parkline for async programs: tasks of any process wait on a shared queue, and while they wait
+//! they cost no thread and no polling. They park on a futex through io_uring; the calls themselves
+//! are `parkline-core`'s, re-exported here.
 //!
 //! ```
 //! use parkline_uring::{AsyncReceiver, AsyncSender, Queue, block_on};
@@ -28,7 +28,8 @@
 //! `PARKLINE_BACKEND=futex` in the environment asks for the helper thread.
 //!
 //! # Requirements
-//! Linux 6.7 for the futex operations of io_uring. Everything works without them, by the helper thread.
+//! Linux 6.7 for the futex operations of io_uring. Everything works without them, by the helper
+//! thread.
 
 #![cfg_attr(
     not(feature = "tokio"),

@@ -1,7 +1,7 @@
 //! The ring of one thread, which arms its waits and sleeps in one `io_uring_enter`.
 //!
-//! Only its owner may touch the ring. A task that is polled or dropped on another thread leaves a request and
-//! unparks the owner.
+//! Only its owner may touch the ring. A task that is polled or dropped on another thread leaves a
+//! request and unparks the owner.
 
 use std::io;
 use std::mem;

@@ -1,4 +1,5 @@
-//! A reactor: who carries out the kernel waits of the tasks of one runtime, of one thread, or of the whole process.
+//! A reactor: who carries out the kernel waits of the tasks of one runtime, of one thread, or of
+//! the whole process.
 //!
 //! | engine | whose tasks | who waits in the kernel |
 //! |---|---|---|
@@ -245,7 +246,8 @@ impl Reactor {
         }
     }
 
-    /// Ends the reactor: cancels what flies, hands its wakes on, and sends those who wait elsewhere.
+    /// Ends the reactor: cancels what flies, hands its wakes on, and sends those who wait
+    /// elsewhere.
     pub(crate) fn shut_down(&self) {
         self.dead.store(true, Release);
         let landed = match &self.engine {

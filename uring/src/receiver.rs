@@ -73,7 +73,8 @@ where
     /// Takes the oldest message, copied out and acknowledged, waiting while there is none.
     ///
     /// # Errors
-    /// [`Closed`](RecvError::Closed) once the queue is closed and drained, also while waiting; faults as
+    /// [`Closed`](RecvError::Closed) once the queue is closed and drained, also while waiting;
+    /// faults as
     /// [`Receiver::try_recv`].
     ///
     /// # Cancel safety
@@ -117,8 +118,8 @@ where
         }
     }
 
-    /// Waits until there is a message, then takes up to `limit` in order and appends them to `messages`. Returns
-    /// how many.
+    /// Waits until there is a message, then takes up to `limit` in order and appends them to
+    /// `messages`. Returns how many.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).

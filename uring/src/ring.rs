@@ -1,8 +1,9 @@
 //! One io_uring: what is pushed into it, what flies in it, and what comes out.
 //!
-//! Rules (each has cost somebody a day): shared futex keys only; `FUTEX_WAIT`, never `WAITV`, which swallows
-//! wakes; a `user_data` is never used twice; whatever the kernel still points at is kept alive by its flight; every
-//! completion means "look again", and `-ECANCELED` may come unasked, when the thread that submitted has exited.
+//! Rules (each has cost somebody a day): shared futex keys only; `FUTEX_WAIT`, never `WAITV`, which
+//! swallows wakes; a `user_data` is never used twice; whatever the kernel still points at is kept
+//! alive by its flight; every completion means "look again", and `-ECANCELED` may come unasked,
+//! when the thread that submitted has exited.
 #![expect(unsafe_code, reason = "pushes entries whose memory the kernel reads later")]
 
 use std::collections::HashMap;
@@ -21,7 +22,8 @@ use parkline_core::driver::ForkGuard;
 use crate::lane::Lane;
 use crate::unpark::Unpark;
 
-/// Submission entries of a ring. One entry a queue side that waits; more than that spill over harmlessly.
+/// Submission entries of a ring. One entry a queue side that waits; more than that spill over
+/// harmlessly.
 pub(crate) const RING_ENTRIES: u32 = 32;
 
 /// The futex is 32 bits wide and shared between processes. Not in libc, nor in io-uring.
@@ -89,9 +91,10 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// A ring for several threads, whose descriptor can be polled. Default flags: with `DEFER_TASKRUN` nothing would
-    /// ever make the descriptor readable (`io_req_local_work_add` does not wake `poll_wq`), and with
-    /// `COOP_TASKRUN` a submitter that computes delays the completion.
+    /// A ring for several threads, whose descriptor can be polled. Default flags: with
+    /// `DEFER_TASKRUN` nothing would ever make the descriptor readable (`io_req_local_work_add`
+    /// does not wake `poll_wq`), and with `COOP_TASKRUN` a submitter that computes delays the
+    /// completion.
     pub(crate) fn shared() -> io::Result<Self> {
         Self::new(IoUring::builder().dontfork().build(RING_ENTRIES)?)
     }
@@ -156,21 +159,22 @@ impl Ring {
         }
     }
 
-    /// Cancels a flight. Its completion still lands, and tells whether the cancel or a wake was first.
+    /// Cancels a flight. Its completion still lands, and tells whether the cancel or a wake was
+    /// first.
     pub(crate) fn cancel(&mut self, name: u64) {
         if !self.flights.contains_key(&name) {
             return;
         }
         // What is not submitted cannot be cancelled. A failure here shows at the next submit.
         let _ = self.submit();
-        // "Not found" means that it has landed already; what else can fail leaves it armed, and a wake that it takes
-        // then finds nobody and is passed on.
+        // "Not found" means that it has landed already; what else can fail leaves it armed, and a
+        // wake that it takes then finds nobody and is passed on.
         let _ = self.uring.submitter().register_sync_cancel(None, CancelBuilder::user_data(name));
     }
 
-    /// Cancels everything, and waits until it has landed: a ring that is closed with waits armed eats wakes. The
-    /// completion of a wait is the work of the thread that submitted it, and may take until that thread is
-    /// scheduled.
+    /// Cancels everything, and waits until it has landed: a ring that is closed with waits armed
+    /// eats wakes. The completion of a wait is the work of the thread that submitted it, and may
+    /// take until that thread is scheduled.
     pub(crate) fn end(&mut self) -> Vec<Landed> {
         for name in self.flights.keys().copied().collect::<Vec<_>>() {
             self.cancel(name);
@@ -237,7 +241,8 @@ impl Drop for Ring {
         if self.guard.is_forked() {
             return;
         }
-        // What an unpark or a timer still waits for is nobody's any more; gates were ended by the reactor.
+        // What an unpark or a timer still waits for is nobody's any more; gates were ended by the
+        // reactor.
         drop(self.end());
         // SAFETY: dropped once, here, and not used after.
         unsafe { ManuallyDrop::drop(&mut self.uring) };

@@ -108,8 +108,8 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
         send_until(self, message, Some(deadline))
     }
 
-    /// Waits until there is room for one message, then sends as many of `messages` as there is room for, in order.
-    /// Returns how many.
+    /// Waits until there is room for one message, then sends as many of `messages` as there is room
+    /// for, in order. Returns how many.
     ///
     /// # Errors
     /// As [`send`](Self::send), when the first message is refused.

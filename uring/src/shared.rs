@@ -1,5 +1,5 @@
-//! The ring of a runtime: its tasks arm and cancel from any thread, and the runtime's poller watches
-//! the descriptor.
+//! The ring of a runtime: its tasks arm and cancel from any thread, and the runtime's poller
+//! watches the descriptor.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -78,7 +78,8 @@ mod tests {
 
     use super::*;
 
-    /// Fails if a timer that landed forgets the others (seen failing): they would multiply with every deadline.
+    /// Fails if a timer that landed forgets the others (seen failing): they would multiply with
+    /// every deadline.
     #[test]
     fn a_timer_that_flies_already_is_not_started_again() {
         let Ok(ring) = SharedRing::new() else { return };

@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::reactor::lock;
 
-/// A sender or receiver that any number of tasks and threads of this process use together: one record of the queue, one
-/// kernel wait, however many wait.
+/// A sender or receiver that any number of tasks and threads of this process use together: one
+/// record of the queue, one kernel wait, however many wait.
 ///
-/// Clones are the same handle. Each operation takes a short lock, which is never held while waiting.
+/// Clones are the same handle. Each operation takes a short lock, which is never held while
+/// waiting.
 #[derive(Debug)]
 pub struct Shared<H>(Arc<Mutex<H>>);
 
@@ -17,8 +18,8 @@ impl<H> Shared<H> {
         Self(Arc::new(Mutex::new(handle)))
     }
 
-    /// The handle itself, for calls that do not wait. Others wait for the lock meanwhile: do not keep it
-    /// over an await.
+    /// The handle itself, for calls that do not wait. Others wait for the lock meanwhile: do not
+    /// keep it over an await.
     pub fn lock(&self) -> MutexGuard<'_, H> {
         lock(&self.0)
     }

@@ -1,7 +1,7 @@
 //! tokio: the ring's descriptor in the runtime's own poller, and one task a runtime that drains it.
 //!
-//! One, because each waiting task that polled the descriptor itself would be woken by every message. It serves any
-//! flavour, and so the runtime of tokio-uring.
+//! One, because each waiting task that polled the descriptor itself would be woken by every
+//! message. It serves any flavour, and so the runtime of tokio-uring.
 #![expect(unsafe_code, reason = "AsyncFd::register asks that the descriptor stay open")]
 
 use std::collections::HashMap;
@@ -21,7 +21,8 @@ pub(crate) fn runtime_id() -> Option<Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
 
-/// The reactor of the tokio runtime around the caller; `None` outside one, or when it cannot be had.
+/// The reactor of the tokio runtime around the caller; `None` outside one, or when it cannot be
+/// had.
 ///
 /// # Panics
 /// As all of tokio's I/O does, on a runtime without `enable_io`.

@@ -1,5 +1,5 @@
-//! How another thread unparks one that sleeps in its ring: a futex of this process's own, on which the ring
-//! waits beside the gates.
+//! How another thread unparks one that sleeps in its ring: a futex of this process's own, on which
+//! the ring waits beside the gates.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::AcqRel, Ordering::Acquire};

@@ -12,7 +12,8 @@ use crate::current::current;
 use crate::lane::Lane;
 use crate::timers::Timer;
 
-/// A task's place among those that wait. Dropping it gives up: what was meant for this task goes to another.
+/// A task's place among those that wait. Dropping it gives up: what was meant for this task goes to
+/// another.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     lane: Option<Arc<Lane>>,
@@ -21,8 +22,8 @@ pub(crate) struct Waiting {
     timer: Option<Timer>,
 }
 
-/// Calls `attempt` until it answers; `None` when the deadline has passed. Cancel-safe if `attempt` does
-/// nothing unless it answers.
+/// Calls `attempt` until it answers; `None` when the deadline has passed. Cancel-safe if `attempt`
+/// does nothing unless it answers.
 pub(crate) async fn wait<H, T>(
     handle: &mut H,
     deadline: Option<Instant>,
@@ -84,7 +85,8 @@ impl Waiting {
         }
     }
 
-    /// The lane of the reactor that serves the task now: not where it waited before, if it has moved.
+    /// The lane of the reactor that serves the task now: not where it waited before, if it has
+    /// moved.
     fn lane_of<H>(&mut self, handle: &H, side: &impl Fn(&H) -> Side) -> Option<Arc<Lane>> {
         let reactor = current()
             .inspect_err(|error| tracing::error!(%error, "parkline polls: it cannot wait here"))

@@ -205,7 +205,8 @@ fn a_wake_goes_to_another_handle_when_its_task_was_dropped_before_it_was_told() 
     });
 }
 
-/// Fails if `Left::Disarm` does nothing (seen failing: hangs, since nobody drives the first runtime).
+/// Fails if `Left::Disarm` does nothing (seen failing: hangs, since nobody drives the first
+/// runtime).
 #[test]
 fn a_dropped_wait_eats_no_wake() {
     two_handles(|_, doomed, _, send| {

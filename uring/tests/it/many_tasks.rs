@@ -18,7 +18,8 @@ fn threads_and_cpu(pid: u32) -> (usize, u64) {
     (threads, fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap())
 }
 
-/// Waits with all tasks on the first queue; says "waiting" on the second, then sends on what each task got.
+/// Waits with all tasks on the first queue; says "waiting" on the second, then sends on what each
+/// task got.
 pub(crate) fn child() {
     let mut results = inherited::<u64>(1).sender().unwrap().share();
     let jobs = inherited::<u64>(0).receiver().unwrap().share();
@@ -41,8 +42,8 @@ pub(crate) fn child() {
     });
 }
 
-/// Fails if `leave` does not hand on the duty (seen failing: one task is served per watchdog's period), and if
-/// tokio's pump or the helper spins (seen failing: CPU).
+/// Fails if `leave` does not hand on the duty (seen failing: one task is served per watchdog's
+/// period), and if tokio's pump or the helper spins (seen failing: CPU).
 #[test]
 fn ten_thousand_waiting_tasks_cost_no_thread_and_no_cpu_and_each_gets_one_message() {
     let jobs = Queue::builder().capacity(1024).create_typed::<u64>().unwrap();

@@ -135,7 +135,8 @@ fn two_threads_in_block_on_talk() {
     other.join().unwrap();
 }
 
-/// Fails if the ring that `block_on` sleeps in does not wait for the unpark word (seen failing: hangs).
+/// Fails if the ring that `block_on` sleeps in does not wait for the unpark word (seen failing:
+/// hangs).
 #[test]
 fn block_on_wakes_for_what_is_no_queue() {
     use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -213,7 +214,8 @@ fn a_wait_goes_where_its_task_is_polled() {
     assert_eq!(multi_thread().block_on(recv), Ok(5));
 }
 
-/// Fails if a runtime's end does not wait for what it cancelled (seen failing: no free handle is left).
+/// Fails if a runtime's end does not wait for what it cancelled (seen failing: no free handle is
+/// left).
 #[test]
 fn runtimes_that_end_while_their_tasks_wait_leave_nothing_behind() {
     let queue: Queue<u64> = Queue::builder().handles(16).create_typed().unwrap();
