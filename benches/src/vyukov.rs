@@ -11,6 +11,7 @@
 //! |---|---|---|---|
 //! | [publish] | push: turn = full | pop: reads turn | the message |
 //! | [recycle] | pop: turn = next lap | push: reads turn | the empty slot |
+#![allow(rustdoc::broken_intra_doc_links, reason = "the tags of edges look like links")]
 #![expect(unsafe_code, reason = "plain reads and writes of messages, as in the textbook")]
 
 use std::cell::UnsafeCell;
