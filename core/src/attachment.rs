@@ -91,6 +91,12 @@ impl Attachment {
         if self.mapping.is_forked() { Err(Fault::Forked) } else { Ok(&self.port) }
     }
 
+    /// The port, where this very call has asked for it before: no process forks within it.
+    #[inline]
+    pub(crate) fn same_port(&self) -> &Port<'_> {
+        &self.port
+    }
+
     pub(crate) fn side(&self, waits_for: WaitsFor) -> Side {
         Side::new(&self.segment, waits_for, Some(self.port.id()))
     }
