@@ -29,8 +29,9 @@ mod models {
         thread::spawn(move || stop_after(steps, || operation(&ring)))
     }
 
+    /// Not as handle 0, whose tag no block shall have by chance.
     fn send(ring: &HeapRing, message: u8) {
-        ring.port(0).unwrap().try_send(&[message; 8]).unwrap();
+        ring.port(1).unwrap().try_send(&[message; 8]).unwrap();
     }
 
     /// Audits the dead until that comes to its end; nobody else moves.
@@ -129,33 +130,41 @@ mod models {
 
     /// The death of an auditor is one more death of the same record.
     ///
-    /// Fails if the audit's own exchange is not announced (seen failing: a block is in two places),
-    /// or if it clears `op` before the cell (seen failing).
+    /// Fails if the return's exchange is not announced (seen failing: a block is in two places), if
+    /// an audit clears `op` before the cell (seen failing), or if it does not tag what was gained
+    /// (seen failing: the next audit of the record is misled).
     #[test]
     fn an_auditor_that_stops_is_audited_by_the_next() {
-        // A message held, and a send that stops between its exchange and the end.
-        for steps in 0..14 {
+        // One message is held, and another is being received.
+        for steps in 0..16 {
             at_every_step(move |auditor_steps| {
                 let ring = ring(2);
                 send(&ring, 1);
-                let victim = victim(&ring, 100, move |ring| {
+                send(&ring, 2);
+                let victim = victim(&ring, usize::MAX, move |ring| {
                     let mut port = ring.port(0).unwrap();
                     port.try_hold().unwrap();
-                    let _ = stop_after(steps, || port.try_hold());
+                    stop_after(steps, || port.try_hold().unwrap()).is_ok()
                 });
-                victim.join().unwrap().unwrap();
+                let had_both = victim.join().unwrap().unwrap();
                 let auditor = {
                     let ring = Arc::clone(&ring);
                     thread::spawn(move || stop_after(auditor_steps, || ring.recover(0).unwrap()))
                 };
                 let mut port = ring.port(1).unwrap();
-                let early = port.try_recv().ok();
+                let early = port.try_hold().ok().map(|(cell, message)| {
+                    let is_flagged = port.comes_again(cell);
+                    port.acknowledge(cell);
+                    (message[0], is_flagged)
+                });
                 let end = auditor.join().unwrap();
                 recover(&ring);
                 let rest = rest(&ring);
                 assert_whole(&ring);
-                let all = early.map(|message| (message[0], true)).into_iter().chain(rest);
-                assert!(all.eq([(1, true)]), "once, and flagged");
+                let mut all: Vec<_> = early.into_iter().chain(rest).collect();
+                all.sort_unstable();
+                let [(1, true), (2, is_flagged)] = all[..] else { panic!("{all:?}") };
+                assert!(!had_both || is_flagged);
                 end == Err(Stopped)
             });
         }
