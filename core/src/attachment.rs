@@ -80,7 +80,7 @@ impl Attachment {
     fn announce_arrival(&self) {
         let control = self.port.ring().control;
         control.rare.arrivals.fetch_add(1, Relaxed);
-        for gate in [&control.after_send.readable, &control.after_recv.writable] {
+        for gate in control.gates() {
             self.carry_out(gate.notify(u32::MAX));
         }
     }
