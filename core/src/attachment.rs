@@ -56,7 +56,8 @@ impl Attachment {
 
     /// Takes the first free record; if its last owner is dead, recovers it first.
     fn claim(segment: &Segment, heir: Heir) -> Result<(Port<'static>, Mapping), AttachError> {
-        segment.claim(|mapping, id| {
+        let mut waiting = 0;
+        let claimed = segment.claim(|mapping, id| {
             // SAFETY: the port goes into one struct with the mapping, which `claim` hands back
             // unmoved in memory (its base is where it was), and is reached through that struct
             // alone.
@@ -72,8 +73,11 @@ impl Attachment {
             if is_dead || gone > 0 {
                 wake_everybody(&ring);
             }
+            waiting += if is_taken { 0 } else { left };
             Ok(is_taken.then_some(port))
-        })
+        });
+        segment.owe(waiting);
+        claimed
     }
 
     /// Has those who wait look whom they wait with: see [`Side::peers`](crate::driver::Side::peers).

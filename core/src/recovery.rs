@@ -7,6 +7,7 @@
 //! Who looks: a handle that attaches and takes the record; whoever waits, once a watchdog's period
 //! or when a peer's death is news; and [`Queue::recover`](crate::Queue::recover).
 
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use crate::error::{AttachError, Corrupt};
@@ -68,12 +69,17 @@ impl Segment {
     /// Looks for the dead, due or not.
     pub(crate) fn recover_now(&self) -> Result<Recovered, AttachError> {
         let found = self.recover()?;
-        if found.waiting > 0
-            && let Ok(mut watch) = self.watch.try_lock()
-        {
-            watch.is_owed = true;
-        }
+        self.owe(found.waiting);
         Ok(found)
+    }
+
+    /// Has those of this process who wait see to messages that found no room. For who found them and
+    /// let go of their records again: until then nobody else could see to them.
+    pub(crate) fn owe(&self, waiting: usize) {
+        if waiting > 0 {
+            let watch = self.watch.lock();
+            watch.unwrap_or_else(PoisonError::into_inner).is_owed = true;
+        }
     }
 
     /// Makes a look due: now, and again within a moment.

@@ -107,14 +107,21 @@ fn whoever_waits_for_room_sees_to_the_dead_first() {
     sender.try_send(b"1").unwrap();
     lease_and_die(&queue);
     sender.try_send(b"2").unwrap();
-    let side = sender.side();
     let waiter = thread::spawn(move || sender.send_blocking(b"3").unwrap());
-    until_somebody_waits(&side);
+    while queue.stats().parks == 0 {
+        thread::yield_now();
+    }
     assert_eq!(queue.recover().unwrap().waiting, 1);
     let mut receiver = queue.receiver().unwrap();
-    assert_eq!(receiver.recv_blocking().unwrap(), b"2");
-    assert_eq!(receiver.recv_blocking().unwrap(), b"1");
-    assert_eq!(receiver.recv_blocking().unwrap(), b"3");
+    for expected in [b"2", b"1", b"3"] {
+        // Not waiting: it would see to the dead as well.
+        let received = loop {
+            if let Ok(received) = receiver.try_recv() {
+                break received;
+            }
+        };
+        assert_eq!(received, expected);
+    }
     waiter.join().unwrap();
     assert_whole(&queue);
 }
@@ -161,7 +168,7 @@ fn a_dead_letter_that_its_queue_refuses_is_received_all_the_same() {
 
 /// Nothing is decided by time about a process that lives.
 ///
-/// Caught: liveness by anything but the lock.
+/// Caught: an audit without the lock.
 #[test]
 fn a_stopped_process_keeps_what_it_has() {
     let queue = builder().create().unwrap();
@@ -208,8 +215,8 @@ fn join_waits_for_the_retry() {
     queue.join_blocking().unwrap();
 }
 
-/// Caught: an acknowledgement that tells nobody (the join sleeps for an hour); a joiner without its
-/// barrier (seen now and then).
+/// Caught: an acknowledgement that tells nobody (the join sleeps for an hour). A joiner without its
+/// barrier is too rare to be caught here; `loom-tests/tests/audit.rs` does.
 #[test]
 fn join_is_woken_by_the_last_acknowledgement() {
     let queue = Arc::new(builder().create().unwrap());
