@@ -1,6 +1,10 @@
 //! The parent: walks the tree, sends a job a file, prints what comes back. All of it on one thread,
 //! where three futures run side by side: one feeds the jobs queue, one collects from the results
 //! queue, so that both queues may be full at a time, and one waits for the ends of the workers.
+//!
+//! The end: when all jobs are acknowledged, the first closes the jobs queue. Not before, for the jobs
+//! of a worker that is killed come again, and somebody must be there to take them. The workers end
+//! by that; so the third closes the results queue, and the second has all results.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use parkline_uring::{
-    AsyncReceiver, AsyncSender, Fault, Queue, Receiver, RecvError, SendError, Sender, kernel_calls,
+    AsyncJoin, AsyncReceiver, AsyncSender, Fault, Queue, Receiver, RecvError, SendError, Sender,
 };
 use tokio::sync::Notify;
 use tokio::task::yield_now;
@@ -21,7 +25,8 @@ use walkdir::WalkDir;
 
 use crate::crew::Crew;
 use crate::job::{Job, Report};
-use crate::summary::{Summary, WorkerFigures};
+use crate::summary::{Reported, Summary};
+use crate::worker::MOST_JOBS;
 use crate::{say, sums};
 
 const CAPACITY: usize = 1024;
@@ -34,25 +39,29 @@ pub(crate) fn run(args: &crate::Demo) -> Result<ExitCode> {
 }
 
 async fn demo(args: &crate::Demo) -> Result<ExitCode> {
-    let handles = args.workers as usize + 1;
-    let queue = Queue::builder().capacity(CAPACITY).handles(handles).leases(0);
-    let jobs = queue.max_message(Job::LONGEST).create().context("no queue for jobs")?;
-    let results = queue.max_message(Report::LONGEST).create().context("no queue for results")?;
+    let workers = args.workers as usize;
+    // Each worker that lives can keep, for as long as it is not scheduled, one dead worker's handle
+    // from being recovered.
+    let handles = 1 + workers + if args.kill.is_some() { workers } else { 0 };
+    // However often its workers are killed, a job is not given up.
+    let queue = Queue::builder().capacity(CAPACITY).handles(handles).max_attempts(u16::MAX);
+    let jobs = queue.max_message(Job::LONGEST).leases(MOST_JOBS.min(args.tasks as usize));
+    let jobs = jobs.create().context("no queue for jobs")?;
+    let results = queue.max_message(Report::LONGEST).leases(0);
+    let results = results.create().context("no queue for results")?;
     let (sender, receiver) = (jobs.sender()?, results.receiver()?);
     let mut crew = Crew::start(args, &jobs, &results)?;
-    let demo = Demo {
-        ledger: RefCell::new(Ledger::new(args.workers as usize)),
-        ready: Notify::new(),
-        bar: bar(),
-    };
+    let demo =
+        Demo { ledger: RefCell::new(Ledger::new(args.workers)), ready: Notify::new(), bar: bar() };
     // Neither of these two ends but in error: what comes back decides.
     let feed = async {
         demo.feed(&args.path, sender).await?;
+        jobs.join().await?;
         jobs.close()?;
         std::future::pending().await
     };
     let watch = async {
-        crew.ended().await?;
+        crew.ended(args.kill, || demo.is_unanswered()).await?;
         // All that they sent is in the queue; who still waits for more learns that there is none.
         results.close()?;
         std::future::pending().await
@@ -66,20 +75,20 @@ async fn demo(args: &crate::Demo) -> Result<ExitCode> {
     demo.bar.finish_and_clear();
     let ledger = demo.ledger.into_inner();
     let end = end.with_context(|| format!("{} files are unanswered", ledger.unanswered.len()))?;
-    if let End::Complete { took } = end {
-        crew.ended().await?;
-        let messages = ledger.sent + ledger.received;
-        let summary = Summary {
-            took,
+    if let End::Complete = end {
+        say(Summary {
+            args,
+            took: ledger.quiet_since.duration_since(ledger.begun),
             files: ledger.files,
             bytes: ledger.bytes,
             failures: ledger.failures,
-            messages,
-            tasks: args.tasks,
-            parent: kernel_calls(),
-            workers: &ledger.workers,
-        };
-        say(summary);
+            stall: ledger.stall,
+            killed: crew.killed,
+            repeated: ledger.repeated,
+            reported: &ledger.reported,
+            jobs: jobs.stats(),
+            results: results.stats(),
+        });
     }
     Ok(ExitCode::from(u8::from(ledger.failures > 0)))
 }
@@ -87,7 +96,7 @@ async fn demo(args: &crate::Demo) -> Result<ExitCode> {
 /// How the exchange ended when nothing went wrong.
 enum End {
     /// Each job has its result.
-    Complete { took: Duration },
+    Complete,
     /// Nobody reads our output any more.
     Unread,
 }
@@ -102,42 +111,72 @@ struct Demo {
 /// What was sent and what came back.
 struct Ledger {
     unanswered: HashMap<u64, PathBuf>,
-    sent: u64,
-    received: u64,
     files: u64,
     bytes: u64,
     failures: u64,
-    expected: usize,
-    workers: Vec<WorkerFigures>,
+    repeated: u64,
+    expected: u32,
+    reported: Reported,
     begun: Instant,
+    /// When a result came last, or one was due again.
+    quiet_since: Instant,
+    stall: Duration,
 }
 
 impl Ledger {
-    fn new(expected: usize) -> Self {
+    fn new(expected: u32) -> Self {
+        let now = Instant::now();
         Self {
             unanswered: HashMap::new(),
-            sent: 0,
-            received: 0,
             files: 0,
             bytes: 0,
             failures: 0,
+            repeated: 0,
             expected,
-            workers: Vec::new(),
-            begun: Instant::now(),
+            reported: Reported::default(),
+            begun: now,
+            quiet_since: now,
+            stall: Duration::ZERO,
         }
     }
 
-    /// The file of a result.
-    fn answered(&mut self, index: u64) -> Result<PathBuf> {
-        self.unanswered.remove(&index).with_context(|| format!("job {index} was answered twice"))
+    fn begin(&mut self) {
+        self.begun = Instant::now();
+        self.quiet_since = self.begun;
+    }
+
+    fn sent(&mut self, index: u64, path: PathBuf) {
+        if self.unanswered.is_empty() {
+            self.quiet_since = Instant::now();
+        }
+        self.unanswered.insert(index, path);
+    }
+
+    /// The file of a result; `None` if another worker had sent one, and was killed before it
+    /// acknowledged the job.
+    fn answered(&mut self, index: u64, redelivered: bool) -> Result<Option<PathBuf>> {
+        let path = self.unanswered.remove(&index);
+        if path.is_some() {
+            let now = Instant::now();
+            self.stall = self.stall.max(now - self.quiet_since);
+            self.quiet_since = now;
+        } else {
+            ensure!(redelivered, "job {index} was answered twice");
+            self.repeated += 1;
+        }
+        Ok(path)
     }
 }
 
 impl Demo {
+    fn is_unanswered(&self) -> bool {
+        !self.ledger.borrow().unanswered.is_empty()
+    }
+
     /// Sends a job for each regular file, once all workers wait.
     async fn feed(&self, path: &Path, mut jobs: Sender) -> Result<()> {
         self.ready.notified().await;
-        self.ledger.borrow_mut().begun = Instant::now();
+        self.ledger.borrow_mut().begin();
         let mut index = 0;
         for entry in WalkDir::new(path) {
             let path = match entry {
@@ -150,19 +189,15 @@ impl Demo {
                     continue;
                 }
             };
-            let job = Job::encode(index, &path);
-            self.ledger.borrow_mut().unanswered.insert(index, path);
-            match jobs.send(&job).await {
-                Ok(()) => {}
+            match jobs.send(&Job::encode(index, &path)).await {
+                Ok(()) => self.ledger.borrow_mut().sent(index, path),
                 Err(SendError::Fault((), fault @ Fault::MessageTooLarge { .. })) => {
-                    let path = self.ledger.borrow_mut().answered(index)?;
                     self.failed(&path, &format!("too long a path for the queue: {fault}"));
                     continue;
                 }
                 Err(error) => return Err(error).context("cannot send a job"),
             }
             index += 1;
-            self.ledger.borrow_mut().sent += 1;
             self.bar.set_length(index);
             // While there is room, sending does not wait: give the results a turn.
             yield_now().await;
@@ -170,18 +205,22 @@ impl Demo {
         Ok(())
     }
 
-    /// Prints results until every worker has said its last word.
+    /// Prints results until the queue is closed, since all workers ended.
     async fn collect(&self, mut results: Receiver) -> Result<End> {
         let (mut reports, mut lines) = (Vec::new(), Vec::new());
         loop {
             match results.recv_many(&mut reports, BATCH).await {
                 Ok(_) => {}
-                Err(RecvError::Closed) => bail!("the workers ended without a last word"),
+                Err(RecvError::Closed) if self.is_unanswered() => bail!("the workers ended"),
+                Err(RecvError::Closed) => return Ok(End::Complete),
                 Err(error) => return Err(error).context("cannot receive a result"),
             }
             for report in reports.drain(..) {
                 let report = Report::decode(&report).context("a worker sent no report")?;
                 self.note(report, &mut lines)?;
+            }
+            if lines.is_empty() {
+                continue;
             }
             let printed = self.bar.suspend(|| {
                 let mut out = stdout().lock();
@@ -192,44 +231,37 @@ impl Demo {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::Unread),
                 printed => printed.context("cannot write to stdout")?,
             }
-            let ledger = self.ledger.borrow();
-            if ledger.workers.iter().filter(|worker| worker.calls.is_some()).count()
-                == ledger.expected
-            {
-                ensure!(ledger.unanswered.is_empty(), "the workers ended");
-                return Ok(End::Complete { took: ledger.begun.elapsed() });
-            }
+            // As long as we print, nobody can tell whether a result came.
+            self.ledger.borrow_mut().quiet_since = Instant::now();
         }
     }
 
     fn note(&self, report: Report, lines: &mut Vec<u8>) -> Result<()> {
         let mut ledger = self.ledger.borrow_mut();
-        ledger.received += 1;
         match report {
-            Report::Ready { worker, threads, in_io_uring } => {
-                ledger.workers.push(WorkerFigures { worker, threads, in_io_uring, calls: None });
-                if ledger.workers.len() == ledger.expected {
+            Report::Ready { threads, in_io_uring } => {
+                ledger.reported.ready += 1;
+                ledger.reported.in_io_uring += u32::from(in_io_uring);
+                ledger.reported.threads.insert(threads);
+                if ledger.reported.ready == ledger.expected {
                     self.ready.notify_one();
                 }
             }
-            Report::Hashed { index, len, digest } => {
-                let path = ledger.answered(index)?;
+            Report::Hashed { index, redelivered, len, digest } => {
+                let Some(path) = ledger.answered(index, redelivered)? else { return Ok(()) };
                 ledger.files += 1;
                 ledger.bytes += len;
                 self.bar.inc(1);
                 sums::push_line(lines, &digest, &path);
             }
-            Report::Failed { index, why } => {
-                let path = ledger.answered(index)?;
+            Report::Failed { index, redelivered, why } => {
+                let Some(path) = ledger.answered(index, redelivered)? else { return Ok(()) };
                 drop(ledger);
                 self.bar.inc(1);
                 self.failed(&path, &why);
             }
-            Report::Done { worker, threads, calls } => {
-                let known = ledger.workers.iter_mut().find(|known| known.worker == worker);
-                let known = known.context("a worker ended that had not begun")?;
-                known.threads = known.threads.max(threads);
-                known.calls = Some(calls);
+            Report::Done { threads } => {
+                ledger.reported.threads.insert(threads);
             }
         }
         Ok(())

@@ -5,19 +5,18 @@
 //! | message | bytes |
 //! |---|---|
 //! | [`Job`] | index `u64`, path |
-//! | [`Report::Ready`] | `0`, worker `u32`, threads `u32`, waits in io_uring `u8` |
-//! | [`Report::Hashed`] | `1`, index `u64`, bytes `u64`, SHA-256 `[u8; 32]` |
-//! | [`Report::Failed`] | `2`, index `u64`, error in UTF-8 |
-//! | [`Report::Done`] | `3`, worker `u32`, threads `u32`, parks `u64`, wakes `u64` |
+//! | [`Report::Ready`] | `0`, threads `u32`, waits in io_uring `u8` |
+//! | [`Report::Hashed`] | `1`, index `u64`, redelivered `u8`, bytes `u64`, SHA-256 `[u8; 32]` |
+//! | [`Report::Failed`] | `2`, index `u64`, redelivered `u8`, error in UTF-8 |
+//! | [`Report::Done`] | `3`, threads `u32` |
 //!
-//! A result names its job by the index: the parent knows which are unanswered, and that none is
-//! answered twice.
+//! A result names its job by the index: the parent knows which are unanswered. One can be answered
+//! again, by who got it because the first to answer was killed before he acknowledged it; such an
+//! answer says that the job was redelivered to it.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-
-use parkline_uring::KernelCalls;
 
 /// `PATH_MAX`: no system call takes a longer path.
 const LONGEST_PATH: usize = 4096;
@@ -44,59 +43,51 @@ impl Job {
     }
 }
 
-/// What a worker has to say.
+/// What a worker has to say. One that is killed may say none of it, or only the first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
     /// All tasks of this worker wait for a job. No job is sent before all workers have said so.
     Ready {
-        worker: u32,
         threads: u32,
         in_io_uring: bool,
     },
     Hashed {
         index: u64,
+        redelivered: bool,
         len: u64,
         digest: [u8; 32],
     },
     /// The file could not be read.
     Failed {
         index: u64,
+        redelivered: bool,
         why: String,
     },
     /// No job is left; the last word of this worker.
     Done {
-        worker: u32,
         threads: u32,
-        calls: KernelCalls,
     },
 }
 
 impl Report {
-    pub(crate) const LONGEST: usize = 9 + LONGEST_ERROR;
+    pub(crate) const LONGEST: usize = 10 + LONGEST_ERROR;
 
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Ready { worker, threads, in_io_uring } => {
-                let in_io_uring = u8::from(*in_io_uring);
-                [&[0][..], &worker.to_le_bytes(), &threads.to_le_bytes(), &[in_io_uring]].concat()
+            Self::Ready { threads, in_io_uring } => {
+                [&[0][..], &threads.to_le_bytes(), &[u8::from(*in_io_uring)]].concat()
             }
-            Self::Hashed { index, len, digest } => {
-                [&[1][..], &index.to_le_bytes(), &len.to_le_bytes(), digest].concat()
+            Self::Hashed { index, redelivered, len, digest } => {
+                let redelivered = [u8::from(*redelivered)];
+                [&[1][..], &index.to_le_bytes(), &redelivered, &len.to_le_bytes(), digest].concat()
             }
-            Self::Failed { index, why } => {
+            Self::Failed { index, redelivered, why } => {
                 // A character that is cut in two is shown as one that is unknown.
                 let why = why.as_bytes();
                 let why = why.get(..LONGEST_ERROR).unwrap_or(why);
-                [&[2][..], &index.to_le_bytes(), why].concat()
+                [&[2][..], &index.to_le_bytes(), &[u8::from(*redelivered)], why].concat()
             }
-            Self::Done { worker, threads, calls: KernelCalls { parks, wakes, .. } } => [
-                &[3][..],
-                &worker.to_le_bytes(),
-                &threads.to_le_bytes(),
-                &parks.to_le_bytes(),
-                &wakes.to_le_bytes(),
-            ]
-            .concat(),
+            Self::Done { threads } => [&[3][..], &threads.to_le_bytes()].concat(),
         }
     }
 
@@ -106,40 +97,28 @@ impl Report {
         let [kind] = take(bytes)?;
         let report = match kind {
             0 => {
-                let (worker, threads) = (take(bytes)?, take(bytes)?);
-                let [in_io_uring] = take(bytes)?;
-                Self::Ready {
-                    worker: u32::from_le_bytes(worker),
-                    threads: u32::from_le_bytes(threads),
-                    in_io_uring: in_io_uring != 0,
-                }
+                let (threads, in_io_uring) = (u32::from_le_bytes(take(bytes)?), flag(bytes)?);
+                Self::Ready { threads, in_io_uring }
             }
             1 => {
-                let (index, len) = (take(bytes)?, take(bytes)?);
-                let (index, len) = (u64::from_le_bytes(index), u64::from_le_bytes(len));
-                Self::Hashed { index, len, digest: take(bytes)? }
+                let (index, redelivered) = (u64::from_le_bytes(take(bytes)?), flag(bytes)?);
+                let (len, digest) = (u64::from_le_bytes(take(bytes)?), take(bytes)?);
+                Self::Hashed { index, redelivered, len, digest }
             }
             2 => {
-                let index = u64::from_le_bytes(take(bytes)?);
+                let (index, redelivered) = (u64::from_le_bytes(take(bytes)?), flag(bytes)?);
                 let why = String::from_utf8_lossy(std::mem::take(bytes)).into_owned();
-                Self::Failed { index, why }
+                Self::Failed { index, redelivered, why }
             }
-            3 => {
-                let (worker, threads) = (take(bytes)?, take(bytes)?);
-                let (parks, wakes) = (take(bytes)?, take(bytes)?);
-                Self::Done {
-                    worker: u32::from_le_bytes(worker),
-                    threads: u32::from_le_bytes(threads),
-                    calls: KernelCalls {
-                        parks: u64::from_le_bytes(parks),
-                        wakes: u64::from_le_bytes(wakes),
-                    },
-                }
-            }
+            3 => Self::Done { threads: u32::from_le_bytes(take(bytes)?) },
             _ => return None,
         };
         bytes.is_empty().then_some(report)
     }
+}
+
+fn flag(bytes: &mut &[u8]) -> Option<bool> {
+    take(bytes).map(|[flag]| flag != 0)
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -153,12 +132,11 @@ mod tests {
     use super::*;
 
     fn reports() -> [Report; 4] {
-        let calls = KernelCalls { parks: 1 << 40, wakes: 7 };
         [
-            Report::Ready { worker: 70_000, threads: 1, in_io_uring: true },
-            Report::Hashed { index: u64::MAX, len: 1 << 50, digest: [0xab; 32] },
-            Report::Failed { index: 3, why: "no".into() },
-            Report::Done { worker: 1, threads: 2, calls },
+            Report::Ready { threads: 1, in_io_uring: true },
+            Report::Hashed { index: 1 << 63, redelivered: true, len: 1 << 50, digest: [0xab; 32] },
+            Report::Failed { index: 3, redelivered: false, why: "no".into() },
+            Report::Done { threads: 70_000 },
         ]
     }
 
@@ -188,7 +166,8 @@ mod tests {
 
     #[test]
     fn a_long_error_is_cut() {
-        let bytes = Report::Failed { index: 0, why: "x".to_owned() + &"é".repeat(300) }.encode();
+        let why = "x".to_owned() + &"é".repeat(300);
+        let bytes = Report::Failed { index: 0, redelivered: true, why }.encode();
         assert_eq!(bytes.len(), Report::LONGEST);
         let Some(Report::Failed { why, .. }) = Report::decode(&bytes) else { panic!() };
         assert_eq!(why, format!("x{}\u{fffd}", "é".repeat(127)));

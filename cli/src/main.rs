@@ -5,7 +5,7 @@
 //! |---|---|
 //! | `demo` | the parent: sends jobs, prints results, notices a worker's end |
 //! | `worker` | the child: one event loop with many getters |
-//! | `crew` | how workers are started, tied to their parent, and watched |
+//! | `crew` | how workers are started, tied to their parent, watched, and killed |
 //! | `job` | what travels through the queues |
 //! | `sums` | the lines that `sha256sum -c` reads |
 //! | `summary` | the figures at the end |
@@ -24,6 +24,7 @@ use std::fmt::Display;
 use std::io::{IsTerminal, Write, stderr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use tracing::Level;
@@ -79,6 +80,20 @@ struct Demo {
     /// Tasks in each worker that wait for jobs, all on its one thread
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     tasks: u32,
+    /// Kill a random worker N times a second, 0.001 to 1000, and start another; its jobs go to others
+    ///
+    /// All files are hashed all the same, and each is printed once. But a file that takes longer to
+    /// hash than a worker lives is never done: then kill less often.
+    #[arg(long, value_name = "N", value_parser = period)]
+    kill: Option<Duration>,
+}
+
+/// The time between the kills of so many a second.
+fn period(kills: &str) -> Result<Duration, String> {
+    match kills.parse() {
+        Ok(kills @ 0.001..=1000.0) => Ok(Duration::from_secs_f64(1.0 / kills)),
+        _ => Err("not a number from 0.001 to 1000".into()),
+    }
 }
 
 /// Arguments of a worker.

@@ -1,6 +1,7 @@
 //! The child: one process, one thread, one event loop, and on it many tasks that wait for jobs.
 //!
-//! A task that hashes holds the loop for a chunk at a time. The process ends when the jobs queue is
+//! A task that hashes holds the loop for a chunk at a time. Its job is leased until the result is
+//! sent: should the process be killed before, another gets the job. The process ends when the jobs queue is
 //! closed and drained, or when its parent does, by whatever death: then the pipe that is its stdin
 //! has no writer.
 
@@ -14,22 +15,21 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use parkline_uring::{
-    AsyncReceiver, AsyncSender, Backend, Queue, Receiver, RecvError, Sender, Shared, backend,
-    kernel_calls,
+    AsyncReceiver, AsyncSender, Backend, Fault, Queue, Receiver, RecvError, Sender, Shared, backend,
 };
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::sync::Semaphore;
+use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
 
 use crate::crew::{JOBS_FD, RESULTS_FD};
 use crate::job::{Job, Report};
 
-/// Files that a worker has open at a time, however many tasks: well below the usual limit of
-/// descriptors.
-const MOST_FILES: usize = 64;
+/// Jobs, and so open files, that a worker has at a time, however many tasks: well below the usual
+/// limit of descriptors.
+pub(crate) const MOST_JOBS: usize = 64;
 const CHUNK: u64 = 64 * 1024;
 
 pub(crate) fn run(args: &crate::Worker) -> Result<ExitCode> {
@@ -50,17 +50,16 @@ pub(crate) fn run(args: &crate::Worker) -> Result<ExitCode> {
 async fn work(tasks: u32) -> Result<()> {
     let jobs = inherited(JOBS_FD)?.receiver()?.share();
     let mut results = inherited(RESULTS_FD)?.sender()?.share();
-    let files = Arc::new(Semaphore::new(MOST_FILES));
+    let acknowledged = Arc::new(Notify::new());
     let mut getters = JoinSet::new();
     for _ in 0..tasks {
-        getters.spawn(serve(jobs.clone(), results.clone(), Arc::clone(&files)));
+        getters.spawn(serve(jobs.clone(), results.clone(), Arc::clone(&acknowledged)));
     }
     // One thread polls the tasks in the order of their spawning: when this one is polled, all
     // others wait.
     let mut announced = results.clone();
     tokio::spawn(async move {
         let ready = Report::Ready {
-            worker: std::process::id(),
             threads: threads()?,
             in_io_uring: matches!(backend(), Backend::IoUring),
         };
@@ -70,30 +69,39 @@ async fn work(tasks: u32) -> Result<()> {
     while let Some(ended) = getters.join_next().await {
         ended??;
     }
-    let done =
-        Report::Done { worker: std::process::id(), threads: threads()?, calls: kernel_calls() };
-    Ok(results.send(&done.encode()).await?)
+    Ok(results.send(&Report::Done { threads: threads()? }.encode()).await?)
 }
 
 /// Takes jobs until there are no more.
 async fn serve(
     mut jobs: Shared<Receiver>,
     mut results: Shared<Sender>,
-    files: Arc<Semaphore>,
+    acknowledged: Arc<Notify>,
 ) -> Result<()> {
     loop {
-        let job = match jobs.recv().await {
-            Ok(job) => Job::decode(&job).context("the parent sent something that is no job")?,
-            Err(RecvError::Closed) => return Ok(()),
+        let lease = match jobs.lease().await {
+            Ok(lease) => lease,
+            Err(RecvError::Fault(Fault::LeasesOut { .. })) => {
+                acknowledged.notified().await;
+                continue;
+            }
+            Err(RecvError::Closed) => {
+                // Whoever waits for a lease has this to learn, too.
+                acknowledged.notify_one();
+                return Ok(());
+            }
             Err(error) => return Err(error.into()),
         };
-        let permit = files.acquire().await?;
-        let result = match hash(&job.path).await {
-            Ok((len, digest)) => Report::Hashed { index: job.index, len, digest },
-            Err(error) => Report::Failed { index: job.index, why: error.to_string() },
+        let job = Job::decode(&lease.read()?);
+        let Job { index, path } = job.context("the parent sent something that is no job")?;
+        let redelivered = lease.redelivered();
+        let result = match hash(&path).await {
+            Ok((len, digest)) => Report::Hashed { index, redelivered, len, digest },
+            Err(error) => Report::Failed { index, redelivered, why: error.to_string() },
         };
-        drop(permit);
         results.send(&result.encode()).await?;
+        lease.ack();
+        acknowledged.notify_one();
         // While there is always a job to take, nothing else here waits.
         yield_now().await;
     }

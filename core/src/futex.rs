@@ -2,7 +2,6 @@
 //!
 //! Shared futexes throughout: a private one is keyed to one process's memory and wakes nobody else.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::thread::futex::{self, Flags, Timespec};
@@ -10,23 +9,6 @@ use rustix::thread::futex::{self, Flags, Timespec};
 use crate::gate::{Kernel, Sleep};
 use crate::stats::Tally;
 use crate::sync::AtomicU32;
-
-/// How often this process went to the kernel on behalf of its queues.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct KernelCalls {
-    /// Waits begun, by a thread or for the tasks of a reactor.
-    pub parks: u64,
-    /// Wakes, those that found nobody included.
-    pub wakes: u64,
-}
-
-static PARKS: AtomicU64 = AtomicU64::new(0);
-static WAKES: AtomicU64 = AtomicU64::new(0);
-
-/// How often this process went to the kernel on behalf of its queues. For people; may lag a little.
-pub fn kernel_calls() -> KernelCalls {
-    KernelCalls { parks: PARKS.load(Relaxed), wakes: WAKES.load(Relaxed) }
-}
 
 /// The calling thread sleeps in `futex(2)`, and wakes by it.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +29,6 @@ impl<'a> Futex<'a> {
 
     /// Counts a wait that begins, by this or by other means.
     pub(crate) fn count_park(&self) {
-        PARKS.fetch_add(1, Relaxed);
         if let Some(tally) = self.tally {
             tally.parks.add_one();
         }
@@ -63,7 +44,6 @@ impl Kernel for Futex<'_> {
     }
 
     fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
-        WAKES.fetch_add(1, Relaxed);
         if let Some(tally) = self.tally {
             tally.wakes.add_one();
         }

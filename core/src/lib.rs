@@ -94,7 +94,6 @@ pub mod driver {
 
 #[cfg(not(loom))]
 pub use self::{
-    futex::{KernelCalls, kernel_calls},
     message::Message,
     queue::{Builder, Queue},
     receiver::{DeadLetter, Lease, Receiver},

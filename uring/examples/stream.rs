@@ -1,4 +1,5 @@
-//! A stream of messages from this process to another, and how often both went to the kernel for it.
+//! A stream of messages from this process to another, and how often the two went to the kernel for
+//! it.
 //!
 //! `cargo run --release -p parkline-uring --example stream [MESSAGES]`; under
 //! `strace -fc -e trace=futex,io_uring_enter` the kernel counts, too.
@@ -10,7 +11,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use command_fds::{CommandFdExt, FdMapping};
-use parkline_uring::{AsyncReceiver, AsyncSender, Queue, block_on, kernel_calls};
+use parkline_uring::{AsyncReceiver, AsyncSender, Queue, block_on};
 
 const CHILD_FD: i32 = 3;
 
@@ -33,11 +34,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok::<_, Box<dyn std::error::Error>>(())
     })?;
     queue.close()?;
-    let calls = kernel_calls();
     assert!(receiver.wait()?.success());
     let rate = messages as f64 / start.elapsed().as_secs_f64() / 1e6;
-    println!("sender:   {messages} messages, {} parks, {} wakes", calls.parks, calls.wakes);
-    println!("together: {rate:.1} million messages a second");
+    let stats = queue.stats();
+    println!("{} messages, {rate:.1} million a second", stats.received);
+    println!("{} parks and {} wakes in the kernel", stats.parks, stats.wakes);
     Ok(())
 }
 
@@ -52,7 +53,5 @@ fn receive() -> Result<(), Box<dyn std::error::Error>> {
             expected += 1;
         }
     });
-    let calls = kernel_calls();
-    println!("receiver: {expected} messages, {} parks, {} wakes", calls.parks, calls.wakes);
     Ok(())
 }

@@ -59,10 +59,9 @@ pub use backend::{Backend, Unavailable, backend, try_io_uring};
 pub use block_on::block_on;
 pub use join::AsyncJoin;
 pub use parkline_core::{
-    AttachError, Builder, Corrupt, CreateError, DeadLetter, Fault, JoinTimeoutError, KernelCalls,
-    Lease, Message, OpenError, Queue, Receiver, Recovered, RecvError, RecvTimeoutError,
-    Reservation, SendError, SendTimeoutError, Sender, Stats, TryRecvError, TrySendError,
-    kernel_calls,
+    AttachError, Builder, Corrupt, CreateError, DeadLetter, Fault, JoinTimeoutError, Lease,
+    Message, OpenError, Queue, Receiver, Recovered, RecvError, RecvTimeoutError, Reservation,
+    SendError, SendTimeoutError, Sender, Stats, TryRecvError, TrySendError,
 };
 pub use receiver::AsyncReceiver;
 pub use sender::{AsyncCommit, AsyncReserve, AsyncSender};
