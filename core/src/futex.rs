@@ -2,12 +2,13 @@
 //!
 //! Shared futexes throughout: a private one is keyed to one process's memory and wakes nobody else.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use rustix::thread::futex::{self, Flags, Timespec};
 
 use crate::gate::{Kernel, Sleep};
+use crate::sync::{AtomicU32, kill_point};
 
 /// How often this process went to the kernel on behalf of its queues.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,15 +40,19 @@ impl Kernel for Futex {
     fn wait(&self, sleep: &Sleep<'_>, timeout: Option<Duration>) {
         count_park();
         let timeout = timeout.and_then(|it| Timespec::try_from(it).ok());
+        kill_point("futex wait");
         // Woken, value changed, time over, interrupted: all mean "look again".
         let _ = futex::wait(sleep.word(), Flags::empty(), sleep.expected(), timeout.as_ref());
+        kill_point("futex wait is over");
     }
 
     fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
         WAKES.fetch_add(1, Relaxed);
         // The kernel reads the count as a signed number. An error (an unmapped word) wakes nobody.
         let count = count.min(i32::MAX.cast_unsigned());
+        kill_point("futex wake");
         let woken = futex::wake(word, Flags::empty(), count).unwrap_or(0);
+        kill_point("futex wake is done");
         u32::try_from(woken).unwrap_or(u32::MAX)
     }
 }

@@ -51,6 +51,8 @@ mod attachment;
 mod fork;
 #[cfg(not(loom))]
 mod futex;
+#[cfg(kill_points)]
+mod kill_points;
 #[cfg(not(loom))]
 mod message;
 #[cfg(not(loom))]
@@ -75,6 +77,8 @@ pub mod driver {
     pub use crate::futex::{Futex, count_park};
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
     pub use crate::heap::{HeapPort, HeapRing, decode_block};
+    #[cfg(kill_points)]
+    pub use crate::kill_points::{KillPoint, arm, disarm};
     #[cfg(loom)]
     pub use crate::sync::{AtomicU32, Stopped, stop_after};
     pub use crate::wait::{Patience, wait_at};

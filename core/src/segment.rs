@@ -31,7 +31,7 @@ use crate::error::{AttachError, CreateError, OpenError};
 use crate::fork::ForkGuard;
 use crate::geometry::{CONTROL_OFFSET, Geometry, HEADER_LEN, RECORD_LEN, TypeMark};
 use crate::ring::{Control, Record, Ring};
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, kill_point};
 
 const _: () = assert!(size_of::<Record>() == RECORD_LEN);
 const _: () = assert!(CONTROL_OFFSET.is_multiple_of(align_of::<Control>()));
@@ -130,6 +130,7 @@ impl Segment {
     ) -> Result<(P, Mapping), AttachError> {
         let os = |call| move |cause: io::Error| AttachError::Os { call, cause };
         let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        kill_point("open");
         let description = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
             .map_err(|errno| AttachError::Proc { cause: errno.into() })?;
         let mapping = self.map(description.as_fd()).map_err(os("mmap"))?;
@@ -139,6 +140,7 @@ impl Segment {
             }
             if let Some(port) = accept(&mapping, id)? {
                 // `description` is closed here; the mapping keeps the lock.
+                kill_point("close");
                 return Ok((port, mapping));
             }
             unlock_byte(description.as_fd(), id).map_err(os("F_OFD_SETLK"))?;
@@ -147,6 +149,7 @@ impl Segment {
     }
 
     fn map(&self, fd: BorrowedFd<'_>) -> io::Result<Mapping> {
+        kill_point("mmap");
         let guard = ForkGuard::new()?;
         let len = self.geometry.file_len();
         let prot = ProtFlags::READ | ProtFlags::WRITE;
@@ -249,6 +252,7 @@ impl Drop for Mapping {
             // Nothing is mapped here, or something that is not ours.
             return;
         }
+        kill_point("munmap");
         // SAFETY: by the invariant of `base`, and nothing borrows from a mapping that is dropped.
         let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.geometry.file_len()) };
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");
@@ -276,6 +280,7 @@ fn set_lock(fd: BorrowedFd<'_>, id: u32, kind: libc::c_int) -> io::Result<()> {
         l_len: 1,
         l_pid: 0,
     };
+    kill_point("F_OFD_SETLK");
     // SAFETY: `lock` is a valid flock that lives over the call, which writes nothing for
     // F_OFD_SETLK.
     match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
