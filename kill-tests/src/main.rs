@@ -1,0 +1,78 @@
+//! The proof by killing: processes die or stop at every place there is, and the survivors account
+//! for every message, record and block.
+//!
+//! | file | idea |
+//! |---|---|
+//! | `step`, `tracee` | kill after every machine instruction, by single steps |
+//! | `operation`, `states` | what victims are killed in, and a model of what may be left |
+//! | `scene` | the queue and its survivors, who do everything and account |
+//! | `player`, `asleep`, `cores` | processes by exec, whether they sleep, where they run |
+
+mod asleep;
+mod cores;
+mod marks;
+mod message;
+mod operation;
+mod pending_api;
+mod player;
+mod report;
+mod scene;
+mod states;
+mod step;
+mod tracee;
+mod waiter;
+
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use parkline_core::Queue;
+
+/// Kills and stops processes at every place there is, and has the survivors account for every
+/// message, record and block. Exit code 1 if a promise was broken.
+#[derive(Debug, Parser)]
+#[command(max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Kill after every machine instruction of every operation.
+    Step(step::Step),
+}
+
+fn main() -> ExitCode {
+    if let Some(words) = player::part() {
+        return match play(&words) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("part {words:?}: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let done = match Cli::parse().command {
+        Command::Step(args) => step::run(&args),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// What a process does that another of this program started.
+fn play(words: &[String]) -> Result<()> {
+    let queue = Queue::open(std::io::stdin().as_fd().try_clone_to_owned()?)?;
+    let (part, words) = words.split_first().context("a part has a name")?;
+    match part.as_str() {
+        "step" => step::play(&queue, words),
+        other => bail!("no part is called `{other}`"),
+    }
+}

@@ -1,0 +1,339 @@
+//! Kill after every machine instruction.
+//!
+//! The victim is this program, built as it ships, run to instruction `i` of an operation and
+//! killed there, for every `i` from its first mark to its last. Each time the survivors do all that
+//! they may want to do, and account (`scene.rs`). What they see must go, from the first instruction
+//! to the last, through exactly the states of the model in `states.rs`, each in its turn: a message
+//! that was never there again, a redelivery that did not happen, an order that changed, show as
+//! a state too many, too few, or out of turn.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use clap::Args;
+use nix::sys::personality::{self, Persona};
+use nix::sys::ptrace;
+use parkline_core::Queue;
+
+use crate::cores;
+use crate::marks::Marks;
+use crate::operation::{Dead, Fill, Operation, When};
+use crate::player::{self, Player};
+use crate::report::{Table, Violations, bar};
+use crate::scene::Scene;
+use crate::states::Seen;
+use crate::tracee::{Path, Spot, Tracee};
+
+/// Arguments of the single-step kills.
+#[derive(Debug, Args)]
+pub(crate) struct Step {
+    /// Every ring (empty, half full, full) and payload (0, 8, 200): by default half full, 8 bytes
+    #[arg(long)]
+    all: bool,
+    /// Only these operations
+    #[arg(long = "only", value_enum)]
+    only: Vec<Operation>,
+    /// Only this ring
+    #[arg(long, value_enum)]
+    fill: Option<Fill>,
+    /// Only this payload in bytes
+    #[arg(long)]
+    payload: Option<usize>,
+}
+
+/// One operation in one setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Case {
+    pub(crate) operation: Operation,
+    pub(crate) fill: Fill,
+    pub(crate) len: usize,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {} bytes, {}", self.operation.name(), self.len, self.fill)
+    }
+}
+
+impl Case {
+    /// By default each operation once, in the ring that it makes sense in.
+    pub(crate) fn select(
+        all: bool,
+        only: &[Operation],
+        fill: Option<Fill>,
+        payload: Option<usize>,
+    ) -> Vec<Self> {
+        let lens = if all { vec![0, 8, 200] } else { vec![8] };
+        let lens = payload.map_or(lens, |len| vec![len]);
+        let operations = <Operation as clap::ValueEnum>::value_variants();
+        let mut cases = Vec::new();
+        for &len in &lens {
+            for &operation in operations {
+                let fits = |fill: &Fill| operation.makes_sense(*fill);
+                let fills: Vec<_> = match (fill, all) {
+                    (Some(fill), _) => vec![fill],
+                    (None, true) => Fill::ALL.to_vec(),
+                    (None, false) if fits(&Fill::Half) => vec![Fill::Half],
+                    (None, false) => vec![Fill::Empty],
+                };
+                let fills = fills.into_iter().filter(fits);
+                cases.extend(fills.map(|fill| Self { operation, fill, len }));
+            }
+        }
+        cases.retain(|case| only.is_empty() || only.contains(&case.operation));
+        cases
+    }
+
+    pub(crate) fn states(self) -> Vec<Seen> {
+        self.operation.states(self.fill).seen(self.len == 0)
+    }
+}
+
+/// The way of an operation, and the instruction after which its exchange is done.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    path: Path,
+    exchange: Option<usize>,
+}
+
+pub(crate) fn run(args: &Step) -> Result<bool> {
+    let begin = Instant::now();
+    let mut table = Table::new(&[
+        "operation",
+        "bytes",
+        "ring",
+        "instructions",
+        "kills",
+        "stepped all the way",
+        "states",
+        "s",
+    ]);
+    let mut violations = Violations::default();
+    let mut kills = 0;
+    let mut known = BTreeMap::new();
+    for case in Case::select(args.all, &args.only, args.fill, args.payload) {
+        let start = Instant::now();
+        let before = violations.count();
+        let outcome = kill_everywhere(case, &mut known, &mut violations);
+        let done = match outcome {
+            Ok(done) => done,
+            Err(error) => {
+                violations.add(format_args!("{case}: {error:#}"));
+                Done::default()
+            }
+        };
+        kills += done.kills;
+        let states = format!("{} of {}", done.states, case.states().len());
+        let verdict = if violations.count() > before { format!("{states} !") } else { states };
+        let took = format!("{:.1}", start.elapsed().as_secs_f64());
+        table.row(&[
+            &case.operation.name(),
+            &case.len,
+            &case.fill,
+            &done.instructions,
+            &done.kills,
+            &done.stepped,
+            &verdict,
+            &took,
+        ]);
+    }
+    table.print();
+    Ok(violations.conclude(format_args!("kills: {kills}"), begin.elapsed()))
+}
+
+#[derive(Debug, Default)]
+struct Done {
+    instructions: usize,
+    kills: usize,
+    stepped: usize,
+    states: usize,
+}
+
+fn kill_everywhere(
+    case: Case,
+    known: &mut BTreeMap<Case, Known>,
+    violations: &mut Violations,
+) -> Result<Done> {
+    let dead = case.operation.recovers().map(|dead| died(case, dead, known)).transpose()?;
+    let dead = dead.as_ref();
+    let path = on_a_core(0, || record(case, dead))?;
+    let spots = path.spots();
+    let progress = bar(spots.len(), &case.operation.name());
+    let (next, stepped) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let outcomes = Mutex::new(BTreeMap::new());
+    thread::scope(|scope| {
+        for core in 0..cores::count() {
+            let work = || loop {
+                let index = next.fetch_add(1, Relaxed);
+                let Some(&spot) = spots.get(index) else { return Ok(()) };
+                let outcome = kill_at(case, spot, &path, dead, &stepped);
+                outcomes.lock().map_err(|_| anyhow!("poisoned"))?.insert(index, outcome);
+                progress.inc(1);
+            };
+            scope.spawn(move || on_a_core(core, work));
+        }
+    });
+    progress.finish_and_clear();
+    let outcomes = outcomes.into_inner().unwrap_or_default();
+    let mut turns = Turns::new(case);
+    let mut exchange = None;
+    for (index, outcome) in outcomes {
+        let spot = spots[index];
+        match outcome {
+            Err(error) => violations.add(format_args!("{case}, {spot:?}: {error:#}")),
+            Ok(seen) => match turns.next(&seen) {
+                Ok(true) => exchange = exchange.or(Some(index)),
+                Ok(false) => {}
+                Err(error) => violations.add(format_args!("{case}, {spot:?}: {error:#}")),
+            },
+        }
+    }
+    if let Err(error) = turns.end() {
+        violations.add(format_args!("{case}: {error:#}"));
+    }
+    let done = Done {
+        instructions: path.len() - 1,
+        kills: spots.len(),
+        stepped: stepped.into_inner(),
+        states: turns.reached(),
+    };
+    known.insert(case, Known { path, exchange });
+    Ok(done)
+}
+
+/// Sees the states of a model come in their turns.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    expected: Vec<Seen>,
+    at: usize,
+    begun: bool,
+}
+
+impl Turns {
+    pub(crate) fn new(case: Case) -> Self {
+        Self { expected: case.states(), at: 0, begun: false }
+    }
+
+    /// Whether `seen` is another state than the last, and its turn.
+    ///
+    /// # Errors
+    /// If it is not its turn.
+    pub(crate) fn next(&mut self, seen: &Seen) -> Result<bool> {
+        if self.expected.get(self.at) == Some(seen) {
+            self.begun = true;
+            return Ok(false);
+        }
+        if self.begun && self.expected.get(self.at + 1) == Some(seen) {
+            self.at += 1;
+            return Ok(true);
+        }
+        let expected: Vec<_> =
+            self.expected[self.at..].iter().take(2).map(|it| format!("`{it}`")).collect();
+        Err(anyhow!("survivors saw `{seen}`, expected {}", expected.join(" or ")))
+    }
+
+    pub(crate) fn reached(&self) -> usize {
+        if self.begun { self.at + 1 } else { 0 }
+    }
+
+    /// # Errors
+    /// If a state never came.
+    pub(crate) fn end(&self) -> Result<()> {
+        match self.expected.get(self.reached()) {
+            Some(missing) => Err(anyhow!("survivors never saw `{missing}`")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// One that died before: its way and the place of its death.
+#[derive(Debug)]
+struct DeadBefore {
+    case: Case,
+    path: Path,
+    spot: Spot,
+}
+
+fn died(case: Case, dead: Dead, known: &mut BTreeMap<Case, Known>) -> Result<DeadBefore> {
+    let case = Case { operation: dead.of, ..case };
+    if !known.contains_key(&case) {
+        // Its own verdict is given elsewhere.
+        kill_everywhere(case, known, &mut Violations::default())?;
+    }
+    let known = known.get(&case).cloned().unwrap_or_default();
+    let exchange = || known.exchange.context("there is no exchange to die at");
+    let spot = match dead.when {
+        When::AtBegin => Spot::After(0),
+        When::BeforeExchange => Spot::After(exchange()? - 1),
+        When::AfterExchange => Spot::After(exchange()?),
+    };
+    Ok(DeadBefore { case, path: known.path, spot })
+}
+
+fn record(case: Case, dead: Option<&DeadBefore>) -> Result<Path> {
+    let mut scene = set(case, dead)?;
+    let tracee = begin(case, &scene)?;
+    let mut send = || scene.send(1);
+    tracee.record(case.operation.sleeps().then_some(&mut send))
+}
+
+fn kill_at(
+    case: Case,
+    spot: Spot,
+    path: &Path,
+    dead: Option<&DeadBefore>,
+    stepped: &AtomicUsize,
+) -> Result<Seen> {
+    let mut scene = set(case, dead)?;
+    let tracee = begin(case, &scene)?;
+    let mut send = || scene.send(1);
+    let same = tracee.die_at(spot, path, case.operation.sleeps().then_some(&mut send));
+    let seen = match (same, spot) {
+        (Ok(true), _) => scene.account()?,
+        (_, Spot::After(steps)) => {
+            stepped.fetch_add(1, Relaxed);
+            let mut scene = set(case, dead)?;
+            let tracee = begin(case, &scene)?;
+            let mut send = || scene.send(1);
+            tracee.step_and_die(steps, case.operation.sleeps().then_some(&mut send))?;
+            scene.account()?
+        }
+        (Ok(false), Spot::Asleep) => scene.account()?,
+        (Err(error), Spot::Asleep) => return Err(error),
+    };
+    Ok(if case.len == 0 { seen.anonymous() } else { seen })
+}
+
+fn set(case: Case, dead: Option<&DeadBefore>) -> Result<Scene> {
+    let scene = Scene::set(case.operation, case.fill, case.len, case.operation.records())?;
+    if let Some(dead) = dead {
+        begin(dead.case, &scene)?.die_at(dead.spot, &dead.path, None)?;
+    }
+    Ok(scene)
+}
+
+fn begin(case: Case, scene: &Scene) -> Result<Tracee> {
+    let words = ["step", &case.operation.name(), &case.len.to_string()];
+    Tracee::at_mark(Player::start(&words, scene.fd()?, None)?)
+}
+
+/// The tracer and its victims on one core: they take turns, and a turn that changes cores is slow.
+fn on_a_core<R>(core: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
+    cores::pin(core)?;
+    // Inherited over exec: the same addresses in every victim.
+    personality::set(personality::get()? | Persona::ADDR_NO_RANDOMIZE)?;
+    work()
+}
+
+/// The victim.
+pub(crate) fn play(queue: &Queue, words: &[String]) -> Result<()> {
+    let [operation, len] = words else { return Err(anyhow!("a victim has two words: {words:?}")) };
+    player::die_with_parent()?;
+    ptrace::traceme()?;
+    Operation::of_name(operation)?.play(queue, len.parse()?, &Marks::Breakpoints)
+}
