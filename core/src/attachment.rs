@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use crate::error::{AttachError, Fault};
 use crate::futex::Futex;
-use crate::gate::Gate;
+use crate::gate::Wake;
+use crate::join::let_joiners_order_us;
 use crate::port::Port;
+use crate::recovery::wake_everybody;
 use crate::segment::{Mapping, Segment};
-use crate::slot::Verb;
+use crate::side::{Side, WaitsFor};
 use crate::sync::Ordering::Relaxed;
 
 /// What a handle and its leases share.
@@ -17,22 +19,70 @@ pub(crate) struct Attachment {
     /// only.
     port: Port<'static>,
     mapping: Mapping,
+    pub(crate) segment: Arc<Segment>,
     /// Whether the opener vouched for all peers, see
     /// [`Queue::trust_peers`](crate::Queue::trust_peers).
     pub(crate) trusted: bool,
 }
 
+/// Whether a handle can begin with messages that the record's last owner left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Heir {
+    /// It receives: what finds no room in the ring is received by it first.
+    Yes,
+    No,
+}
+
 impl Attachment {
-    pub(crate) fn new(segment: &Segment, trusted: bool) -> Result<Arc<Self>, AttachError> {
-        let (port, mapping) = segment.claim(|mapping, id| {
+    pub(crate) fn new(
+        segment: &Arc<Segment>,
+        trusted: bool,
+        heir: Heir,
+    ) -> Result<Arc<Self>, AttachError> {
+        let_joiners_order_us();
+        // A record with an inheritance is the last choice.
+        let attached = match Self::claim(segment, Heir::No) {
+            Err(AttachError::NoFreeHandle { .. }) if heir == Heir::Yes => {
+                Self::claim(segment, Heir::Yes)
+            }
+            attached => attached,
+        };
+        let (port, mapping) = attached?;
+        port.record().pid.store(std::process::id(), Relaxed);
+        let new = Arc::new(Self { port, mapping, segment: Arc::clone(segment), trusted });
+        new.announce_arrival();
+        Ok(new)
+    }
+
+    /// Takes the first free record; if its last owner is dead, recovers it first.
+    fn claim(segment: &Segment, heir: Heir) -> Result<(Port<'static>, Mapping), AttachError> {
+        segment.claim(|mapping, id| {
             // SAFETY: the port goes into one struct with the mapping, which `claim` hands back
             // unmoved in memory (its base is where it was), and is reached through that struct
             // alone.
             let ring = unsafe { mapping.ring_unbound() };
-            Ok(Port::take_over(ring, id)?)
-        })?;
-        port.record().pid.store(std::process::id(), Relaxed);
-        Ok(Arc::new(Self { port, mapping, trusted }))
+            let Some(port) = Port::take_over(ring, id)? else { return Ok(None) };
+            let (gone, left) = port.give_all_back();
+            // A handle that was given back says so by its pid.
+            let is_dead = port.record().pid.load(Relaxed) != 0;
+            let is_taken = left == 0 || heir == Heir::Yes;
+            if is_dead && is_taken {
+                port.record().tally.recovered.increment();
+            }
+            if is_dead || gone > 0 {
+                wake_everybody(&ring);
+            }
+            Ok(is_taken.then_some(port))
+        })
+    }
+
+    /// Has those who wait look whom they wait with: see [`Side::peers`](crate::driver::Side::peers).
+    fn announce_arrival(&self) {
+        let control = self.port.ring().control;
+        control.rare.arrivals.fetch_add(1, Relaxed);
+        for gate in [&control.after_send.readable, &control.after_recv.writable] {
+            self.carry_out(gate.notify(u32::MAX));
+        }
     }
 
     /// The port, unless this is a forked child, where its memory does not exist.
@@ -40,60 +90,49 @@ impl Attachment {
     pub(crate) fn port(&self) -> Result<&Port<'_>, Fault> {
         if self.mapping.is_forked() { Err(Fault::Forked) } else { Ok(&self.port) }
     }
+
+    pub(crate) fn side(&self, waits_for: WaitsFor) -> Side {
+        Side::new(&self.segment, waits_for, Some(self.port.id()))
+    }
+
+    pub(crate) fn futex(&self) -> Futex<'_> {
+        Futex::counted(&self.port.record().tally)
+    }
+
+    /// Tells those who join, after an acknowledgement.
+    #[inline]
+    pub(crate) fn notify_joiners(&self) {
+        let control = self.port.ring().control;
+        self.carry_out(control.after_recv.acknowledged.notify_of_store(u32::MAX));
+    }
+
+    #[inline]
+    pub(crate) fn carry_out(&self, wake: Option<Wake<'_>>) {
+        if let Some(wake) = wake {
+            wake.carry_out(&self.futex());
+        }
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        if self.mapping.is_forked() {
+            return;
+        }
+        // Leases that were lost in a panic, and an inheritance that was not received.
+        let (gone, left) = self.port.give_all_back();
+        if gone > 0 {
+            self.carry_out(self.port.ring().control.after_send.readable.notify(u32::MAX));
+        }
+        // What is left has no owner from here on, and is recovered as if we had died.
+        if left == 0 {
+            self.port.record().pid.store(0, Relaxed);
+        }
+    }
 }
 
 impl core::fmt::Debug for Attachment {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Attachment").field("record", &self.port.id()).finish_non_exhaustive()
-    }
-}
-
-/// The side of a queue that a handle waits at: for drivers that park tasks.
-///
-/// Keeps the handle's record and mapping alive.
-#[derive(Clone, Debug)]
-pub struct Side {
-    attachment: Arc<Attachment>,
-    verb: Verb,
-}
-
-impl Side {
-    pub(crate) fn new(attachment: Arc<Attachment>, verb: Verb) -> Self {
-        Self { attachment, verb }
-    }
-
-    /// Where this side waits; `None` in a forked child.
-    pub fn gate(&self) -> Option<&Gate> {
-        let control = self.attachment.port().ok()?.ring().control;
-        Some(match self.verb {
-            Verb::Send => &control.writable,
-            Verb::Recv => &control.readable,
-        })
-    }
-
-    /// Whether a waiter would find something to do. Others may be quicker.
-    pub fn is_ready(&self) -> bool {
-        self.attachment.port().map_or(true, |port| port.ring().is_ready(self.verb))
-    }
-
-    /// The same for all clones of one handle's side, and for no other that lives.
-    pub fn key(&self) -> (usize, bool) {
-        (Arc::as_ptr(&self.attachment).addr(), self.verb == Verb::Send)
-    }
-
-    /// How often a waiter looks without having been woken.
-    pub fn watchdog(&self) -> std::time::Duration {
-        self.attachment.port.ring().geometry.watchdog()
-    }
-
-    /// Passes a wake on to another waiter of this side, in whatever process, if there is something
-    /// to do.
-    pub fn pass_on(&self) {
-        if let Some(gate) = self.gate()
-            && self.is_ready()
-            && let Some(wake) = gate.notify(1)
-        {
-            wake.carry_out(&Futex);
-        }
     }
 }

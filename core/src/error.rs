@@ -48,11 +48,23 @@ pub enum Fault {
     Corrupt(#[from] Corrupt),
 }
 
+/// Why a join ended before all was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum JoinTimeoutError {
+    /// A message is still in the queue or in the hands of a receiver.
+    #[error("the time is over, and not every message is acknowledged")]
+    Timeout,
+    /// No retry will help.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
 /// Why a queue could not be created.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CreateError {
-    /// `capacity` or `handles` was 0.
+    /// `capacity`, `handles` or `max_attempts` was 0.
     #[error("{what} is 0, it must be at least 1")]
     Zero {
         /// Which number.

@@ -8,6 +8,9 @@
 //! |---|---|---|---|---|
 //! | | length in bytes | kind | flags | attempts |
 //!
+//! A message that goes back into the queue is flagged *returned*, and the receiver that gets it next
+//! counts the attempt: so whoever returns it can be killed midway and another do it again.
+//!
 //! Payload words are relaxed atomics: a peer that scribbles garbles a message, and that is all.
 //! What orders them is the exchange on the slot ([message] and [space] in `ring.rs`).
 
@@ -16,7 +19,11 @@ use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 /// The only kind of frame so far. Not 0, so that memory nobody wrote is no frame.
 const KIND_MESSAGE: u64 = 1;
+/// An earlier receiver had it and did not acknowledge it.
 const FLAG_REDELIVERED: u64 = 1;
+/// The attempt that it goes back for is not counted yet.
+const FLAG_RETURNED: u64 = 2;
+const FLAGS: u64 = FLAG_REDELIVERED | FLAG_RETURNED;
 
 /// Words before the payload: owner tag and frame header.
 pub(crate) const BLOCK_HEADER_WORDS: usize = 2;
@@ -27,16 +34,29 @@ pub struct Frame {
     len: u32,
     attempts: u16,
     redelivered: bool,
+    returned: bool,
 }
 
 impl Frame {
     #[inline]
     pub(crate) fn first(len: u32) -> Self {
-        Self { len, attempts: 1, redelivered: false }
+        Self { len, attempts: 1, redelivered: false, returned: false }
     }
 
-    pub(crate) fn again(self) -> Self {
-        Self { redelivered: true, attempts: self.attempts.saturating_add(1), ..self }
+    /// The same message on its way back into the queue. Twice is as good as once.
+    pub(crate) fn returned(self) -> Self {
+        Self { redelivered: true, returned: true, ..self }
+    }
+
+    /// The same message handed to the next receiver.
+    pub(crate) fn handed_out(self) -> Self {
+        Self { returned: false, attempts: self.attempts.saturating_add(1), ..self }
+    }
+
+    /// The same message as another queue's, where its attempts are counted anew.
+    #[cfg(not(loom))]
+    pub(crate) fn of_dead_letter(self) -> Self {
+        Self { redelivered: true, ..Self::first(self.len) }
     }
 
     /// The payload's length in bytes.
@@ -59,9 +79,15 @@ impl Frame {
         self.redelivered
     }
 
+    /// Whether it went back into the queue, and the attempt that it did so for is not counted yet.
+    pub fn is_returned(&self) -> bool {
+        self.returned
+    }
+
     #[inline]
     fn to_bits(self) -> u64 {
-        let flags = if self.redelivered { FLAG_REDELIVERED } else { 0 };
+        let redelivered = if self.redelivered { FLAG_REDELIVERED } else { 0 };
+        let flags = redelivered | if self.returned { FLAG_RETURNED } else { 0 };
         u64::from(self.len) | KIND_MESSAGE << 32 | flags << 40 | u64::from(self.attempts) << 48
     }
 
@@ -71,7 +97,7 @@ impl Frame {
         if bits >> 32 & 0xff != KIND_MESSAGE {
             return Err(Corrupt { what: "a block holds no frame of a known kind" });
         }
-        if bits >> 40 & 0xff & !FLAG_REDELIVERED != 0 {
+        if bits >> 40 & 0xff & !FLAGS != 0 {
             return Err(Corrupt { what: "a frame has unknown flags" });
         }
         if len as usize > max_message {
@@ -80,6 +106,7 @@ impl Frame {
         Ok(Self {
             len,
             redelivered: bits >> 40 & FLAG_REDELIVERED != 0,
+            returned: bits >> 40 & FLAG_RETURNED != 0,
             attempts: (bits >> 48) as u16,
         })
     }
@@ -107,6 +134,10 @@ impl<'a> Block<'a> {
     pub(crate) fn set_owner(&self, record: u32) {
         // Relaxed: the store of the record's op that follows carries it ([settle]).
         self.owner.store(u64::from(record), Relaxed);
+    }
+
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner.load(Relaxed) as u32
     }
 
     #[inline]
@@ -163,6 +194,14 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// Copies the whole payload of `from`, as far as there is room.
+    #[cfg(not(loom))]
+    pub(crate) fn copy_payload(&self, from: Block<'_>) {
+        for (to, from) in self.payload.iter().zip(from.payload) {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+    }
+
     /// Where the payload lies, for the in-place views that trust their peers.
     #[cfg(not(loom))]
     pub(crate) fn payload_ptr(&self) -> *mut u8 {
@@ -207,9 +246,13 @@ mod tests {
 
     #[test]
     fn a_frame_survives_its_word() {
-        let frame = Frame::first(1 << 20).again();
-        assert_eq!(Frame::check(frame.to_bits(), 1 << 20), Ok(frame));
-        assert!(frame.redelivered() && frame.attempts() == 2);
+        let back = Frame::first(1 << 20).returned().returned();
+        for frame in [back, back.handed_out()] {
+            assert_eq!(Frame::check(frame.to_bits(), 1 << 20), Ok(frame));
+        }
+        assert!(back.redelivered() && back.attempts() == 1 && back.is_returned());
+        let again = back.handed_out();
+        assert!(again.redelivered() && again.attempts() == 2 && !again.is_returned());
     }
 
     #[test]
@@ -227,6 +270,6 @@ mod tests {
     fn memory_that_nobody_wrote_is_no_frame() {
         assert!(Frame::check(0, 100).is_err());
         assert!(Frame::check(2 << 32, 100).is_err(), "unknown kind");
-        assert!(Frame::check(Frame::first(1).to_bits() | 2 << 40, 100).is_err(), "unknown flag");
+        assert!(Frame::check(Frame::first(1).to_bits() | 4 << 40, 100).is_err(), "unknown flag");
     }
 }

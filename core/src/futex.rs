@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::thread::futex::{self, Flags, Timespec};
 
 use crate::gate::{Kernel, Sleep};
+use crate::stats::Tally;
 use crate::sync::{AtomicU32, kill_point};
 
 /// How often this process went to the kernel on behalf of its queues.
@@ -27,18 +28,35 @@ pub fn kernel_calls() -> KernelCalls {
     KernelCalls { parks: PARKS.load(Relaxed), wakes: WAKES.load(Relaxed) }
 }
 
-/// Counts a wait that a driver began by other means than [`Futex`].
-pub fn count_park() {
-    PARKS.fetch_add(1, Relaxed);
+/// The calling thread sleeps in `futex(2)`, and wakes by it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Futex<'a> {
+    /// Where the calls are counted.
+    tally: Option<&'a Tally>,
 }
 
-/// The calling thread sleeps in `futex(2)`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Futex;
+impl<'a> Futex<'a> {
+    pub(crate) fn counted(tally: &'a Tally) -> Self {
+        Self { tally: Some(tally) }
+    }
 
-impl Kernel for Futex {
+    /// For who has no record.
+    pub(crate) fn uncounted() -> Self {
+        Self { tally: None }
+    }
+
+    /// Counts a wait that begins, by this or by other means.
+    pub(crate) fn count_park(&self) {
+        PARKS.fetch_add(1, Relaxed);
+        if let Some(tally) = self.tally {
+            tally.parks.add_one();
+        }
+    }
+}
+
+impl Kernel for Futex<'_> {
     fn wait(&self, sleep: &Sleep<'_>, timeout: Option<Duration>) {
-        count_park();
+        self.count_park();
         let timeout = timeout.and_then(|it| Timespec::try_from(it).ok());
         kill_point("futex wait");
         // Woken, value changed, time over, interrupted: all mean "look again".
@@ -48,6 +66,9 @@ impl Kernel for Futex {
 
     fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
         WAKES.fetch_add(1, Relaxed);
+        if let Some(tally) = self.tally {
+            tally.wakes.add_one();
+        }
         // The kernel reads the count as a signed number. An error (an unmapped word) wakes nobody.
         let count = count.min(i32::MAX.cast_unsigned());
         kill_point("futex wake");

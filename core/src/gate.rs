@@ -39,7 +39,7 @@ pub trait Kernel {
 
 /// A futex word that parks one side of a queue.
 #[derive(Debug)]
-#[repr(C, align(128))]
+#[repr(transparent)]
 pub struct Gate {
     word: AtomicU32,
 }
@@ -85,6 +85,20 @@ impl Gate {
     #[inline]
     pub fn notify(&self, count: u32) -> Option<Wake<'_>> {
         crate::sync::order_commit_before_load();
+        // [announce]
+        if self.word.load(SeqCst) & WAITERS == 0 {
+            return None;
+        }
+        Some(self.bump(count))
+    }
+
+    /// Call after a plain store that up to `count` waiters wait for. Exact only for waiters that,
+    /// after they announced, had the kernel put a barrier into every thread of every process
+    /// (`membarrier`): then the store came before that barrier and is seen, or this load comes after
+    /// it and sees the announcement. So the store needs no fence of its own.
+    #[inline]
+    pub fn notify_of_store(&self, count: u32) -> Option<Wake<'_>> {
+        crate::sync::order_store_before_load();
         // [announce]
         if self.word.load(SeqCst) & WAITERS == 0 {
             return None;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! 0      claims            written once, read once at open, checked, and never read again
-//! 1024   gates, closing    128 bytes each
+//! 1024   gates, and rare    128 bytes each
 //! 4096   slots             8 bytes each
 //!        records           128 bytes each
 //!        cells             8 bytes each, one row of 128-byte lines per record
@@ -21,7 +21,7 @@ use crate::slot::BLOCK_BITS;
 
 pub(crate) const MAGIC: [u8; 8] = *b"PARKLINE";
 /// The layout and the protocol. Both sides of a segment must agree.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
 
 pub(crate) const CONTROL_OFFSET: usize = 1024;
 pub(crate) const HEADER_LEN: usize = 4096;
@@ -101,6 +101,7 @@ pub(crate) struct Claims {
     leases: u32,
     max_message: u64,
     watchdog_micros: u64,
+    max_attempts: u64,
     payload: TypeMark,
 }
 
@@ -117,6 +118,7 @@ pub(crate) struct Geometry {
     blocks_at: usize,
     file_len: usize,
     watchdog: Duration,
+    max_attempts: u16,
 }
 
 /// What a creator asks for.
@@ -127,17 +129,21 @@ pub(crate) struct Wishes {
     pub(crate) handles: usize,
     pub(crate) leases: usize,
     pub(crate) watchdog: Duration,
+    pub(crate) max_attempts: u16,
 }
 
 impl Geometry {
     pub(crate) fn plan(wishes: Wishes) -> Result<Self, CreateError> {
         let too_large = |what, asked: usize, max: u64| CreateError::TooLarge { what, asked, max };
-        let Wishes { capacity, max_message, handles, leases, watchdog } = wishes;
+        let Wishes { capacity, max_message, handles, leases, watchdog, max_attempts } = wishes;
         if capacity == 0 {
             return Err(CreateError::Zero { what: "capacity" });
         }
         if handles == 0 {
             return Err(CreateError::Zero { what: "handles" });
+        }
+        if max_attempts == 0 {
+            return Err(CreateError::Zero { what: "max_attempts" });
         }
         if watchdog < Duration::from_millis(1) || watchdog > MAX_WATCHDOG {
             return Err(CreateError::Watchdog { asked: watchdog });
@@ -150,7 +156,8 @@ impl Geometry {
         }
         let log2 = capacity.next_power_of_two().trailing_zeros();
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Self::compute(log2, narrow(handles), narrow(leases), max_message as u64, watchdog)
+        Self::compute(log2, narrow(handles), narrow(leases), max_message as u64)
+            .map(|geometry| Self { watchdog, max_attempts, ..geometry })
             .ok_or(CreateError::TooManyBlocks { capacity, handles, leases, max: MAX_BLOCKS })
     }
 
@@ -168,13 +175,16 @@ impl Geometry {
         }
         let Claims { capacity_log2, handles, leases, max_message, watchdog_micros, .. } = claims;
         let watchdog = Duration::from_micros(watchdog_micros);
+        let max_attempts = u16::try_from(claims.max_attempts).unwrap_or(0);
         let sane = 1u64.checked_shl(capacity_log2).is_some_and(|it| it <= MAX_CAPACITY)
             && handles > 0
+            && max_attempts > 0
             && max_message <= MAX_MESSAGE
             && (Duration::from_millis(1)..=MAX_WATCHDOG).contains(&watchdog);
         let geometry = sane
-            .then(|| Self::compute(capacity_log2, handles, leases, max_message, watchdog))
+            .then(|| Self::compute(capacity_log2, handles, leases, max_message))
             .flatten()
+            .map(|geometry| Self { watchdog, max_attempts, ..geometry })
             .ok_or(OpenError::Claims)?;
         if geometry.file_len as u64 != file_len {
             return Err(truncated(geometry.file_len as u64));
@@ -182,14 +192,9 @@ impl Geometry {
         Ok((geometry, claims.payload))
     }
 
-    /// `None` when the segment would have more blocks than a word can name, or overflow.
-    fn compute(
-        capacity_log2: u32,
-        handles: u32,
-        leases: u32,
-        max_message: u64,
-        watchdog: Duration,
-    ) -> Option<Self> {
+    /// What lies where. `None` when the segment would have more blocks than a word can name, or
+    /// overflow.
+    fn compute(capacity_log2: u32, handles: u32, leases: u32, max_message: u64) -> Option<Self> {
         let capacity = 1usize.checked_shl(capacity_log2)?;
         let cells = usize::try_from(leases).ok()?.checked_add(1)?;
         let rows = usize::try_from(handles).ok()?;
@@ -221,7 +226,8 @@ impl Geometry {
             cells_at,
             blocks_at,
             file_len,
-            watchdog,
+            watchdog: Duration::ZERO,
+            max_attempts: 0,
         })
     }
 
@@ -235,6 +241,7 @@ impl Geometry {
             max_message: self.max_message as u64,
             // At most an hour.
             watchdog_micros: self.watchdog.as_micros() as u64,
+            max_attempts: self.max_attempts.into(),
             payload,
         }
     }
@@ -277,6 +284,10 @@ impl Geometry {
         self.watchdog
     }
 
+    pub(crate) fn max_attempts(&self) -> u16 {
+        self.max_attempts
+    }
+
     pub(crate) fn records_at(&self) -> usize {
         self.cells_at - self.handles as usize * RECORD_LEN
     }
@@ -310,6 +321,7 @@ mod tests {
             handles: 3,
             leases: 2,
             watchdog: Duration::from_millis(100),
+            max_attempts: 5,
         }
     }
 
@@ -355,6 +367,8 @@ mod tests {
             Claims { max_message: u64::MAX, ..honest },
             Claims { watchdog_micros: 0, ..honest },
             Claims { watchdog_micros: u64::MAX, ..honest },
+            Claims { max_attempts: 0, ..honest },
+            Claims { max_attempts: 1 << 16, ..honest },
         ] {
             assert!(matches!(check(lie), OpenError::Claims), "{lie:?}");
         }

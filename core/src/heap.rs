@@ -31,7 +31,8 @@ impl HeapRing {
     /// Those of [`Builder::create`](crate::Builder::create) that are about the numbers.
     pub fn new(capacity: usize, max_message: usize, handles: usize) -> Result<Self, CreateError> {
         let watchdog = Duration::from_millis(100);
-        let wishes = Wishes { capacity, max_message, handles, leases: 1, watchdog };
+        let (leases, max_attempts) = (1, u16::MAX);
+        let wishes = Wishes { capacity, max_message, handles, leases, watchdog, max_attempts };
         let geometry = Geometry::plan(wishes)?;
         let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         let heap = Self {
@@ -56,12 +57,12 @@ impl HeapRing {
 
     /// Where receivers wait.
     pub fn readable(&self) -> &Gate {
-        &self.control.readable
+        &self.control.after_send.readable
     }
 
     /// Where senders wait.
     pub fn writable(&self) -> &Gate {
-        &self.control.writable
+        &self.control.after_recv.writable
     }
 
     /// Refuses all further sends. The caller wakes both gates.

@@ -32,21 +32,26 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("Parkline needs 64-bit atomics and addresses");
 
+mod audit;
 mod error;
 mod frame;
 mod gate;
 mod geometry;
 mod heap;
+mod join;
 mod port;
 mod position;
 mod ring;
 mod slot;
+mod stats;
 mod sync;
 mod wait;
 mod waitqueue;
 
 #[cfg(not(loom))]
 mod attachment;
+#[cfg(not(loom))]
+mod census;
 #[cfg(not(loom))]
 mod fork;
 #[cfg(not(loom))]
@@ -60,9 +65,13 @@ mod queue;
 #[cfg(not(loom))]
 mod receiver;
 #[cfg(not(loom))]
+mod recovery;
+#[cfg(not(loom))]
 mod segment;
 #[cfg(not(loom))]
 mod sender;
+#[cfg(not(loom))]
+mod side;
 
 pub use error::*;
 pub use frame::Frame;
@@ -70,15 +79,17 @@ pub use frame::Frame;
 /// The seams for those who drive the wait: reactors, models, fuzzers.
 pub mod driver {
     #[cfg(not(loom))]
-    pub use crate::attachment::Side;
+    pub use crate::census::{Census, census};
     #[cfg(not(loom))]
     pub use crate::fork::ForkGuard;
-    #[cfg(not(loom))]
-    pub use crate::futex::{Futex, count_park};
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
     pub use crate::heap::{HeapPort, HeapRing, decode_block};
     #[cfg(kill_points)]
     pub use crate::kill_points::{KillPoint, arm, disarm};
+    #[cfg(not(loom))]
+    pub use crate::queue::Joining;
+    #[cfg(not(loom))]
+    pub use crate::side::{Side, SideKey};
     #[cfg(loom)]
     pub use crate::sync::{AtomicU32, Stopped, stop_after};
     pub use crate::wait::{Patience, wait_at};
@@ -90,6 +101,8 @@ pub use self::{
     futex::{KernelCalls, kernel_calls},
     message::Message,
     queue::{Builder, Queue},
-    receiver::{Lease, Receiver},
+    receiver::{DeadLetter, Lease, Receiver},
+    recovery::Recovered,
     sender::{Reservation, Sender},
+    stats::Stats,
 };

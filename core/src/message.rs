@@ -67,8 +67,21 @@ impl<'a> InBlock<'a> {
     /// The message in `cell`, its header read once and checked.
     #[inline]
     pub(crate) fn of(port: &Port<'a>, cell: usize) -> Result<Self, Fault> {
-        let block = port.block(cell)?;
-        Ok(Self { block, frame: block.frame(port.ring().geometry.max_message())? })
+        Ok(Self { frame: port.frame(cell)?, block: port.block(cell)? })
+    }
+
+    /// The message that was just received into `cell`, to be handed out.
+    #[inline]
+    pub(crate) fn received(port: &Port<'a>, cell: usize) -> Result<Self, Fault> {
+        Ok(Self { frame: port.frame_of_received(cell)?, block: port.block(cell)? })
+    }
+
+    pub(crate) fn block(self) -> Block<'a> {
+        self.block
+    }
+
+    pub(crate) fn frame(self) -> Frame {
+        self.frame
     }
 }
 

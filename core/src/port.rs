@@ -8,7 +8,7 @@ use crate::error::{Corrupt, Fault};
 use crate::frame::{Block, Frame};
 use crate::position::Position;
 use crate::ring::{Record, Ring, Stop};
-use crate::slot::{BlockId, CellWord, OpWord, Verb};
+use crate::slot::{BlockId, CellWord, Verb};
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Release};
 
 /// The cell of all sends: a sender never holds a message.
@@ -25,28 +25,22 @@ pub(crate) struct Port<'a> {
 }
 
 impl<'a> Port<'a> {
-    /// Takes over record `id`, whose byte lock the caller owns. `None` if its last owner died in
-    /// the midst of something: such a record waits for an audit.
+    /// Takes over record `id`, whose byte lock the caller owns, and settles what its last owner left
+    /// open. `None` if that must wait for another handle: see `audit.rs`.
+    ///
+    /// Cells may be held: what the last owner received and did not acknowledge.
     pub(crate) fn take_over(ring: Ring<'a>, id: u32) -> Result<Option<Self>, Corrupt> {
         let missing = Corrupt { what: "a record does not exist" };
-        let index = id as usize;
-        let record = ring.records.get(index).ok_or(missing)?;
-        let count = ring.geometry.cells();
-        let from = index.wrapping_mul(ring.geometry.cell_stride());
-        let shared = ring.cells.get(from..from.wrapping_add(count)).ok_or(missing)?;
-        if record.op.load(Acquire) != OpWord::IDLE.bits() {
-            return Ok(None);
-        }
-        let mut cells = Vec::with_capacity(count);
+        let record = ring.records.get(id as usize).ok_or(missing)?;
+        let shared = ring.cells_of(id).ok_or(missing)?;
+        let mut cells = Vec::with_capacity(shared.len());
         for word in shared {
-            let cell = CellWord::from_bits(word.load(Acquire));
-            if cell.is_held() {
-                return Ok(None);
-            }
+            let cell = CellWord::from_bits(word.load(Acquire)); // [settle]
             ring.block(cell.block())?;
-            cells.push(AtomicU64::new(CellWord::free(cell.block()).bits()));
+            cells.push(AtomicU64::new(cell.bits()));
         }
-        Ok(Some(Self { ring, id, record, shared, cells: cells.into_boxed_slice() }))
+        let port = Self { ring, id, record, shared, cells: cells.into_boxed_slice() };
+        Ok(ring.audit(&port)?.then_some(port))
     }
 
     pub(crate) fn ring(&self) -> &Ring<'a> {
@@ -88,6 +82,40 @@ impl<'a> Port<'a> {
         first.filter(|_| enough).ok_or(out)
     }
 
+    /// The cells with messages that are not acknowledged.
+    pub(crate) fn held(&self) -> impl Iterator<Item = usize> {
+        let is_held = |cell: &usize| self.cell(*cell).is_some_and(CellWord::is_held);
+        (0..self.cells.len()).filter(is_held)
+    }
+
+    /// Sends the message in `cell` again, flagged as redelivered. Refused only while the ring is
+    /// full: it stays in the cell then.
+    pub(crate) fn give_back(&self, cell: usize) -> Result<(), Stop> {
+        self.mark_returned(cell)?;
+        let mut at = self.start(Verb::Return)?;
+        self.ring.swap(Verb::Return, self, cell, &mut at)
+    }
+
+    /// Flags the message in `cell` as one that comes again.
+    pub(crate) fn mark_returned(&self, cell: usize) -> Result<(), Fault> {
+        self.block(cell)?.set_frame(self.frame(cell)?.returned());
+        Ok(())
+    }
+
+    /// Gives all held messages back for which there is room; how many went and how many stay.
+    pub(crate) fn give_all_back(&self) -> (usize, usize) {
+        let (mut gone, mut left) = (0, 0);
+        for cell in self.held() {
+            match self.give_back(cell) {
+                Ok(()) => gone += 1,
+                Err(Stop::NotNow | Stop::Closed) => left += 1,
+                // Somebody scribbled on it: there is no message to be saved.
+                Err(Stop::Fault(_)) => self.acknowledge(cell),
+            }
+        }
+        (gone, left)
+    }
+
     /// Makes `cell` free again: its message needs no redelivery.
     #[inline]
     pub(crate) fn acknowledge(&self, cell: usize) {
@@ -117,6 +145,20 @@ impl<'a> Port<'a> {
     #[inline]
     pub(crate) fn frame(&self, cell: usize) -> Result<Frame, Fault> {
         Ok(self.block(cell)?.frame(self.ring.geometry.max_message())?)
+    }
+
+    /// As [`frame`](Self::frame), of a message that was just received and is about to be handed out.
+    #[inline]
+    pub(crate) fn frame_of_received(&self, cell: usize) -> Result<Frame, Fault> {
+        let frame = self.frame(cell)?;
+        if frame.is_returned() { self.count_attempt(cell, frame) } else { Ok(frame) }
+    }
+
+    #[cold]
+    fn count_attempt(&self, cell: usize, frame: Frame) -> Result<Frame, Fault> {
+        let frame = frame.handed_out();
+        self.block(cell)?.set_frame(frame);
+        Ok(frame)
     }
 
     /// Replaces what is in `message` by the message in `cell`.

@@ -74,6 +74,25 @@ impl Laps {
 }
 
 impl Position {
+    #[cfg(test)]
+    pub(crate) fn new(n: u64) -> Self {
+        Self(n)
+    }
+
+    /// A position of which only the lowest [`LAP_BITS`] bits are known: good for `is_before`.
+    pub(crate) fn from_low_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// Whether `self` comes before `other`, by their lowest [`LAP_BITS`] bits.
+    pub(crate) fn is_before(self, other: Self) -> bool {
+        (self.0.wrapping_sub(other.0) << (u64::BITS - LAP_BITS)).cast_signed() < 0
+    }
+
     pub(crate) fn plus(self, n: u64) -> Self {
         Self(self.0.wrapping_add(n))
     }

@@ -3,16 +3,22 @@
 use std::io;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::attachment::Attachment;
-use crate::error::{AttachError, CreateError, Fault, OpenError};
+use crate::attachment::{Attachment, Heir};
+use crate::error::{AttachError, CreateError, Fault, JoinTimeoutError, OpenError};
 use crate::futex::Futex;
 use crate::geometry::{Geometry, Wishes};
+use crate::join::{Join, order_acknowledgements};
 use crate::message::Message;
 use crate::receiver::Receiver;
-use crate::segment::{Mapping, Segment};
+use crate::recovery::{Recovered, wake_everybody};
+use crate::segment::Segment;
 use crate::sender::Sender;
+use crate::side::{Side, WaitsFor};
+use crate::stats::Stats;
+use crate::wait::{Patience, wait_at};
 
 /// A bounded queue in a sealed memfd, for many senders and many receivers in many processes.
 ///
@@ -33,8 +39,7 @@ use crate::sender::Sender;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Queue<M: Message + ?Sized = [u8]> {
-    segment: Segment,
-    mapping: Mapping,
+    segment: Arc<Segment>,
     trusted: bool,
     carries: PhantomData<fn(&M) -> Box<M>>,
 }
@@ -57,6 +62,7 @@ impl Queue {
             handles: 64,
             leases: 4,
             watchdog: Duration::from_millis(100),
+            max_attempts: 5,
         };
         Builder { wishes, lazy: false }
     }
@@ -85,12 +91,11 @@ impl<M: Message + ?Sized> Queue<M> {
             let (found, expected) = (found.to_string(), expected.to_string());
             return Err(OpenError::WrongType { found, expected });
         }
-        Self::of(segment).map_err(|cause| OpenError::Os { call: "mmap", cause })
+        Ok(Self::of(segment))
     }
 
-    fn of(segment: Segment) -> io::Result<Self> {
-        let mapping = segment.observe()?;
-        Ok(Self { segment, mapping, trusted: false, carries: PhantomData })
+    fn of(segment: Segment) -> Self {
+        Self { segment: Arc::new(segment), trusted: false, carries: PhantomData }
     }
 
     /// Vouches for every process that maps this queue, now and later: handles made from here on
@@ -110,7 +115,7 @@ impl<M: Message + ?Sized> Queue<M> {
     /// # Errors
     /// [`AttachError::NoFreeHandle`] when all records are taken, and others.
     pub fn sender(&self) -> Result<Sender<M>, AttachError> {
-        Sender::new(self.attach()?).map_err(attach_fault)
+        Sender::new(self.attach(Heir::No)?).map_err(attach_fault)
     }
 
     /// A new receiving handle with a record of its own.
@@ -118,14 +123,18 @@ impl<M: Message + ?Sized> Queue<M> {
     /// # Errors
     /// [`AttachError::NoFreeHandle`] when all records are taken, and others.
     pub fn receiver(&self) -> Result<Receiver<M>, AttachError> {
-        Receiver::new(self.attach()?).map_err(attach_fault)
+        Receiver::new(self.attach(Heir::Yes)?).map_err(attach_fault)
     }
 
-    fn attach(&self) -> Result<std::sync::Arc<Attachment>, AttachError> {
-        if self.mapping.is_forked() {
+    fn attach(&self, heir: Heir) -> Result<Arc<Attachment>, AttachError> {
+        if self.segment.ring().is_none() {
             return Err(AttachError::Forked);
         }
-        Attachment::new(&self.segment, self.trusted)
+        Attachment::new(&self.segment, self.trusted, heir)
+    }
+
+    pub(crate) fn segment(&self) -> &Segment {
+        &self.segment
     }
 
     /// How many messages the queue has room for: a power of two.
@@ -146,11 +155,9 @@ impl<M: Message + ?Sized> Queue<M> {
     /// How many messages wait. Others send and receive meanwhile: right at some instant if nobody
     /// does, and never more than the capacity. 0 in a forked child.
     pub fn len(&self) -> usize {
-        if self.mapping.is_forked() {
-            return 0;
-        }
+        let len = self.segment.ring().and_then(|ring| ring.len().ok());
         // At most the capacity.
-        self.mapping.ring().len().map_or(0, |len| len as usize)
+        len.map_or(0, |len| len as usize)
     }
 
     /// Whether no message waits. Others may send before you act on it.
@@ -184,20 +191,120 @@ impl<M: Message + ?Sized> Queue<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn close(&self) -> Result<(), Fault> {
-        if self.mapping.is_forked() {
-            return Err(Fault::Forked);
-        }
-        let ring = self.mapping.ring();
+        let ring = self.segment.ring().ok_or(Fault::Forked)?;
         let closed = ring.close();
-        for gate in [&ring.control.readable, &ring.control.writable, &ring.control.acknowledged] {
-            gate.notify_all().carry_out(&Futex);
-        }
+        wake_everybody(&ring);
         closed
     }
 
     /// Whether somebody closed the queue. There may still be messages in it.
     pub fn is_closed(&self) -> bool {
-        !self.mapping.is_forked() && self.mapping.ring().is_closing()
+        self.segment.ring().is_some_and(|ring| ring.is_closing())
+    }
+
+    /// Recovers the handles of dead processes now: finishes what they were in the midst of, and has
+    /// the messages that they received and did not acknowledge delivered again.
+    ///
+    /// This happens by itself, too: a new handle recovers the record that it takes, and whoever
+    /// waits looks for the dead once a [`watchdog`](Builder::watchdog)'s period. Say it where
+    /// nobody waits, or to know.
+    ///
+    /// # Errors
+    /// [`AttachError::Forked`], [`AttachError::Proc`]; [`AttachError::Corrupt`] when somebody
+    /// scribbled on a dead handle's record, after all others were recovered.
+    ///
+    /// # If a peer dies
+    /// If this process dies in the call, the next to look goes on where it was.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// let alive = queue.sender()?;
+    /// assert_eq!(queue.recover()?.handles, 0, "nobody died");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recover(&self) -> Result<Recovered, AttachError> {
+        self.segment.recover_now()
+    }
+
+    /// What happened at this queue since it was created, in all processes together. All 0 in a
+    /// forked child.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"counted")?;
+    /// assert_eq!((queue.stats().sent, queue.stats().received), (1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        for record in self.segment.ring().iter().flat_map(|ring| ring.records) {
+            stats.add(&record.tally);
+        }
+        stats
+    }
+
+    /// Waits on the calling thread until every message that was sent before is acknowledged:
+    /// received and copied out, or its lease gone. A message whose receiver dies is waited for until
+    /// another has acknowledged it, and so is one that its receiver returns.
+    ///
+    /// A message that comes back counts as sent anew: from then on this waits for all that had been
+    /// sent when it came back.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`], [`Fault::Corrupt`].
+    ///
+    /// # If a peer dies
+    /// The messages it had are delivered again, and waited for. One whose handler of dead letters
+    /// takes it counts as acknowledged.
+    ///
+    /// ```
+    /// use parkline_core::{JoinTimeoutError, Queue};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// queue.join_blocking()?;
+    /// queue.sender()?.try_send(b"job")?;
+    /// let mut receiver = queue.receiver()?;
+    /// let job = receiver.try_lease()?;
+    /// let soon = Duration::from_millis(5);
+    /// assert_eq!(queue.join_blocking_timeout(soon), Err(JoinTimeoutError::Timeout));
+    /// job.ack();
+    /// queue.join_blocking()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn join_blocking(&self) -> Result<(), Fault> {
+        self.join_until(None).unwrap_or(Ok(()))
+    }
+
+    /// As [`join_blocking`](Self::join_blocking), for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](JoinTimeoutError::Timeout) when a message is not acknowledged by then.
+    pub fn join_blocking_timeout(&self, timeout: Duration) -> Result<(), JoinTimeoutError> {
+        let joined = self.join_until(Instant::now().checked_add(timeout));
+        Ok(joined.ok_or(JoinTimeoutError::Timeout)??)
+    }
+
+    /// As [`join_blocking`](Self::join_blocking), until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Timeout`](JoinTimeoutError::Timeout) when a message is not acknowledged by then.
+    pub fn join_blocking_deadline(&self, deadline: Instant) -> Result<(), JoinTimeoutError> {
+        Ok(self.join_until(Some(deadline)).ok_or(JoinTimeoutError::Timeout)??)
+    }
+
+    fn join_until(&self, until: Option<Instant>) -> Option<Result<(), Fault>> {
+        let Some(ring) = self.segment.ring() else { return Some(Err(Fault::Forked)) };
+        let mut joining = self.joining();
+        let patience = Patience { until, watchdog: ring.geometry.watchdog() };
+        let gate = &ring.control.after_recv.acknowledged;
+        wait_at(&Futex::uncounted(), gate, patience, || joining.attempt(), || false)
+    }
+
+    /// A join, for drivers that park tasks.
+    #[doc(hidden)]
+    pub fn joining(&self) -> Joining {
+        Joining { segment: Arc::clone(&self.segment), join: None }
     }
 
     /// Another descriptor of the same queue, close-on-exec, to hand on.
@@ -206,6 +313,37 @@ impl<M: Message + ?Sized> Queue<M> {
     /// When the process has no descriptor left.
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.segment.as_fd().try_clone_to_owned()
+    }
+}
+
+/// A join under way: see [`Queue::join_blocking`].
+#[derive(Debug)]
+pub struct Joining {
+    segment: Arc<Segment>,
+    join: Option<Join>,
+}
+
+impl Joining {
+    /// Looks whether all is acknowledged that was sent before the first look. Whoever waits for it
+    /// announces at the gate first.
+    pub fn attempt(&mut self) -> Option<Result<(), Fault>> {
+        self.segment.keep_watch();
+        order_acknowledgements();
+        self.is_joined().map_or_else(|fault| Some(Err(fault)), |joined| joined.then_some(Ok(())))
+    }
+
+    fn is_joined(&mut self) -> Result<bool, Fault> {
+        let ring = self.segment.ring().ok_or(Fault::Forked)?;
+        let join = match &mut self.join {
+            Some(join) => join,
+            None => self.join.insert(ring.begin_join()?),
+        };
+        Ok(ring.is_joined(join)?)
+    }
+
+    /// Where this waits.
+    pub fn side(&self) -> Side {
+        Side::new(&self.segment, WaitsFor::Acknowledgement, None)
     }
 }
 
@@ -268,6 +406,13 @@ impl Builder {
         self
     }
 
+    /// How often a message is handed to a receiver, at least 1: whose receivers died with it, or
+    /// returned it, that often is given up, see [`Receiver::on_dead_letter`]. 5 if not said.
+    pub fn max_attempts(mut self, attempts: u16) -> Self {
+        self.wishes.max_attempts = attempts;
+        self
+    }
+
     /// Lets the kernel find memory when a block is first used, not now: for a large `max_message`
     /// that few messages need. Where memory runs out then, the process that touches it is killed by
     /// a signal.
@@ -303,6 +448,6 @@ impl Builder {
 
     fn build<M: Message + ?Sized>(self) -> Result<Queue<M>, CreateError> {
         let segment = Segment::create(Geometry::plan(self.wishes)?, M::mark().0, self.lazy)?;
-        Queue::of(segment).map_err(|cause| CreateError::Os { call: "mmap", cause })
+        Ok(Queue::of(segment))
     }
 }

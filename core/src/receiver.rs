@@ -4,13 +4,15 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::attachment::{Attachment, Side};
+use crate::attachment::Attachment;
 use crate::error::{Fault, RecvError, RecvTimeoutError, TryRecvError, TrySendError};
 use crate::frame::Frame;
-use crate::futex::Futex;
 use crate::message::{InBlock, Message};
+use crate::port::Port;
 use crate::position::Position;
 use crate::ring::Stop;
+use crate::sender::Sender;
+use crate::side::{Side, WaitsFor};
 use crate::slot::Verb;
 use crate::wait::{Patience, wait_at};
 
@@ -37,13 +39,90 @@ pub struct Receiver<M: Message + ?Sized = [u8]> {
     hint: usize,
     /// What a batch met after its last good message.
     late: Option<Fault>,
+    /// Cells with what the record's last owner, now dead, did not acknowledge and the ring had no
+    /// room for.
+    inheritance: Vec<usize>,
+    dead_letters: DeadLetters<M>,
     carries: PhantomData<fn() -> Box<M>>,
+}
+
+/// A message that was handed to receivers as often as the queue allows, and never acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLetter<T> {
+    /// The message.
+    pub message: T,
+    /// How often it was handed to a receiver, this time included.
+    pub attempts: u16,
+}
+
+/// What becomes of messages that had enough attempts.
+enum DeadLetters<M: Message + ?Sized> {
+    Dropped,
+    Handled(Box<dyn FnMut(DeadLetter<M::Owned>) + Send>),
+    Forwarded(Box<Sender<M>>),
 }
 
 impl<M: Message + ?Sized> Receiver<M> {
     pub(crate) fn new(attachment: Arc<Attachment>) -> Result<Self, Fault> {
-        let at = attachment.port()?.start(Verb::Recv)?;
-        Ok(Self { attachment, at, hint: 0, late: None, carries: PhantomData })
+        let port = attachment.port()?;
+        let (at, inheritance) = (port.start(Verb::Recv)?, port.held().collect());
+        let dead_letters = DeadLetters::Dropped;
+        Ok(Self {
+            attachment,
+            at,
+            hint: 0,
+            late: None,
+            inheritance,
+            dead_letters,
+            carries: PhantomData,
+        })
+    }
+
+    /// Has `handler` called with each message that this handle receives after it was handed out
+    /// [`max_attempts`](crate::Builder::max_attempts) times and never acknowledged: what every
+    /// receiver dies of is not given to one more. Without a handler it is dropped, and
+    /// [`counted`](crate::Stats::dead_lettered).
+    ///
+    /// It is called within the receive that finds the message, which then goes on to the next. The
+    /// message is acknowledged when the handler returns; if the process dies in it, the message
+    /// comes again, to the handler of whoever receives it.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().max_attempts(1).create()?;
+    /// queue.sender()?.try_send(b"poison")?;
+    /// let mut receiver = queue.receiver()?;
+    /// let (letters, dead) = std::sync::mpsc::channel();
+    /// receiver.on_dead_letter(move |letter| letters.send(letter.message).unwrap());
+    /// let first = receiver.try_lease()?;
+    /// receiver.nack(first).expect("there is room");
+    /// assert!(receiver.try_recv().is_err(), "no second time");
+    /// assert_eq!(dead.recv()?, b"poison");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn on_dead_letter(&mut self, handler: impl FnMut(DeadLetter<M::Owned>) + Send + 'static) {
+        self.dead_letters = DeadLetters::Handled(Box::new(handler));
+    }
+
+    /// As [`on_dead_letter`](Self::on_dead_letter), with a second queue for them: they arrive there
+    /// flagged as redelivered, with their attempts counted anew. Should that queue be full, closed or
+    /// too small for a message, the message is received here all the same; nothing is lost.
+    ///
+    /// ```
+    /// use parkline_core::Queue;
+    ///
+    /// let (queue, dead) = (Queue::builder().max_attempts(1).create()?, Queue::builder().create()?);
+    /// queue.sender()?.try_send(b"poison")?;
+    /// let mut receiver = queue.receiver()?;
+    /// receiver.forward_dead_letters(dead.sender()?);
+    /// let first = receiver.try_lease()?;
+    /// receiver.nack(first).expect("there is room");
+    /// assert!(receiver.try_recv().is_err(), "no second time");
+    /// assert_eq!(dead.receiver()?.try_recv()?, b"poison");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn forward_dead_letters(&mut self, to: Sender<M>) {
+        self.dead_letters = DeadLetters::Forwarded(Box::new(to));
     }
 
     /// Takes the oldest message, copied out and acknowledged. Lock-free: no peer, dead, stopped or
@@ -59,8 +138,9 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// What happened before the send of the message happens before this returns.
     ///
     /// # If a peer dies
-    /// Nothing changes. If this process dies in the call, the message is left in the queue, or in
-    /// this handle's record as not acknowledged.
+    /// Nothing changes. If this process dies in the call, the message stays in the queue or is
+    /// delivered again; once the call has returned, what becomes of it is this process's concern.
+    /// With a [lease](Self::try_lease) it is delivered again as long as it was not acknowledged.
     #[inline]
     pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
         let received = self.take_one()?;
@@ -179,7 +259,8 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// As [`try_recv`](Self::try_recv).
     ///
     /// # If a peer dies
-    /// If this process dies before it acknowledged, the message is not lost: its record keeps it.
+    /// If this process dies before it acknowledged, the message is delivered again, flagged
+    /// [`redelivered`](Lease::redelivered).
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().capacity(4).leases(1).create()?;
@@ -195,22 +276,25 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_lease(&mut self) -> Result<Lease<M>, TryRecvError> {
-        let port = self.attachment.port()?;
-        // One cell stays free for `try_recv`.
-        let cell = match port.free_cell(self.hint, 1) {
-            Ok(cell) => cell,
-            Err(out) => {
-                // Only if there is a message to lease.
-                port.ring().turn(Verb::Recv, &mut self.at)?;
-                return Err(out.into());
+        loop {
+            // One cell stays free for `try_recv`.
+            let cell = self.take_cell(1)?;
+            let port = self.attachment.port()?;
+            let message = InBlock::received(port, cell);
+            if let Ok(message) = message
+                && message.frame().redelivered()
+                && self.dead_letters.take(port, message)
+            {
+                self.bury(cell);
+                continue;
             }
-        };
-        port.recv(cell, &mut self.at)?;
-        self.hint = cell + 1;
-        let frame = port.frame(cell).inspect_err(|_| port.acknowledge(cell))?;
-        let attachment = Arc::clone(&self.attachment);
-        self.notify(1);
-        Ok(Lease { attachment, cell, frame, returned: false, carries: PhantomData })
+            self.hint = cell + 1;
+            let attachment = Arc::clone(&self.attachment);
+            let frame = message.map(InBlock::frame).inspect_err(|_| port.acknowledge(cell));
+            self.notify(1);
+            let (frame, carries) = (frame?, PhantomData);
+            return Ok(Lease { attachment, cell, frame, returned: false, carries });
+        }
     }
 
     /// As [`try_lease`](Self::try_lease), waiting on the calling thread while there is no message.
@@ -245,11 +329,12 @@ impl<M: Message + ?Sized> Receiver<M> {
         Ok(self.wait_until(Some(deadline), Self::try_lease).ok_or(RecvTimeoutError::Timeout)??)
     }
 
-    /// Returns a leased message to the end of the queue, flagged as redelivered.
+    /// Returns a leased message to the end of the queue, flagged as redelivered. Also after the
+    /// queue was closed: what was sent before is still received.
     ///
     /// # Errors
-    /// As [`Sender::try_send`](crate::Sender::try_send); the lease comes back. On a closed queue
-    /// nothing can be returned any more.
+    /// [`Full`](TrySendError::Full) gives the lease back, and faults as
+    /// [`Sender::try_send`](crate::Sender::try_send).
     ///
     /// # Panics
     /// If the lease is another receiver's.
@@ -258,17 +343,13 @@ impl<M: Message + ?Sized> Receiver<M> {
             Arc::ptr_eq(&self.attachment, &lease.attachment),
             "a lease goes back through the receiver that took it"
         );
-        let returned = self.attachment.port().map_err(Stop::from).and_then(|port| {
-            port.block(lease.cell)?.set_frame(lease.frame.again());
-            port.send(lease.cell, &mut port.start(Verb::Send)?)?;
-            Ok(port.ring().control.readable.notify(1))
-        });
-        match returned {
-            Ok(wake) => {
-                if let Some(wake) = wake {
-                    wake.carry_out(&Futex);
-                }
+        let port = self.attachment.port().map_err(Stop::from);
+        match port.and_then(|port| port.give_back(lease.cell).map(|()| port.ring().control)) {
+            Ok(control) => {
                 lease.returned = true;
+                self.attachment.carry_out(control.after_send.readable.notify(1));
+                // Whoever acknowledged it meanwhile could not tell a joiner, for our cell held it.
+                self.attachment.notify_joiners();
                 Ok(())
             }
             Err(stop) => Err(TrySendError::from(stop).map(|()| lease)),
@@ -277,26 +358,73 @@ impl<M: Message + ?Sized> Receiver<M> {
 
     /// Where this handle waits, for drivers that park tasks.
     pub fn side(&self) -> Side {
-        Side::new(Arc::clone(&self.attachment), Verb::Recv)
+        self.attachment.side(WaitsFor::Message)
     }
 
     /// Takes one message; the outer error says that none was taken.
     #[inline]
     fn take_one(&mut self) -> Result<Result<M::Owned, Fault>, TryRecvError> {
-        let port = self.attachment.port()?;
-        let cell = port.free_cell(self.hint, 0)?;
-        port.recv(cell, &mut self.at)?;
-        let message = InBlock::of(port, cell).and_then(M::read);
-        port.acknowledge(cell);
-        Ok(message)
+        loop {
+            let cell = self.take_cell(0)?;
+            let port = self.attachment.port()?;
+            let message = InBlock::received(port, cell);
+            if let Ok(message) = message
+                && message.frame().redelivered()
+                && self.dead_letters.take(port, message)
+            {
+                self.bury(cell);
+                continue;
+            }
+            let message = message.and_then(M::read);
+            port.acknowledge(cell);
+            return Ok(message);
+        }
     }
 
+    /// Takes one message into a free cell that leaves `spare` others free, and tells which.
+    #[inline]
+    fn take_cell(&mut self, spare: usize) -> Result<usize, TryRecvError> {
+        if !self.inheritance.is_empty() {
+            return self.inherit();
+        }
+        let port = self.attachment.port()?;
+        let cell = match port.free_cell(self.hint, spare) {
+            Ok(cell) => cell,
+            Err(out) => {
+                // Only if there is a message to lease.
+                port.ring().turn(Verb::Recv, &mut self.at)?;
+                return Err(out.into());
+            }
+        };
+        port.recv(cell, &mut self.at)?;
+        Ok(cell)
+    }
+
+    /// Receives what the record's last owner had received.
+    #[cold]
+    fn inherit(&mut self) -> Result<usize, TryRecvError> {
+        let port = self.attachment.port()?;
+        let cell = self.inheritance.pop().ok_or(TryRecvError::Empty)?;
+        port.mark_returned(cell)?;
+        Ok(cell)
+    }
+
+    /// Acknowledges a message that went to the dead letters.
+    #[cold]
+    fn bury(&self, cell: usize) {
+        if let Ok(port) = self.attachment.port() {
+            port.record().tally.dead_lettered.increment();
+            port.acknowledge(cell);
+            self.notify(1);
+        }
+    }
+
+    /// Tells those who wait for room, and those who wait for acknowledgements.
     #[inline]
     fn notify(&self, count: u32) {
-        if let Ok(port) = self.attachment.port()
-            && let Some(wake) = port.ring().control.writable.notify(count)
-        {
-            wake.carry_out(&Futex);
+        if let Ok(port) = self.attachment.port() {
+            self.attachment.carry_out(port.ring().control.after_recv.writable.notify(count));
+            self.attachment.notify_joiners();
         }
     }
 
@@ -317,12 +445,15 @@ impl<M: Message + ?Sized> Receiver<M> {
         };
         let ring = port.ring();
         let patience = Patience { until, watchdog: ring.geometry.watchdog() };
-        let attempt = || match attempt(self) {
-            Ok(received) => Some(Ok(received)),
-            Err(nothing) => nothing.settled().map(Err),
+        let attempt = || {
+            attachment.segment.keep_watch();
+            match attempt(self) {
+                Ok(received) => Some(Ok(received)),
+                Err(nothing) => nothing.settled().map(Err),
+            }
         };
         let more = || ring.is_ready(Verb::Recv);
-        wait_at(&Futex, &ring.control.readable, patience, attempt, more)
+        wait_at(&attachment.futex(), &ring.control.after_send.readable, patience, attempt, more)
     }
 }
 
@@ -332,8 +463,27 @@ impl<M: Message + ?Sized> core::fmt::Debug for Receiver<M> {
     }
 }
 
+impl<M: Message + ?Sized> DeadLetters<M> {
+    /// Whether they take `message`, which comes again.
+    #[cold]
+    fn take(&mut self, port: &Port<'_>, message: InBlock<'_>) -> bool {
+        let attempts = message.frame().attempts();
+        if attempts <= port.ring().geometry.max_attempts() {
+            return false;
+        }
+        match self {
+            Self::Dropped => true,
+            // What cannot be read is for the receiver to be told.
+            Self::Handled(handler) => {
+                M::read(message).map(|message| handler(DeadLetter { message, attempts })).is_ok()
+            }
+            Self::Forwarded(sender) => sender.forward(message).is_ok(),
+        }
+    }
+}
+
 /// A received message that is not yet acknowledged. Dropping it acknowledges, unless the thread is
-/// panicking: then the message stays with the handle's record, not acknowledged.
+/// panicking: then the message is delivered again once its receiver is gone.
 ///
 /// Keeps its receiver's record and mapping alive.
 #[must_use = "dropping a lease acknowledges the message"]
@@ -411,6 +561,7 @@ impl<M: Message + ?Sized> Drop for Lease<M> {
             && let Ok(port) = self.attachment.port()
         {
             port.acknowledge(self.cell);
+            self.attachment.notify_joiners();
         }
     }
 }

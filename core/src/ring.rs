@@ -9,6 +9,8 @@
 //!        EMPTY(lap, gain)      -> FULL(lap, mine)        THE commit, the only locked instruction
 //! recv:  FULL(lap, gain)       -> EMPTY(lap + 1, mine)   the message is in `gain`, which is mine now
 //! close: EMPTY(lap, block)     -> CLOSED(lap, block)     nothing is ever sent here or after
+//! return: as send, with a message that was received and not acknowledged; at CLOSED, too, for it
+//!        was committed before the close: the next slot is sealed in its stead
 //! ```
 //!
 //! **Nobody shares a head or a tail.** A handle keeps a private cursor, and the slots are the only
@@ -40,6 +42,7 @@ use crate::geometry::Geometry;
 use crate::port::Port;
 use crate::position::{Lap, Laps, Position};
 use crate::slot::{BlockId, CellWord, OpWord, SlotState, SlotWord, Verb};
+use crate::stats::Tally;
 use crate::sync::Ordering::SeqCst;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
@@ -48,28 +51,59 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Or
 const LOOKS: u32 = 1 << 16;
 const UNSETTLED: Corrupt = Corrupt { what: "the slots never settle" };
 
-/// The words that all handles share, apart from the slots.
+/// The words that all handles share, apart from the slots. Each part has lines of its own.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Control {
+    pub(crate) after_send: AfterSend,
+    pub(crate) after_recv: AfterRecv,
+    pub(crate) rare: Rare,
+}
+
+/// What a sender looks at when it has sent.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct AfterSend {
     /// Receivers wait here.
     pub(crate) readable: Gate,
+}
+
+/// What a receiver looks at when it has received.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct AfterRecv {
     /// Senders wait here.
     pub(crate) writable: Gate,
-    /// Those who wait for acknowledgements.
+    /// Those wait here who join.
     pub(crate) acknowledged: Gate,
+}
+
+/// Words that hardly ever change.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct Rare {
     /// 1 once somebody asked to close.
     closing: AtomicU32,
+    /// Moves with every handle that is made.
+    pub(crate) arrivals: AtomicU32,
+    /// Moves with every message that goes back into the ring, after it did.
+    returns: AtomicU64,
 }
 
 impl Control {
     pub(crate) fn new() -> Self {
+        let (readable, writable, acknowledged) = (Gate::new(), Gate::new(), Gate::new());
+        let (closing, arrivals) = (AtomicU32::new(0), AtomicU32::new(0));
         Self {
-            readable: Gate::new(),
-            writable: Gate::new(),
-            acknowledged: Gate::new(),
-            closing: AtomicU32::new(0),
+            after_send: AfterSend { readable },
+            after_recv: AfterRecv { writable, acknowledged },
+            rare: Rare { closing, arrivals, returns: AtomicU64::new(0) },
         }
+    }
+
+    /// All gates: whoever waits anywhere looks again.
+    pub(crate) fn gates(&self) -> [&Gate; 3] {
+        [&self.after_send.readable, &self.after_recv.writable, &self.after_recv.acknowledged]
     }
 }
 
@@ -78,13 +112,15 @@ impl Control {
 #[repr(C, align(128))]
 pub(crate) struct Record {
     pub(crate) op: AtomicU64,
-    /// For people only.
+    /// Of the owner's process; 0 if nobody owns the record. Whoever acts on it only looks earlier.
     pub(crate) pid: AtomicU32,
+    pub(crate) tally: Tally,
 }
 
 impl Record {
     pub(crate) fn new() -> Self {
-        Self { op: AtomicU64::new(OpWord::IDLE.bits()), pid: AtomicU32::new(0) }
+        let (op, pid) = (AtomicU64::new(OpWord::IDLE.bits()), AtomicU32::new(0));
+        Self { op, pid, tally: Tally::default() }
     }
 }
 
@@ -205,10 +241,13 @@ impl<'a> Ring<'a> {
         let block = self.block(gain)?;
         let (swapped, settled) = match verb {
             // [message]: the exchange releases the frame and its payload.
-            Verb::Send => (SlotWord::new(seen.lap(), SlotState::Full, offer), CellWord::free(gain)),
+            Verb::Send | Verb::Return => {
+                (SlotWord::new(seen.lap(), SlotState::Full, offer), CellWord::free(gain))
+            }
             // [space]: the exchange releases our last read of the block we park.
             Verb::Recv => {
-                (SlotWord::new(seen.lap().next(), SlotState::Empty, offer), CellWord::held(gain))
+                let held = CellWord::held(gain, *at);
+                (SlotWord::new(seen.lap().next(), SlotState::Empty, offer), held)
             }
         };
         let op = &port.record().op;
@@ -218,6 +257,14 @@ impl<'a> Ring<'a> {
         let won = slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_ok();
         if won {
             block.set_owner(port.id());
+            match verb {
+                Verb::Send => port.record().tally.sent.increment(),
+                Verb::Recv => port.record().tally.received.increment(),
+                Verb::Return => {
+                    self.count_return();
+                    port.record().tally.redelivered.increment();
+                }
+            }
             port.settle(cell, settled);
             *at = at.plus(1);
         }
@@ -245,6 +292,7 @@ impl<'a> Ring<'a> {
         match verb {
             Verb::Send => seen.is_at(lap, SlotState::Empty) && !self.is_closing(),
             Verb::Recv => seen.is_at(lap, SlotState::Full),
+            Verb::Return => seen.is_at(lap, SlotState::Empty) || seen.is_at(lap, SlotState::Closed),
         }
     }
 
@@ -285,7 +333,7 @@ impl<'a> Ring<'a> {
     /// there is one. While the ring is full the first receiver that finds it drained does that
     /// instead.
     pub(crate) fn close(&self) -> Result<(), Fault> {
-        self.control.closing.store(1, SeqCst);
+        self.control.rare.closing.store(1, SeqCst);
         match self.turn(Verb::Send, &mut self.start(Verb::Send)?) {
             Err(Stop::Fault(fault)) => Err(fault),
             Err(Stop::Closed | Stop::NotNow) | Ok(()) => Ok(()),
@@ -303,7 +351,16 @@ impl<'a> Ring<'a> {
     #[inline]
     pub(crate) fn is_closing(&self) -> bool {
         // Relaxed: whoever is ordered after `close` sees it by coherence; nobody else need.
-        self.control.closing.load(Relaxed) != 0
+        self.control.rare.closing.load(Relaxed) != 0
+    }
+
+    /// A message went back into the ring, to a position that nobody who joins reckons with.
+    pub(crate) fn count_return(&self) {
+        self.control.rare.returns.fetch_add(1, Release); // [return]
+    }
+
+    pub(crate) fn returns(&self) -> u64 {
+        self.control.rare.returns.load(Acquire) // [return]
     }
 
     /// How many messages are in the ring: right at some instant of the call if nobody else moves.
@@ -362,12 +419,17 @@ impl<'a> Ring<'a> {
         let laps = self.laps();
         let ahead = seen.lap().ahead_of(laps.lap(at));
         match (verb, seen.state(), ahead) {
-            (Verb::Send, SlotState::Empty, 0) | (Verb::Recv, SlotState::Full, 0) => Look::Here,
-            (Verb::Send, SlotState::Full, -1) | (Verb::Recv, SlotState::Empty, 0) => Look::NotNow,
+            (Verb::Send | Verb::Return, SlotState::Empty, 0)
+            | (Verb::Return, SlotState::Closed, 0)
+            | (Verb::Recv, SlotState::Full, 0) => Look::Here,
+            (Verb::Send | Verb::Return, SlotState::Full, -1)
+            | (Verb::Recv, SlotState::Empty, 0) => Look::NotNow,
             (_, SlotState::Closed, 0) => Look::Closed,
             (_, SlotState::Unknown, _) => Look::Nonsense,
             // FULL(lap) proves that lap sent; any state of a lap proves the lap before received.
-            (Verb::Send, SlotState::Full, 0..) => Look::Passed(laps.shift(at, ahead)),
+            (Verb::Send | Verb::Return, SlotState::Full, 0..) => {
+                Look::Passed(laps.shift(at, ahead))
+            }
             (_, _, 1..) => Look::Passed(laps.shift(at, ahead.wrapping_sub(1))),
             _ => Look::Nonsense,
         }

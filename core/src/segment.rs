@@ -30,8 +30,9 @@ use zerocopy::IntoBytes;
 use crate::error::{AttachError, CreateError, OpenError};
 use crate::fork::ForkGuard;
 use crate::geometry::{CONTROL_OFFSET, Geometry, HEADER_LEN, RECORD_LEN, TypeMark};
+use crate::recovery::Watch;
 use crate::ring::{Control, Record, Ring};
-use crate::sync::{AtomicU64, kill_point};
+use crate::sync::{AtomicU64, Mutex, kill_point};
 
 const _: () = assert!(size_of::<Record>() == RECORD_LEN);
 const _: () = assert!(CONTROL_OFFSET.is_multiple_of(align_of::<Control>()));
@@ -41,12 +42,13 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlag
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 const LOCKS_AT: i64 = 1 << 40;
 
-/// A checked, sealed memfd that holds a queue.
+/// A checked, sealed memfd that holds a queue, and a mapping of it that stands for no handle.
 #[derive(Debug)]
 pub(crate) struct Segment {
     fd: OwnedFd,
-    geometry: Geometry,
+    view: Mapping,
     payload: TypeMark,
+    pub(crate) watch: Mutex<Watch>,
 }
 
 impl Segment {
@@ -75,11 +77,10 @@ impl Segment {
             call: "F_ADD_SEALS",
             cause: io::Error::other(error),
         })?;
-        let segment = Self { fd: memfd.into_file().into(), geometry, payload };
-        let mapping = segment.map(segment.fd.as_fd());
-        let mapping = mapping.map_err(|cause| CreateError::Memory { bytes: len, cause })?;
-        mapping.ring().lay_out();
-        Ok(segment)
+        let view = Mapping::new(file.as_fd(), geometry)
+            .map_err(|cause| CreateError::Memory { bytes: len, cause })?;
+        view.ring().lay_out();
+        Ok(Self::of(memfd.into_file().into(), view, payload))
     }
 
     /// Checks everything that can be checked of a stranger's memfd, before any of it is mapped.
@@ -107,20 +108,26 @@ impl Segment {
             }
         }
         let (geometry, payload) = Geometry::check(page.get(..len).unwrap_or_default(), file_len)?;
-        Ok(Self { fd: file.into(), geometry, payload })
+        let view = Mapping::new(file.as_fd(), geometry).map_err(os("mmap"))?;
+        Ok(Self::of(file.into(), view, payload))
+    }
+
+    fn of(fd: OwnedFd, view: Mapping, payload: TypeMark) -> Self {
+        let watch = Mutex::new(Watch::begin(view.geometry.watchdog()));
+        Self { fd, view, payload, watch }
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {
-        &self.geometry
+        &self.view.geometry
+    }
+
+    /// The shared words; `None` in a forked child, where they are not mapped.
+    pub(crate) fn ring(&self) -> Option<Ring<'_>> {
+        (!self.view.is_forked()).then(|| self.view.ring())
     }
 
     pub(crate) fn payload(&self) -> TypeMark {
         self.payload
-    }
-
-    /// A mapping that stands for no handle.
-    pub(crate) fn observe(&self) -> io::Result<Mapping> {
-        self.map(self.fd.as_fd())
     }
 
     /// A mapping that owns a free record, for which `accept` has the last word.
@@ -129,41 +136,41 @@ impl Segment {
         mut accept: impl FnMut(&Mapping, u32) -> Result<Option<P>, AttachError>,
     ) -> Result<(P, Mapping), AttachError> {
         let os = |call| move |cause: io::Error| AttachError::Os { call, cause };
-        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
-        kill_point("open");
-        let description = rustix::fs::open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| AttachError::Proc { cause: errno.into() })?;
-        let mapping = self.map(description.as_fd()).map_err(os("mmap"))?;
-        for id in 0..self.geometry.handles() {
-            if !lock_byte(description.as_fd(), id).map_err(os("F_OFD_SETLK"))? {
+        let locks = self.locks().map_err(|cause| AttachError::Proc { cause })?;
+        let mapping = Mapping::new(locks.description.as_fd(), *self.geometry());
+        let mapping = mapping.map_err(os("mmap"))?;
+        for id in 0..self.geometry().handles() {
+            if !locks.take(id).map_err(os("F_OFD_SETLK"))? {
                 continue;
             }
             if let Some(port) = accept(&mapping, id)? {
-                // `description` is closed here; the mapping keeps the lock.
+                // The description is closed here; the mapping keeps it, and so the lock.
                 kill_point("close");
                 return Ok((port, mapping));
             }
-            unlock_byte(description.as_fd(), id).map_err(os("F_OFD_SETLK"))?;
+            locks.release(id).map_err(os("F_OFD_SETLK"))?;
         }
-        Err(AttachError::NoFreeHandle { handles: self.geometry.handles() as usize })
+        Err(AttachError::NoFreeHandle { handles: self.geometry().handles() as usize })
     }
 
-    fn map(&self, fd: BorrowedFd<'_>) -> io::Result<Mapping> {
-        kill_point("mmap");
-        let guard = ForkGuard::new()?;
-        let len = self.geometry.file_len();
-        let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a shared mapping at a place of the kernel's choice overlaps nothing. The file is
-        // sealed against shrinking and checked to be `len` long, so no access within can fault for
-        // lack of a file.
-        let base =
-            unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
-        let base = NonNull::new(base).ok_or(io::ErrorKind::InvalidInput)?;
-        let mapping = Mapping { base, guard, geometry: self.geometry };
-        // SAFETY: the range is the mapping just made. A forked child finds nothing there, and does
-        // not look: every use asks the guard first.
-        unsafe { rustix::mm::madvise(base.as_ptr(), len, Advice::LinuxDontFork) }?;
-        Ok(mapping)
+    /// The records' locks, to be taken in this process's name.
+    pub(crate) fn locks(&self) -> io::Result<Locks> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        kill_point("open");
+        Ok(Locks { description: rustix::fs::open(path, flags, Mode::empty())? })
+    }
+
+    /// Whether somebody has the lock of record `id`: a living handle, or who audits a dead one.
+    pub(crate) fn is_owned(&self, id: u32) -> io::Result<bool> {
+        let mut lock = lock_of(id, libc::F_WRLCK);
+        kill_point("F_OFD_GETLK");
+        // SAFETY: `lock` is a valid flock that lives over the call, which writes into it.
+        let asked = unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
+        if asked == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(i32::from(lock.l_type) != libc::F_UNLCK)
     }
 }
 
@@ -191,6 +198,24 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
+    fn new(fd: BorrowedFd<'_>, geometry: Geometry) -> io::Result<Self> {
+        kill_point("mmap");
+        let guard = ForkGuard::new()?;
+        let len = geometry.file_len();
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a shared mapping at a place of the kernel's choice overlaps nothing. The file is
+        // sealed against shrinking and checked to be `len` long, so no access within can fault for
+        // lack of a file.
+        let base =
+            unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
+        let base = NonNull::new(base).ok_or(io::ErrorKind::InvalidInput)?;
+        let mapping = Self { base, guard, geometry };
+        // SAFETY: the range is the mapping just made. A forked child finds nothing there, and does
+        // not look: every use asks the guard first.
+        unsafe { rustix::mm::madvise(base.as_ptr(), len, Advice::LinuxDontFork) }?;
+        Ok(mapping)
+    }
+
     /// Whether this is a forked child, where the mapping does not exist.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
@@ -259,32 +284,48 @@ impl Drop for Mapping {
     }
 }
 
-fn lock_byte(fd: BorrowedFd<'_>, id: u32) -> io::Result<bool> {
-    match set_lock(fd, id, libc::F_WRLCK) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(false),
-        Err(error) => Err(error),
+/// An open file description of a segment, through which records' locks are taken. They go with it,
+/// or with the last mapping made of it.
+#[derive(Debug)]
+pub(crate) struct Locks {
+    description: OwnedFd,
+}
+
+impl Locks {
+    /// Takes the lock of record `id`; `false` if somebody has it.
+    pub(crate) fn take(&self, id: u32) -> io::Result<bool> {
+        match self.set(id, libc::F_WRLCK) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn release(&self, id: u32) -> io::Result<()> {
+        self.set(id, libc::F_UNLCK)
+    }
+
+    fn set(&self, id: u32, kind: libc::c_int) -> io::Result<()> {
+        let lock = lock_of(id, kind);
+        kill_point("F_OFD_SETLK");
+        // SAFETY: `lock` is a valid flock that lives over the call, which writes nothing for
+        // F_OFD_SETLK.
+        match unsafe {
+            libc::fcntl(self.description.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock)
+        } {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
     }
 }
 
-fn unlock_byte(fd: BorrowedFd<'_>, id: u32) -> io::Result<()> {
-    set_lock(fd, id, libc::F_UNLCK)
-}
-
-fn set_lock(fd: BorrowedFd<'_>, id: u32, kind: libc::c_int) -> io::Result<()> {
-    let lock = libc::flock {
+fn lock_of(id: u32, kind: libc::c_int) -> libc::flock {
+    libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: LOCKS_AT + i64::from(id),
         l_len: 1,
         l_pid: 0,
-    };
-    kill_point("F_OFD_SETLK");
-    // SAFETY: `lock` is a valid flock that lives over the call, which writes nothing for
-    // F_OFD_SETLK.
-    match unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
     }
 }

@@ -5,13 +5,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::attachment::{Attachment, Side};
+use crate::attachment::Attachment;
 use crate::error::{Fault, SendError, SendTimeoutError, TrySendError};
 use crate::frame::Frame;
-use crate::futex::Futex;
-use crate::message::Message;
+use crate::message::{InBlock, Message};
 use crate::port::{Port, SEND_CELL};
 use crate::position::Position;
+use crate::side::{Side, WaitsFor};
 use crate::slot::Verb;
 use crate::wait::{Patience, wait_at};
 
@@ -160,7 +160,7 @@ impl<M: Message + ?Sized> Sender<M> {
 
     /// Where this handle waits, for drivers that park tasks.
     pub fn side(&self) -> Side {
-        Side::new(Arc::clone(&self.attachment), Verb::Send)
+        self.attachment.side(WaitsFor::Room)
     }
 
     #[inline]
@@ -176,12 +176,22 @@ impl<M: Message + ?Sized> Sender<M> {
         Ok(port.send(SEND_CELL, &mut self.at)?)
     }
 
+    /// Sends a message of another queue on that had enough attempts there.
+    pub(crate) fn forward(&mut self, message: InBlock<'_>) -> Result<(), TrySendError> {
+        let port = self.attachment.port().map_err(fault)?;
+        let frame = port.frame_of(message.frame().len()).map_err(fault)?;
+        let block = port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?;
+        block.copy_payload(message.block());
+        block.set_frame(frame.of_dead_letter());
+        port.send(SEND_CELL, &mut self.at)?;
+        self.notify(1);
+        Ok(())
+    }
+
     #[inline]
     fn notify(&self, count: u32) {
-        if let Ok(port) = self.attachment.port()
-            && let Some(wake) = port.ring().control.readable.notify(count)
-        {
-            wake.carry_out(&Futex);
+        if let Ok(port) = self.attachment.port() {
+            self.attachment.carry_out(port.ring().control.after_send.readable.notify(count));
         }
     }
 
@@ -202,12 +212,16 @@ impl<M: Message + ?Sized> Sender<M> {
         };
         let ring = port.ring();
         let patience = Patience { until, watchdog: ring.geometry.watchdog() };
-        let attempt = || match attempt(self) {
-            Ok(done) => Some(Ok(done)),
-            Err(refused) => refused.settled().ok().map(Err),
+        let attempt = || {
+            // First, for a message that the dead left waits longer than ours.
+            attachment.segment.keep_watch();
+            match attempt(self) {
+                Ok(done) => Some(Ok(done)),
+                Err(refused) => refused.settled().ok().map(Err),
+            }
         };
         let more = || ring.is_ready(Verb::Send);
-        wait_at(&Futex, &ring.control.writable, patience, attempt, more)
+        wait_at(&attachment.futex(), &ring.control.after_recv.writable, patience, attempt, more)
     }
 }
 

@@ -7,9 +7,9 @@
 //! |---|---|---|
 //! | slot | block | 2 bits state, 42 bits lap |
 //! | op | gain (the block about to be gained) | 20 bits slot, 20 bits cell, 2 bits verb |
-//! | cell | block | 1 bit held |
+//! | cell | block | 1 bit held, 1 bit undated, 42 bits position |
 
-use crate::position::Lap;
+use crate::position::{Lap, Position};
 
 /// How many bits name a block: at most 2^20 blocks in a segment.
 pub(crate) const BLOCK_BITS: u32 = 20;
@@ -108,6 +108,9 @@ impl SlotWord {
 pub(crate) enum Verb {
     Send,
     Recv,
+    /// Sends a held message again. Also on a closed queue: what was committed before the close is
+    /// still received.
+    Return,
 }
 
 /// A record's `op`: idle (0), or the exchange under way.
@@ -125,6 +128,7 @@ impl OpWord {
         let verb = match verb {
             Verb::Send => 1,
             Verb::Recv => 2,
+            Verb::Return => 3,
         };
         Self(
             verb << Self::VERB_SHIFT
@@ -134,25 +138,65 @@ impl OpWord {
         )
     }
 
+    pub(crate) fn from_bits(bits: u64) -> Self {
+        Self(bits)
+    }
+
     pub(crate) fn bits(self) -> u64 {
         self.0
+    }
+
+    /// What the exchange under way is; `None` when there is none.
+    pub(crate) fn verb(self) -> Option<Verb> {
+        match self.0 >> Self::VERB_SHIFT & 3 {
+            1 => Some(Verb::Send),
+            2 => Some(Verb::Recv),
+            3 => Some(Verb::Return),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn cell(self) -> usize {
+        (self.0 >> Self::CELL_SHIFT & BLOCK_MASK) as usize
+    }
+
+    pub(crate) fn slot(self) -> usize {
+        (self.0 >> Self::SLOT_SHIFT & BLOCK_MASK) as usize
+    }
+
+    pub(crate) fn gain(self) -> BlockId {
+        BlockId::of(self.0)
     }
 }
 
 /// A cell of a record: one block that the handle owns, and whether it holds a message not yet
-/// acknowledged.
+/// acknowledged, with the position at which that was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CellWord(u64);
 
 impl CellWord {
     const HELD: u64 = 1 << BLOCK_BITS;
+    const UNDATED: u64 = 1 << (BLOCK_BITS + 1);
+    const POSITION_SHIFT: u32 = BLOCK_BITS + 2;
 
     pub(crate) fn free(block: BlockId) -> Self {
         Self(block.bits())
     }
 
-    pub(crate) fn held(block: BlockId) -> Self {
-        Self(block.bits() | Self::HELD)
+    #[inline]
+    pub(crate) fn held(block: BlockId, at: Position) -> Self {
+        Self(block.bits() | Self::HELD | at.bits() << Self::POSITION_SHIFT)
+    }
+
+    /// Held, and the position died with whoever received it.
+    pub(crate) fn held_undated(block: BlockId) -> Self {
+        Self(block.bits() | Self::HELD | Self::UNDATED)
+    }
+
+    /// Whether it holds a message received before position `at`, or nobody knows when.
+    pub(crate) fn is_held_before(self, at: Position) -> bool {
+        let received = Position::from_low_bits(self.0 >> Self::POSITION_SHIFT);
+        self.is_held() && (self.0 & Self::UNDATED != 0 || received.is_before(at))
     }
 
     pub(crate) fn from_bits(bits: u64) -> Self {
@@ -190,9 +234,25 @@ mod tests {
     #[test]
     fn a_cell_is_held_or_free_and_keeps_its_block() {
         let block = BlockId::new(77);
-        assert!(CellWord::held(block).is_held());
+        let held = CellWord::held(block, Position::new(0));
+        assert!(held.is_held());
         assert!(!CellWord::free(block).is_held());
-        assert_eq!(CellWord::held(block).block(), block);
+        assert_eq!(held.block(), block);
+        assert!(CellWord::held_undated(block).is_held());
+        assert_eq!(CellWord::held_undated(block).block(), block);
+    }
+
+    #[test]
+    fn a_cell_tells_what_was_received_before() {
+        let block = BlockId::new(77);
+        for n in [0, 1, (1 << 42) - 1, 1 << 42, u64::MAX] {
+            let at = Position::new(n);
+            assert!(CellWord::held(block, at).is_held_before(at.plus(1)));
+            assert!(!CellWord::held(block, at).is_held_before(at));
+            assert!(!CellWord::held(block, at.plus(9)).is_held_before(at));
+        }
+        assert!(!CellWord::free(block).is_held_before(Position::new(1)));
+        assert!(CellWord::held_undated(block).is_held_before(Position::new(0)));
     }
 
     #[test]
@@ -200,5 +260,16 @@ mod tests {
         let op = OpWord::busy(Verb::Send, 0, 0, BlockId::new(0));
         assert_ne!(op, OpWord::IDLE);
         assert_ne!(op, OpWord::busy(Verb::Recv, 0, 0, BlockId::new(0)));
+        assert_eq!(OpWord::IDLE.verb(), None);
+    }
+
+    #[test]
+    fn an_op_keeps_its_four_parts() {
+        let most = (1 << BLOCK_BITS) - 1;
+        for verb in [Verb::Send, Verb::Recv, Verb::Return] {
+            let op = OpWord::busy(verb, most, 3, BlockId::new(7));
+            assert_eq!((op.verb(), op.cell(), op.slot()), (Some(verb), most, 3));
+            assert_eq!(op.gain(), BlockId::new(7));
+        }
     }
 }

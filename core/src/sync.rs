@@ -4,6 +4,7 @@
 mod native {
     #[cfg(kill_points)]
     pub(crate) use crate::kill_points::{AtomicU32, AtomicU64, kill_point};
+    use core::sync::atomic::compiler_fence;
     #[cfg(not(kill_points))]
     pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64};
     pub(crate) use core::sync::atomic::{Ordering, fence};
@@ -18,6 +19,13 @@ mod native {
     /// language orders them already: nothing to do.
     #[inline(always)]
     pub(crate) fn order_commit_before_load() {}
+
+    /// Keeps a store before the load that follows it, for the compiler; for the processor the
+    /// waiter's `membarrier` does, which is a full barrier in every running thread.
+    #[inline(always)]
+    pub(crate) fn order_store_before_load() {
+        compiler_fence(Ordering::SeqCst);
+    }
 }
 
 #[cfg(loom)]
@@ -30,6 +38,11 @@ mod model {
 
     /// loom treats SeqCst accesses as AcqRel; the fence gives back what the language promises.
     pub(crate) fn order_commit_before_load() {
+        fence(Ordering::SeqCst);
+    }
+
+    /// loom has no `membarrier`: the fence that it stands for.
+    pub(crate) fn order_store_before_load() {
         fence(Ordering::SeqCst);
     }
 
@@ -121,6 +134,9 @@ mod model {
 #[cfg(loom)]
 pub use model::{AtomicU32, Stopped, stop_after};
 #[cfg(loom)]
-pub(crate) use model::{AtomicU64, Mutex, MutexGuard, Ordering, fence, order_commit_before_load};
+pub(crate) use model::{
+    AtomicU64, Mutex, MutexGuard, Ordering, fence, order_commit_before_load,
+    order_store_before_load,
+};
 #[cfg(not(loom))]
 pub(crate) use native::*;

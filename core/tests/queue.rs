@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{Futex, Side};
+use parkline_core::driver::Side;
 use parkline_core::{
     Queue, RecvError, RecvTimeoutError, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
@@ -556,8 +556,8 @@ fn a_timeout_bounds_the_whole_call_however_often_it_is_woken() {
             scope.spawn(|| {
                 let (receiving, sending) = (receiving, sending);
                 while !over.load(Relaxed) {
-                    receiving.gate().unwrap().notify_all().carry_out(&Futex);
-                    sending.gate().unwrap().notify_all().carry_out(&Futex);
+                    receiving.mourn();
+                    sending.mourn();
                 }
             });
             assert_eq!(receiver.recv_blocking_timeout(timeout), Err(RecvTimeoutError::Timeout));

@@ -314,7 +314,7 @@ fn a_lease_keeps_its_receivers_record() {
 
 /// Caught: the lease acknowledged while the thread panics.
 #[test]
-fn a_record_whose_lease_was_lost_in_a_panic_is_not_taken_for_free() {
+fn a_lease_that_was_lost_in_a_panic_comes_again() {
     let queue = Queue::builder().capacity(1).handles(1).create().unwrap();
     queue.sender().unwrap().try_send(b"job").unwrap();
     let panicked = catch_unwind(AssertUnwindSafe(|| {
@@ -322,7 +322,9 @@ fn a_record_whose_lease_was_lost_in_a_panic_is_not_taken_for_free() {
         resume_unwind(Box::new("a bug in the job"));
     }));
     assert!(panicked.is_err());
-    assert!(matches!(queue.receiver(), Err(AttachError::NoFreeHandle { .. })));
+    let again = queue.receiver().unwrap().try_lease().unwrap();
+    assert!(again.redelivered() && again.attempts() == 2);
+    assert_eq!(again.read().unwrap(), b"job");
 }
 
 #[test]
@@ -452,16 +454,20 @@ fn every_way_to_receive_is_refused_once_a_closed_queue_is_drained() {
     assert_eq!(receiver.lease_blocking().unwrap_err(), RecvError::Closed);
 }
 
+/// Caught: a return that is refused as a send is.
 #[test]
-fn a_lease_cannot_go_back_to_a_closed_queue_and_stays() {
+fn a_lease_goes_back_to_a_closed_queue_which_ends_after_it() {
     let queue = Queue::builder().capacity(2).create().unwrap();
     queue.sender().unwrap().try_send(b"job").unwrap();
     let mut receiver = queue.receiver().unwrap();
     let lease = receiver.try_lease().unwrap();
     queue.close().unwrap();
-    let Err(TrySendError::Closed(lease)) = receiver.nack(lease) else { panic!("not closed") };
-    assert_eq!(lease.read().unwrap(), b"job");
-    assert_eq!(lease.attempts(), 1);
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed), "drained, for now");
+    receiver.nack(lease).unwrap();
+    let again = receiver.try_lease().unwrap();
+    assert_eq!((again.read().unwrap(), again.attempts()), (b"job".to_vec(), 2));
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    assert_eq!(queue.sender().unwrap().try_send(b"late"), Err(TrySendError::Closed(())));
 }
 
 #[test]

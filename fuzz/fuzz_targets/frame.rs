@@ -24,7 +24,7 @@ fuzz_target!(|input: (u16, u64, u64, Vec<u64>)| {
     assert_eq!(message, bytes[..frame.len()]);
     assert_eq!(frame.is_empty(), message.is_empty());
 
-    let flags = u64::from(frame.redelivered());
+    let flags = u64::from(frame.redelivered()) | u64::from(frame.is_returned()) << 1;
     let encoded = frame.len() as u64 | 1 << 32 | flags << 40 | u64::from(frame.attempts()) << 48;
     assert_eq!(encoded, header, "nothing of the header is dropped or invented");
 });

@@ -13,7 +13,6 @@ mod cores;
 mod marks;
 mod message;
 mod operation;
-mod pending_api;
 mod player;
 mod report;
 mod scene;

@@ -9,7 +9,6 @@ use parkline_uring::{AsyncReceiver, block_on};
 
 use crate::marks::Marks;
 use crate::message::{self, Id};
-use crate::pending_api::Recovery;
 use crate::states::{State, States};
 
 /// How full the ring is when the operation begins.
@@ -226,7 +225,7 @@ impl Operation {
             | Self::RecoverTaken
             | Self::RecoverLease => {
                 let recovered = marks.around(|| queue.recover())?;
-                if recovered.handles != 1 || recovered.pending != 0 {
+                if recovered.handles != 1 || recovered.waiting + recovered.postponed != 0 {
                     bail!("one was dead, and this was recovered: {recovered:?}");
                 }
             }

@@ -4,9 +4,9 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::pending_api::{Recovery, census};
 use anyhow::{Context, Result, bail, ensure};
-use parkline_core::{AttachError, Queue, Receiver, Sender, TryRecvError, TrySendError};
+use parkline_core::driver::census;
+use parkline_core::{AttachError, Queue, Receiver, Recovered, Sender, TryRecvError, TrySendError};
 
 use crate::message;
 use crate::operation::{CAPACITY, Fill, Operation};
@@ -82,10 +82,10 @@ impl Scene {
             self.victims += 1;
         }
         let recovered = self.queue.recover()?;
-        ensure!(recovered.pending == 0, "nobody is in the midst of anything, and {recovered:?}");
+        ensure!(recovered.waiting + recovered.postponed == 0, "nobody is in the midst of anything, and {recovered:?}");
         while self.receive(&mut seen)? {}
         let again = self.queue.recover()?;
-        ensure!(again.handles == 0 && again.pending == 0, "recovered twice: {again:?}");
+        ensure!(again == Recovered::default(), "recovered twice: {again:?}");
         self.attach_anew(seen.closed)?;
         self.count(2)?;
         Ok(seen)

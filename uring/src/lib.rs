@@ -40,6 +40,7 @@ mod backend;
 mod block_on;
 mod current;
 mod helper;
+mod join;
 mod lane;
 mod owned;
 mod reactor;
@@ -56,10 +57,12 @@ mod waiting;
 
 pub use backend::{Backend, Unavailable, backend, try_io_uring};
 pub use block_on::block_on;
+pub use join::AsyncJoin;
 pub use parkline_core::{
-    AttachError, Builder, Corrupt, CreateError, Fault, KernelCalls, Lease, Message, OpenError,
-    Queue, Receiver, RecvError, RecvTimeoutError, Reservation, SendError, SendTimeoutError, Sender,
-    TryRecvError, TrySendError, kernel_calls,
+    AttachError, Builder, Corrupt, CreateError, DeadLetter, Fault, JoinTimeoutError, KernelCalls,
+    Lease, Message, OpenError, Queue, Receiver, Recovered, RecvError, RecvTimeoutError,
+    Reservation, SendError, SendTimeoutError, Sender, Stats, TryRecvError, TrySendError,
+    kernel_calls,
 };
 pub use receiver::AsyncReceiver;
 pub use sender::{AsyncCommit, AsyncReserve, AsyncSender};

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::mem;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
@@ -75,6 +76,15 @@ impl OwnedRing {
         // An ended ring has nothing armed.
         let _ = self.request(Request::Disarm(Arc::clone(lane)));
         Ok(Vec::new())
+    }
+
+    /// Has the ring tell of the end of a process. Its owner only: another thread is refused.
+    pub(crate) fn watch(&self, pid: u32, pidfd: OwnedFd) -> io::Result<()> {
+        if !self.is_owner() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        // Submitted on the way to sleep.
+        lock(&self.state).ring.push_peer(pid, pidfd).map(drop)
     }
 
     fn request(&self, request: Request) -> io::Result<()> {

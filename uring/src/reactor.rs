@@ -9,7 +9,7 @@
 //!
 //! No waker is called or dropped while a lock is held: what landed is collected first.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
@@ -17,7 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{ForkGuard, Side, Sleep, count_park};
+use parkline_core::driver::{ForkGuard, Side, SideKey, Sleep};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::helper::Helper;
 use crate::lane::Lane;
@@ -27,12 +28,19 @@ use crate::shared::SharedRing;
 use crate::timers::{Timer, Timers};
 use crate::unpark::Unpark;
 
+/// Processes whose end a ring watches for: each takes a descriptor, and how many there are is what
+/// peers say.
+const MOST_WATCHED: usize = 128;
+const SECOND_LOOK: Duration = Duration::from_millis(1);
+
 /// Carries out kernel waits and keeps time for the tasks that wait through it.
 #[derive(Debug)]
 pub(crate) struct Reactor {
     engine: Engine,
-    lanes: Mutex<HashMap<(usize, bool), Weak<Lane>>>,
+    lanes: Mutex<HashMap<SideKey, Weak<Lane>>>,
     timers: Mutex<Timers>,
+    /// The processes whose end the ring tells.
+    watched: Mutex<HashSet<u32>>,
     /// Nobody drives it any more: those who wait here look for another.
     dead: AtomicBool,
     guard: ForkGuard,
@@ -65,9 +73,9 @@ impl Reactor {
     }
 
     fn new(engine: Engine) -> io::Result<Arc<Self>> {
-        let (lanes, timers) = (Mutex::default(), Mutex::default());
+        let (lanes, timers, watched) = (Mutex::default(), Mutex::default(), Mutex::default());
         let (dead, guard) = (AtomicBool::new(false), ForkGuard::new()?);
-        Ok(Arc::new(Self { engine, lanes, timers, dead, guard }))
+        Ok(Arc::new(Self { engine, lanes, timers, watched, dead, guard }))
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -103,7 +111,7 @@ impl Reactor {
         if self.is_dead() {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        count_park();
+        lane.side.count_park();
         match &self.engine {
             Engine::Shared(ring) => ring.arm(lane, sleep),
             Engine::Owned(ring) => ring.arm(lane, sleep),
@@ -124,6 +132,46 @@ impl Reactor {
             },
             // The thread drops lanes in which nobody waits.
             Engine::Helper(helper) => helper.interrupt(),
+        }
+    }
+
+    /// Has the ring tell when a process ends that shares the queue of `lane`, so that what died with
+    /// it is recovered at once. Where that cannot be had there is the watchdog: another process may
+    /// be out of sight in another pid namespace, or its handle has told a lie.
+    pub(crate) fn watch_peers(&self, lane: &Lane) {
+        if !lane.has_new_peers() {
+            return;
+        }
+        let mut watched = lock(&self.watched);
+        for pid in lane.side.peers() {
+            if watched.len() == MOST_WATCHED {
+                break;
+            }
+            if watched.contains(&pid) {
+                continue;
+            }
+            let Some(name) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
+            let Ok(pidfd) = pidfd_open(name, PidfdFlags::empty()) else { continue };
+            let watches = match &self.engine {
+                Engine::Shared(ring) => ring.watch(pid, pidfd),
+                Engine::Owned(ring) => ring.watch(pid, pidfd),
+                Engine::Helper(_) => return,
+            };
+            if watches.is_ok() {
+                watched.insert(pid);
+            }
+        }
+    }
+
+    /// A process has ended. What it had of the queues that are waited at here is recovered.
+    fn peer_ended(&self, pid: u32) {
+        lock(&self.watched).remove(&pid);
+        for lane in self.lanes() {
+            if lane.side.peers().contains(&pid) {
+                lane.side.mourn();
+                // And once more, should the kernel not be done with it.
+                self.set_watchdog(SECOND_LOOK);
+            }
         }
     }
 
@@ -282,6 +330,7 @@ impl Reactor {
                 }
                 // Whoever slept looks at the notice itself.
                 Flight::Unpark(_) => {}
+                Flight::Peer(pid, _) => self.peer_ended(pid),
                 Flight::Timer(_) => {
                     if let Engine::Shared(ring) = &self.engine {
                         ring.forget_timer();

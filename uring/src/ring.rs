@@ -9,13 +9,14 @@
 use std::collections::HashMap;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
+use rustix::event::PollFlags;
 
 use parkline_core::driver::ForkGuard;
 
@@ -69,6 +70,8 @@ pub(crate) enum Flight {
     Gate(Arc<Lane>),
     /// The wait by which another thread unparks this one.
     Unpark(#[expect(dead_code, reason = "the kernel points into it")] Arc<Unpark>),
+    /// A poll of a peer's pidfd, which is readable when that process has ended.
+    Peer(u32, #[expect(dead_code, reason = "the kernel polls it")] OwnedFd),
     /// A timer; the kernel reads the time when it is submitted.
     Timer(#[expect(dead_code, reason = "the kernel points at it")] Box<Timespec>),
 }
@@ -119,6 +122,13 @@ impl Ring {
     /// Queues the wait by which other threads unpark this one.
     pub(crate) fn push_unpark(&mut self, unpark: &Arc<Unpark>) -> io::Result<u64> {
         self.push(unpark.wait().entry(), Flight::Unpark(Arc::clone(unpark)))
+    }
+
+    /// Queues a poll for the end of a process. Not yet submitted.
+    pub(crate) fn push_peer(&mut self, pid: u32, pidfd: OwnedFd) -> io::Result<u64> {
+        let readable = PollFlags::IN.bits().into();
+        let entry = opcode::PollAdd::new(Fd(pidfd.as_raw_fd()), readable).build();
+        self.push(entry, Flight::Peer(pid, pidfd))
     }
 
     /// Queues and submits a timer.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -42,6 +42,13 @@ impl SharedRing {
         let ring = &mut lock(&self.state).ring;
         ring.cancel(lane.flight.load(Relaxed));
         ring.landed()
+    }
+
+    /// Has the ring tell of the end of a process.
+    pub(crate) fn watch(&self, pid: u32, pidfd: OwnedFd) -> io::Result<()> {
+        let ring = &mut lock(&self.state).ring;
+        ring.push_peer(pid, pidfd)?;
+        ring.submit()
     }
 
     /// Has the ring land a timer at `next`, or earlier.

@@ -46,6 +46,10 @@ impl Waiting {
         attempt: &mut impl FnMut(&mut H) -> Option<T>,
     ) -> Poll<Option<T>> {
         loop {
+            // Before its own, a task that has waited sees to what the dead left.
+            if let Some(lane) = &self.lane {
+                lane.side.keep_watch();
+            }
             if let Some(answer) = attempt(handle) {
                 self.leave();
                 return Poll::Ready(Some(answer));
@@ -75,6 +79,7 @@ impl Waiting {
                 continue;
             }
             lane.reactor.set_watchdog(lane.side.watchdog());
+            lane.reactor.watch_peers(&lane);
             if let Some(deadline) = self.deadline {
                 if let Some(timer) = self.timer.take() {
                     lane.reactor.remove_timer(timer);

@@ -1,0 +1,66 @@
+//! A census: is every block in exactly one place? For tests, and for people who look inside.
+
+use crate::error::{AttachError, Corrupt};
+use crate::message::Message;
+use crate::queue::Queue;
+use crate::ring::Ring;
+use crate::slot::{CellWord, OpWord, SlotState, SlotWord};
+use crate::sync::Ordering::Acquire;
+
+/// Where the blocks of a queue are. Right when nobody moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Census {
+    /// Slots with a message.
+    pub in_ring: usize,
+    /// Messages received and not acknowledged, of the living and of the dead.
+    pub held: usize,
+    /// Handles in the midst of an exchange: while there are any, where their blocks are is for an
+    /// audit to tell.
+    pub busy: usize,
+    /// Handles that live.
+    pub owned: usize,
+}
+
+/// Counts the blocks of `queue`.
+///
+/// # Errors
+/// [`AttachError::Corrupt`] when a block is in two places or in none, though no handle is busy;
+/// [`AttachError::Forked`], [`AttachError::Os`].
+pub fn census<M: Message + ?Sized>(queue: &Queue<M>) -> Result<Census, AttachError> {
+    let segment = queue.segment();
+    let ring = segment.ring().ok_or(AttachError::Forked)?;
+    let mut census = Census::of(&ring)?;
+    for id in 0..ring.geometry.handles() {
+        let is_owned = segment.is_owned(id);
+        let is_owned = is_owned.map_err(|cause| AttachError::Os { call: "F_OFD_GETLK", cause })?;
+        census.owned += usize::from(is_owned);
+    }
+    Ok(census)
+}
+
+impl Census {
+    fn of(ring: &Ring<'_>) -> Result<Self, Corrupt> {
+        let mut census = Self::default();
+        let mut blocks = Vec::new();
+        for slot in ring.slots {
+            let slot = SlotWord::from_bits(slot.load(Acquire));
+            census.in_ring += usize::from(slot.state() == SlotState::Full);
+            blocks.push(slot.block().index());
+        }
+        for (id, record) in (0..).zip(ring.records) {
+            let op = OpWord::from_bits(record.op.load(Acquire));
+            census.busy += usize::from(op.verb().is_some());
+            for cell in ring.cells_of(id).unwrap_or_default() {
+                let cell = CellWord::from_bits(cell.load(Acquire));
+                census.held += usize::from(cell.is_held());
+                blocks.push(cell.block().index());
+            }
+        }
+        blocks.sort_unstable();
+        if census.busy == 0 && !blocks.into_iter().eq(0..ring.geometry.blocks()) {
+            return Err(Corrupt { what: "a block is in two places, or in none" });
+        }
+        Ok(census)
+    }
+}

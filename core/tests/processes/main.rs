@@ -1,0 +1,6 @@
+//! A queue between real processes: each is this very test binary, run anew for the part that its
+//! environment names, with the memfd as its standard input.
+
+mod exchange;
+mod player;
+mod recovery;

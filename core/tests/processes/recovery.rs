@@ -1,0 +1,229 @@
+//! What the killed had comes again.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parkline_core::driver::census;
+use parkline_core::{AttachError, Builder, JoinTimeoutError, Queue, Receiver, TryRecvError};
+
+use crate::player::{HOUR, Player, until_somebody_waits};
+
+const SOON: Duration = Duration::from_millis(5);
+
+fn builder() -> Builder {
+    Queue::builder().capacity(2).max_message(8).watchdog(HOUR)
+}
+
+/// Has a process lease the oldest message, and kills it.
+fn lease_and_die(queue: &Queue) {
+    leaser(queue).kill();
+}
+
+fn leaser(queue: &Queue) -> Player {
+    let mut player = Player::start(queue, "lease and hang", 0);
+    assert_eq!(player.says().as_deref(), Some("ready"));
+    player
+}
+
+fn assert_again(receiver: &mut Receiver, message: &[u8], attempts: u16) {
+    let lease = receiver.try_lease().unwrap();
+    assert_eq!(lease.read().unwrap(), message);
+    assert!(lease.redelivered() && lease.attempts() == attempts, "{lease:?}");
+}
+
+/// At the end: nothing is held by anybody, and no block is lost.
+fn assert_whole(queue: &Queue) {
+    let census = census(queue).unwrap();
+    assert_eq!((census.held, census.busy), (0, 0));
+}
+
+/// Caught: held cells of the dead taken for free; a return that is not flagged.
+#[test]
+fn a_lease_of_the_killed_is_delivered_again() {
+    let queue = builder().create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    lease_and_die(&queue);
+    let found = queue.recover().unwrap();
+    assert_eq!((found.handles, found.messages, found.waiting, found.postponed), (1, 1, 0, 0));
+    assert_again(&mut queue.receiver().unwrap(), b"job", 2);
+    let stats = queue.stats();
+    assert_eq!((stats.sent, stats.received, stats.redelivered, stats.recovered), (1, 2, 1, 1));
+    assert_eq!(queue.recover().unwrap().handles, 0, "once");
+    assert_whole(&queue);
+}
+
+/// Caught: a waiter that keeps no watch (it sleeps for ever).
+#[test]
+fn a_waiter_recovers_what_the_killed_had() {
+    let queue = builder().watchdog(SOON).create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    let mut player = leaser(&queue);
+    let mut receiver = queue.receiver().unwrap();
+    let side = receiver.side();
+    let waiter = thread::spawn(move || receiver.lease_blocking().unwrap().read().unwrap());
+    until_somebody_waits(&side);
+    player.kill();
+    assert_eq!(waiter.join().unwrap(), b"job");
+}
+
+/// Caught: an attach that takes dirty records as they are; one that leaves them.
+#[test]
+fn a_new_handle_recovers_the_record_that_it_takes() {
+    let queue = builder().handles(2).create().unwrap();
+    let mut sender = queue.sender().unwrap();
+    sender.try_send(b"job").unwrap();
+    lease_and_die(&queue);
+    assert_again(&mut queue.receiver().unwrap(), b"job", 2);
+    assert_whole(&queue);
+}
+
+/// All records are taken and the queue is full: there is nowhere to go but to the heir.
+///
+/// Caught: a receiver that cannot attach; an inheritance that is not flagged; one that is lost with
+/// the heir.
+#[test]
+fn a_receiver_inherits_what_has_no_room() {
+    let queue = builder().capacity(1).handles(2).create().unwrap();
+    let mut sender = queue.sender().unwrap();
+    sender.try_send(b"first").unwrap();
+    lease_and_die(&queue);
+    sender.try_send(b"second").unwrap();
+    assert_eq!(queue.recover().unwrap().waiting, 1);
+    assert!(matches!(queue.sender(), Err(AttachError::NoFreeHandle { .. })));
+    drop(queue.receiver().unwrap());
+    let mut heir = queue.receiver().unwrap();
+    assert_again(&mut heir, b"first", 2);
+    assert_eq!(heir.try_recv().unwrap(), b"second");
+    assert_eq!(heir.try_recv(), Err(TryRecvError::Empty));
+    assert_whole(&queue);
+}
+
+/// Caught: a sender that takes the room itself.
+#[test]
+fn whoever_waits_for_room_sees_to_the_dead_first() {
+    let queue = builder().capacity(1).create().unwrap();
+    let mut sender = queue.sender().unwrap();
+    sender.try_send(b"1").unwrap();
+    lease_and_die(&queue);
+    sender.try_send(b"2").unwrap();
+    let side = sender.side();
+    let waiter = thread::spawn(move || sender.send_blocking(b"3").unwrap());
+    until_somebody_waits(&side);
+    assert_eq!(queue.recover().unwrap().waiting, 1);
+    let mut receiver = queue.receiver().unwrap();
+    assert_eq!(receiver.recv_blocking().unwrap(), b"2");
+    assert_eq!(receiver.recv_blocking().unwrap(), b"1");
+    assert_eq!(receiver.recv_blocking().unwrap(), b"3");
+    waiter.join().unwrap();
+    assert_whole(&queue);
+}
+
+/// Caught: attempts that are not counted, or counted by whoever recovers.
+#[test]
+fn a_message_that_kills_every_receiver_is_given_up() {
+    let queue = builder().max_attempts(3).create().unwrap();
+    queue.sender().unwrap().try_send(b"poison").unwrap();
+    for _ in 0..3 {
+        lease_and_die(&queue);
+        assert_eq!(queue.recover().unwrap().messages, 1);
+    }
+    let mut receiver = queue.receiver().unwrap();
+    let (letters, dead) = std::sync::mpsc::channel();
+    receiver.on_dead_letter(move |letter| letters.send(letter).unwrap());
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    let letter = dead.recv().unwrap();
+    assert_eq!((letter.message, letter.attempts), (b"poison".to_vec(), 4));
+    assert_eq!(queue.stats().dead_lettered, 1);
+    queue.join_blocking().unwrap();
+    assert_whole(&queue);
+}
+
+/// Caught: a dead letter that is dropped when its queue is full.
+#[test]
+fn a_dead_letter_that_its_queue_refuses_is_received_all_the_same() {
+    let queue = builder().max_attempts(1).create().unwrap();
+    let dead = builder().capacity(1).create().unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    receiver.forward_dead_letters(dead.sender().unwrap());
+    let mut sender = queue.sender().unwrap();
+    for message in [b"1", b"2"] {
+        sender.try_send(message).unwrap();
+        let lease = receiver.try_lease().unwrap();
+        receiver.nack(lease).unwrap();
+    }
+    assert_again(&mut receiver, b"2", 2);
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    let letter = dead.receiver().unwrap().try_lease().unwrap();
+    assert!(letter.redelivered() && letter.attempts() == 1);
+    assert_eq!(letter.read().unwrap(), b"1");
+}
+
+/// Nothing is decided by time about a process that lives.
+///
+/// Caught: liveness by anything but the lock.
+#[test]
+fn a_stopped_process_keeps_what_it_has() {
+    let queue = builder().create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    let mut player = leaser(&queue);
+    player.stop();
+    assert_eq!(queue.recover().unwrap().handles, 0);
+    assert_eq!(queue.receiver().unwrap().try_recv(), Err(TryRecvError::Empty));
+    player.kill();
+    assert_eq!(queue.recover().unwrap().messages, 1);
+}
+
+/// Caught: a return that is refused as a send is; a queue that has no end after it.
+#[test]
+fn a_closed_queue_gives_what_the_killed_had_and_then_its_end() {
+    let queue = builder().create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    let mut player = leaser(&queue);
+    queue.close().unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    player.kill();
+    assert_eq!(queue.recover().unwrap().messages, 1);
+    assert_again(&mut receiver, b"job", 2);
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    assert_whole(&queue);
+}
+
+/// Caught: a join that does not look at cells; one that ignores returns.
+#[test]
+fn join_waits_for_the_retry() {
+    let queue = builder().create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    let mut player = leaser(&queue);
+    let timed_out = Err(JoinTimeoutError::Timeout);
+    assert_eq!(queue.join_blocking_timeout(SOON), timed_out, "leased");
+    player.kill();
+    assert_eq!(queue.recover().unwrap().messages, 1);
+    assert_eq!(queue.join_blocking_timeout(SOON), timed_out, "in the queue again");
+    let mut receiver = queue.receiver().unwrap();
+    let again = receiver.try_lease().unwrap();
+    assert_eq!(queue.join_blocking_timeout(SOON), timed_out, "leased again");
+    again.ack();
+    queue.join_blocking().unwrap();
+}
+
+/// Caught: an acknowledgement that tells nobody (the join sleeps for an hour); a joiner without its
+/// barrier (seen now and then).
+#[test]
+fn join_is_woken_by_the_last_acknowledgement() {
+    let queue = Arc::new(builder().create().unwrap());
+    let mut receiver = queue.receiver().unwrap();
+    let mut sender = queue.sender().unwrap();
+    for round in 0..2000u32 {
+        sender.try_send(b"job").unwrap();
+        let same = Arc::clone(&queue);
+        let joiner = thread::spawn(move || same.join_blocking());
+        if round % 2 == 0 {
+            receiver.recv_blocking().unwrap();
+        } else {
+            receiver.lease_blocking().unwrap().ack();
+        }
+        joiner.join().unwrap().unwrap();
+    }
+}
