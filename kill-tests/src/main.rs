@@ -8,18 +8,24 @@
 //! | `scene` | the queue and its survivors, who do everything and account |
 //! | `player`, `asleep`, `cores` | processes by exec, whether they sleep, where they run |
 
+mod account;
 mod asleep;
 mod cores;
+mod ledger;
 mod marks;
 mod message;
 mod operation;
 mod player;
 mod report;
 mod scene;
+mod shared;
+mod stalls;
 mod states;
 mod step;
+mod torture;
 mod tracee;
 mod waiter;
+mod workers;
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
@@ -41,6 +47,8 @@ struct Cli {
 enum Command {
     /// Kill after every machine instruction of every operation.
     Step(step::Step),
+    /// Kill random workers of a busy queue.
+    Torture(torture::Torture),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +63,7 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().command {
         Command::Step(args) => step::run(&args),
+        Command::Torture(args) => torture::run(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -72,6 +81,8 @@ fn play(words: &[String]) -> Result<()> {
     let (part, words) = words.split_first().context("a part has a name")?;
     match part.as_str() {
         "step" => step::play(&queue, words),
+        "send" => workers::send(&queue, words),
+        "receive" => workers::receive(&queue, words),
         other => bail!("no part is called `{other}`"),
     }
 }

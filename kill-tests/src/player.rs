@@ -8,7 +8,7 @@ use std::env;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -22,6 +22,8 @@ pub(crate) const PART: &str = "--part";
 pub(crate) struct Player {
     pid: Pid,
     reaped: bool,
+    /// Its exit code, if it had one.
+    code: i32,
 }
 
 impl Player {
@@ -35,7 +37,7 @@ impl Player {
         command.env_clear();
         let child = command.spawn().context("cannot start a process")?;
         let pid = Pid::from_raw(child.id().cast_signed());
-        Ok(Self { pid, reaped: false })
+        Ok(Self { pid, reaped: false, code: 0 })
     }
 
     pub(crate) fn pid(&self) -> Pid {
@@ -63,6 +65,15 @@ impl Player {
         Ok(())
     }
 
+    pub(crate) fn is_alive(&mut self) -> Result<bool> {
+        if !self.reaped
+            && let Some(WaitStatus::Exited(_, code)) = self.news(false)?
+        {
+            self.code = code;
+        }
+        Ok(!self.reaped)
+    }
+
     /// Kills it and waits until it is dead: from then on its locks are free.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
@@ -80,6 +91,7 @@ impl Player {
                 _ => {}
             }
         }
+        ensure!(self.code == 0, "a part exited with {}", self.code);
         Ok(Death::Killed)
     }
 }

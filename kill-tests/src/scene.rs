@@ -13,8 +13,10 @@ use crate::operation::{CAPACITY, Fill, Operation};
 use crate::states::{AFTER, Arrival, Seen};
 use crate::waiter::Waiter;
 
-/// The watchdog of the queues here: short, for it is waited for.
+/// The watchdog of the queues here: short, where it is waited for.
 pub(crate) const WATCHDOG: Duration = Duration::from_millis(10);
+/// Where a victim sleeps it is woken by a send, however long its tracer takes.
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// A queue, and two handles that survive.
 #[derive(Debug)]
@@ -37,8 +39,9 @@ impl Scene {
         victims: usize,
     ) -> Result<Self> {
         let survivors = if operation.needs_waiter() { 3 } else { 2 };
+        let watchdog = if operation.sleeps() { HOUR } else { WATCHDOG };
         let queue = Queue::builder().capacity(CAPACITY).max_message(len).leases(2);
-        let queue = queue.handles(survivors + victims).watchdog(WATCHDOG).create()?;
+        let queue = queue.handles(survivors + victims).watchdog(watchdog).create()?;
         let (mut sender, receiver) = (queue.sender()?, queue.receiver()?);
         for id in fill.messages() {
             sender.try_send(&message::of(id, len))?;
