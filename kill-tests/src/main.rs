@@ -10,12 +10,19 @@
 
 mod account;
 mod asleep;
+mod case;
 mod cores;
+#[cfg(kill_points)]
+mod deaths;
 mod ledger;
 mod marks;
 mod message;
 mod operation;
 mod player;
+#[cfg(kill_points)]
+mod points;
+#[cfg(kill_points)]
+mod recoverer;
 mod report;
 mod scene;
 mod shared;
@@ -47,8 +54,23 @@ struct Cli {
 enum Command {
     /// Kill after every machine instruction of every operation.
     Step(step::Step),
+    /// Kill at every kill point, and pairs of a victim and its recoverer.
+    #[cfg(kill_points)]
+    Points(deaths::Deaths),
+    /// Needs kill points.
+    #[cfg(not(kill_points))]
+    #[command(name = "points")]
+    NeedsKillPoints(Refused),
     /// Kill random workers of a busy queue.
     Torture(torture::Torture),
+}
+
+/// Arguments that are not looked at.
+#[cfg(not(kill_points))]
+#[derive(Debug, clap::Args)]
+struct Refused {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _any: Vec<String>,
 }
 
 fn main() -> ExitCode {
@@ -63,6 +85,12 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().command {
         Command::Step(args) => step::run(&args),
+        #[cfg(kill_points)]
+        Command::Points(args) => deaths::run(&args),
+        #[cfg(not(kill_points))]
+        Command::NeedsKillPoints(_) => {
+            Err(anyhow::anyhow!("this was built without kill points: `cargo kill-points` has them"))
+        }
         Command::Torture(args) => torture::run(&args),
     };
     match done {
@@ -81,6 +109,10 @@ fn play(words: &[String]) -> Result<()> {
     let (part, words) = words.split_first().context("a part has a name")?;
     match part.as_str() {
         "step" => step::play(&queue, words),
+        #[cfg(kill_points)]
+        "victim" => points::play_victim(&queue, words),
+        #[cfg(kill_points)]
+        "recoverer" => points::play_recoverer(&queue, words),
         "send" => workers::send(&queue, words),
         "receive" => workers::receive(&queue, words),
         other => bail!("no part is called `{other}`"),

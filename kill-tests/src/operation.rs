@@ -76,6 +76,8 @@ pub(crate) enum Operation {
     Park,
     /// The same in a thread's own io_uring.
     ParkAsync,
+    /// A blocking send that sleeps and is woken by a receive.
+    ParkSend,
     /// A send while a receiver sleeps.
     Wake,
 }
@@ -101,9 +103,9 @@ impl Operation {
         })
     }
 
-    /// Whether it sleeps until a message is sent.
+    /// Whether it sleeps until it is woken.
     pub(crate) fn sleeps(self) -> bool {
-        matches!(self, Self::Park | Self::ParkAsync)
+        matches!(self, Self::Park | Self::ParkAsync | Self::ParkSend)
     }
 
     /// Whether another receiver sleeps meanwhile.
@@ -115,6 +117,7 @@ impl Operation {
     pub(crate) fn makes_sense(self, fill: Fill) -> bool {
         match self {
             Self::Park | Self::ParkAsync | Self::Wake => fill == Fill::Empty,
+            Self::ParkSend => fill == Fill::Full,
             Self::RecoverSending | Self::RecoverSent => fill != Fill::Full,
             Self::Nack | Self::RecoverTaking | Self::RecoverTaken | Self::RecoverLease => {
                 fill != Fill::Empty
@@ -153,6 +156,10 @@ impl Operation {
             Self::Park | Self::ParkAsync => {
                 states.then_sent(1);
                 states.then_received();
+            }
+            Self::ParkSend => {
+                states.then_taken();
+                states.then_sent(NEW[0]);
             }
             Self::Wake => states.then_sent(NEW[0]),
             Self::AttachSender
@@ -228,6 +235,10 @@ impl Operation {
                 if recovered.handles != 1 || recovered.waiting + recovered.postponed != 0 {
                     bail!("one was dead, and this was recovered: {recovered:?}");
                 }
+            }
+            Self::ParkSend => {
+                let mut sender = queue.sender()?;
+                let _ = marks.around(|| sender.send_blocking(&new[0]));
             }
             Self::Park => {
                 let mut receiver = queue.receiver()?;

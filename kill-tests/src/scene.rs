@@ -22,10 +22,10 @@ const HOUR: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub(crate) queue: Queue,
-    sender: Sender,
-    receiver: Receiver,
+    pub(crate) sender: Sender,
+    pub(crate) receiver: Receiver,
     waiter: Option<Waiter>,
-    len: usize,
+    pub(crate) len: usize,
     /// Records that are to be free again.
     victims: usize,
 }
@@ -54,9 +54,15 @@ impl Scene {
         Ok(self.queue.try_clone_fd()?)
     }
 
-    /// A send that wakes a victim.
-    pub(crate) fn send(&mut self, id: message::Id) -> Result<()> {
-        Ok(self.sender.try_send(&message::of(id, self.len))?)
+    /// Does what a victim waits for that sleeps.
+    pub(crate) fn wake(&mut self, operation: Operation) -> Result<()> {
+        if operation == Operation::ParkSend {
+            let message = self.receiver.try_recv()?;
+            ensure!(message == message::of(1, self.len), "the first to come was {message:?}");
+        } else {
+            self.sender.try_send(&message::of(1, self.len))?;
+        }
+        Ok(())
     }
 
     /// What the survivors see, once all victims are dead.

@@ -124,6 +124,28 @@ impl States {
         }
     }
 
+    /// The same, if what the dead held went back at once.
+    #[cfg(kill_points)]
+    pub(crate) fn recovered(mut self) -> Self {
+        self.0.iter_mut().for_each(State::return_all);
+        self
+    }
+
+    /// The messages after the last state, sorted.
+    #[cfg(kill_points)]
+    pub(crate) fn last_ids(&self) -> Vec<Id> {
+        let mut ids: Vec<_> = self.last().ring.iter().map(|it| it.id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// A survivor receives, if there is something.
+    pub(crate) fn then_taken(&mut self) {
+        let mut next = self.last();
+        next.ring.pop_front();
+        self.0.push(next);
+    }
+
     pub(crate) fn then_returned(&mut self) {
         let mut next = self.last();
         next.return_all();

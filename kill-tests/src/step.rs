@@ -8,7 +8,6 @@
 //! a state too many, too few, or out of turn.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -20,6 +19,7 @@ use nix::sys::personality::{self, Persona};
 use nix::sys::ptrace;
 use parkline_core::Queue;
 
+use crate::case::{Case, Turns};
 use crate::cores;
 use crate::marks::Marks;
 use crate::operation::{Dead, Fill, Operation, When};
@@ -44,54 +44,6 @@ pub(crate) struct Step {
     /// Only this payload in bytes
     #[arg(long)]
     payload: Option<usize>,
-}
-
-/// One operation in one setting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Case {
-    pub(crate) operation: Operation,
-    pub(crate) fill: Fill,
-    pub(crate) len: usize,
-}
-
-impl fmt::Display for Case {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}, {} bytes, {}", self.operation.name(), self.len, self.fill)
-    }
-}
-
-impl Case {
-    /// By default each operation once, in the ring that it makes sense in.
-    pub(crate) fn select(
-        all: bool,
-        only: &[Operation],
-        fill: Option<Fill>,
-        payload: Option<usize>,
-    ) -> Vec<Self> {
-        let lens = if all { vec![0, 8, 200] } else { vec![8] };
-        let lens = payload.map_or(lens, |len| vec![len]);
-        let operations = <Operation as clap::ValueEnum>::value_variants();
-        let mut cases = Vec::new();
-        for &len in &lens {
-            for &operation in operations {
-                let fits = |fill: &Fill| operation.makes_sense(*fill);
-                let fills: Vec<_> = match (fill, all) {
-                    (Some(fill), _) => vec![fill],
-                    (None, true) => Fill::ALL.to_vec(),
-                    (None, false) if fits(&Fill::Half) => vec![Fill::Half],
-                    (None, false) => vec![Fill::Empty],
-                };
-                let fills = fills.into_iter().filter(fits);
-                cases.extend(fills.map(|fill| Self { operation, fill, len }));
-            }
-        }
-        cases.retain(|case| only.is_empty() || only.contains(&case.operation));
-        cases
-    }
-
-    pub(crate) fn states(self) -> Vec<Seen> {
-        self.operation.states(self.fill).seen(self.len == 0)
-    }
 }
 
 /// The way of an operation, and the instruction after which its exchange is done.
@@ -206,51 +158,6 @@ fn kill_everywhere(
     Ok(done)
 }
 
-/// Sees the states of a model come in their turns.
-#[derive(Debug)]
-pub(crate) struct Turns {
-    expected: Vec<Seen>,
-    at: usize,
-    begun: bool,
-}
-
-impl Turns {
-    pub(crate) fn new(case: Case) -> Self {
-        Self { expected: case.states(), at: 0, begun: false }
-    }
-
-    /// Whether `seen` is another state than the last, and its turn.
-    ///
-    /// # Errors
-    /// If it is not its turn.
-    pub(crate) fn next(&mut self, seen: &Seen) -> Result<bool> {
-        if self.expected.get(self.at) == Some(seen) {
-            self.begun = true;
-            return Ok(false);
-        }
-        if self.begun && self.expected.get(self.at + 1) == Some(seen) {
-            self.at += 1;
-            return Ok(true);
-        }
-        let expected: Vec<_> =
-            self.expected[self.at..].iter().take(2).map(|it| format!("`{it}`")).collect();
-        Err(anyhow!("survivors saw `{seen}`, expected {}", expected.join(" or ")))
-    }
-
-    pub(crate) fn reached(&self) -> usize {
-        if self.begun { self.at + 1 } else { 0 }
-    }
-
-    /// # Errors
-    /// If a state never came.
-    pub(crate) fn end(&self) -> Result<()> {
-        match self.expected.get(self.reached()) {
-            Some(missing) => Err(anyhow!("survivors never saw `{missing}`")),
-            None => Ok(()),
-        }
-    }
-}
-
 /// One that died before: its way and the place of its death.
 #[derive(Debug)]
 struct DeadBefore {
@@ -278,8 +185,8 @@ fn died(case: Case, dead: Dead, known: &mut BTreeMap<Case, Known>) -> Result<Dea
 fn record(case: Case, dead: Option<&DeadBefore>) -> Result<Path> {
     let mut scene = set(case, dead)?;
     let tracee = begin(case, &scene)?;
-    let mut send = || scene.send(1);
-    tracee.record(case.operation.sleeps().then_some(&mut send))
+    let mut wake = || scene.wake(case.operation);
+    tracee.record(case.operation.sleeps().then_some(&mut wake))
 }
 
 fn kill_at(
@@ -291,22 +198,22 @@ fn kill_at(
 ) -> Result<Seen> {
     let mut scene = set(case, dead)?;
     let tracee = begin(case, &scene)?;
-    let mut send = || scene.send(1);
-    let same = tracee.die_at(spot, path, case.operation.sleeps().then_some(&mut send));
+    let mut wake = || scene.wake(case.operation);
+    let same = tracee.die_at(spot, path, case.operation.sleeps().then_some(&mut wake));
     let seen = match (same, spot) {
         (Ok(true), _) => scene.account()?,
         (_, Spot::After(steps)) => {
             stepped.fetch_add(1, Relaxed);
             let mut scene = set(case, dead)?;
             let tracee = begin(case, &scene)?;
-            let mut send = || scene.send(1);
-            tracee.step_and_die(steps, case.operation.sleeps().then_some(&mut send))?;
+            let mut wake = || scene.wake(case.operation);
+            tracee.step_and_die(steps, case.operation.sleeps().then_some(&mut wake))?;
             scene.account()?
         }
         (Ok(false), Spot::Asleep) => scene.account()?,
         (Err(error), Spot::Asleep) => return Err(error),
     };
-    Ok(if case.len == 0 { seen.anonymous() } else { seen })
+    Ok(case.tell_apart(seen))
 }
 
 fn set(case: Case, dead: Option<&DeadBefore>) -> Result<Scene> {
