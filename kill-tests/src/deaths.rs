@@ -77,7 +77,8 @@ fn exchange_of(case: Case) -> Result<u64> {
 impl Known {
     /// The point before which the first exchange is not done, and after which it is.
     pub(crate) fn exchange(&self) -> Result<u64> {
-        let is_exchange = |name: &String| name.starts_with("ring.rs") && name.ends_with("compare_exchange");
+        let is_exchange =
+            |name: &String| name.starts_with("ring.rs") && name.ends_with("compare_exchange");
         let at = self.points.iter().position(is_exchange);
         Ok(at.context("there is no exchange to die at")? as u64)
     }
@@ -89,8 +90,10 @@ pub(crate) fn run(args: &Deaths) -> Result<bool> {
     println!("seed {seed}");
     let mut violations = Violations::default();
     let mut table = Table::new(&["operation", "bytes", "ring", "points", "states"]);
-    let known: Vec<_> =
-        Case::select(args.all, &args.only, None, None).into_iter().map(learn).collect::<Result<_>>()?;
+    let known: Vec<_> = Case::select(args.all, &args.only, None, None)
+        .into_iter()
+        .map(learn)
+        .collect::<Result<_>>()?;
     for known in &known {
         if args.names {
             println!("{}", known.case);
@@ -118,7 +121,8 @@ pub(crate) fn run(args: &Deaths) -> Result<bool> {
         }
         Pairs::Some(count) => {
             random.shuffle(&mut all);
-            let chosen: Vec<_> = all.iter().cycle().take(count).map(|it| (*it, random.u64(..))).collect();
+            let chosen: Vec<_> =
+                all.iter().cycle().take(count).map(|it| (*it, random.u64(..))).collect();
             let work = |((known, at, how), choice)| one_pair(known, at, how, choice);
             in_parallel("pairs", &chosen, &mut violations, work)?.into_iter().sum::<usize>()
         }
@@ -165,7 +169,7 @@ pub(crate) fn in_parallel<T: Copy + Sync, R: Send>(
 
 /// The points of an operation, by a run that survives.
 pub(crate) fn learn(case: Case) -> Result<Known> {
-    let mut scene = set(case, 1)?;
+    let mut scene = set(case)?;
     let paper = paper()?;
     let mut victim = start(case, &scene, Fate::Name, Some(paper.try_clone()?))?;
     let death = see_it_end(case, &mut scene, &mut victim)?;
@@ -178,7 +182,13 @@ fn singles(known: &Known, violations: &mut Violations) -> Result<usize> {
     let case = known.case;
     let mut turns = Turns::new(case);
     let points: Vec<_> = (0..known.points.len() as u64).collect();
-    let work = |at| Ok((at, single(case, at).with_context(|| format!("{case}, at {}", known.points[at as usize]))?));
+    let work = |at| {
+        Ok((
+            at,
+            single(case, at)
+                .with_context(|| format!("{case}, at {}", known.points[at as usize]))?,
+        ))
+    };
     for (at, seen) in in_parallel(&case.operation.name(), &points, violations, work)? {
         let name = &known.points[at as usize];
         if let Err(error) = turns.next(&seen) {
@@ -192,7 +202,7 @@ fn singles(known: &Known, violations: &mut Violations) -> Result<usize> {
 }
 
 fn single(case: Case, at: u64) -> Result<Seen> {
-    let mut scene = set(case, 0)?;
+    let mut scene = set(case)?;
     die(case, &mut scene, at)?;
     Ok(case.tell_apart(scene.account()?))
 }
@@ -209,7 +219,7 @@ fn every_pair(known: &Known, at: u64, how: Recoverer) -> Result<usize> {
 
 /// The recoverer dies at one of its points.
 fn one_pair(known: &Known, at: u64, how: Recoverer, choice: u64) -> Result<usize> {
-    let mut scene = set(known.case, 1)?;
+    let mut scene = set(known.case)?;
     die(known.case, &mut scene, at)?;
     let paper = paper()?;
     let mut recoverer = start_recoverer(&scene, how, Fate::Name, Some(paper.try_clone()?))?;
@@ -226,7 +236,7 @@ fn pair(known: &Known, at: u64, how: Recoverer, point: u64) -> Result<Death> {
         format!("{case}, before {at} {name}, then {} before its {point}", how.name())
     };
     let run = || {
-        let mut scene = set(case, 1)?;
+        let mut scene = set(case)?;
         die(case, &mut scene, at)?;
         let mut recoverer = start_recoverer(&scene, how, Fate::Die(point), None)?;
         let death = recoverer.die()?;
@@ -237,9 +247,9 @@ fn pair(known: &Known, at: u64, how: Recoverer, point: u64) -> Result<Death> {
     run().with_context(context)
 }
 
-/// A scene with records for so many more than the operation has.
-fn set(case: Case, more: usize) -> Result<Scene> {
-    let mut scene = Scene::set(case.operation, case.fill, case.len, case.operation.records() + more)?;
+/// A scene with a record for a recoverer, who is counted with the victims.
+pub(crate) fn set(case: Case) -> Result<Scene> {
+    let mut scene = Scene::set(case.operation, case.fill, case.len, case.operation.records() + 1)?;
     if let Some(dead) = case.operation.recovers() {
         let before = Case { operation: dead.of, ..case };
         let at = match dead.when {
@@ -260,20 +270,30 @@ fn die(case: Case, scene: &mut Scene, at: u64) -> Result<()> {
     }
 }
 
-pub(crate) fn start(case: Case, scene: &Scene, fate: Fate, stdout: Option<std::os::fd::OwnedFd>) -> Result<Player> {
+pub(crate) fn start(
+    case: Case,
+    scene: &Scene,
+    fate: Fate,
+    stdout: Option<std::os::fd::OwnedFd>,
+) -> Result<Player> {
     let [fate, at] = fate.words();
     let words = ["victim", &case.operation.name(), &case.len.to_string(), &fate, &at];
     Player::start(&words, scene.fd()?, stdout)
 }
 
-fn start_recoverer(scene: &Scene, how: Recoverer, fate: Fate, stdout: Option<std::os::fd::OwnedFd>) -> Result<Player> {
+fn start_recoverer(
+    scene: &Scene,
+    how: Recoverer,
+    fate: Fate,
+    stdout: Option<std::os::fd::OwnedFd>,
+) -> Result<Player> {
     let [fate, at] = fate.words();
     let words = ["recoverer", &how.name(), &fate, &at];
     Player::start(&words, scene.fd()?, stdout)
 }
 
 /// Wakes the victim once it sleeps, if it is one that does.
-fn see_it_end(case: Case, scene: &mut Scene, victim: &mut Player) -> Result<Death> {
+pub(crate) fn see_it_end(case: Case, scene: &mut Scene, victim: &mut Player) -> Result<Death> {
     if case.operation.sleeps() {
         let sleeper = Sleeper::process(victim.pid());
         loop {

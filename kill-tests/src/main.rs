@@ -11,6 +11,8 @@
 mod account;
 mod asleep;
 mod case;
+#[cfg(kill_points)]
+mod churn;
 mod cores;
 #[cfg(kill_points)]
 mod deaths;
@@ -29,6 +31,8 @@ mod shared;
 mod stalls;
 mod states;
 mod step;
+#[cfg(kill_points)]
+mod stops;
 mod torture;
 mod tracee;
 mod waiter;
@@ -57,10 +61,17 @@ enum Command {
     /// Kill at every kill point, and pairs of a victim and its recoverer.
     #[cfg(kill_points)]
     Points(deaths::Deaths),
+    /// Stop a peer at kill points, for long.
+    #[cfg(kill_points)]
+    Stop(stops::Stops),
+    /// Needs kill points.
+    #[cfg(not(kill_points))]
+    #[command(name = "stop")]
+    StopNeedsKillPoints(Refused),
     /// Needs kill points.
     #[cfg(not(kill_points))]
     #[command(name = "points")]
-    NeedsKillPoints(Refused),
+    PointsNeedKillPoints(Refused),
     /// Kill random workers of a busy queue.
     Torture(torture::Torture),
 }
@@ -87,8 +98,10 @@ fn main() -> ExitCode {
         Command::Step(args) => step::run(&args),
         #[cfg(kill_points)]
         Command::Points(args) => deaths::run(&args),
+        #[cfg(kill_points)]
+        Command::Stop(args) => stops::run(&args),
         #[cfg(not(kill_points))]
-        Command::NeedsKillPoints(_) => {
+        Command::PointsNeedKillPoints(_) | Command::StopNeedsKillPoints(_) => {
             Err(anyhow::anyhow!("this was built without kill points: `cargo kill-points` has them"))
         }
         Command::Torture(args) => torture::run(&args),

@@ -126,6 +126,14 @@ impl Operation {
         }
     }
 
+    /// Whether its process has its record from begin to end.
+    #[cfg(kill_points)]
+    pub(crate) fn keeps_record(self) -> bool {
+        use Operation as It;
+        let moves = [It::Close, It::AttachSender, It::AttachReceiver, It::DetachSender];
+        !moves.contains(&self) && self != It::DetachReceiver && self.recovers().is_none()
+    }
+
     /// How many records its processes own, the one that died before included.
     pub(crate) fn records(self) -> usize {
         match self {

@@ -7,12 +7,22 @@
 use std::env;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+
+/// While a thread of ours forks, its child has all our descriptors until it executes, and with one
+/// that a handle is just being made by, the handle's lock. So nobody makes one meanwhile.
+static FORKS: RwLock<()> = RwLock::new(());
+
+/// Nobody forks while this is held.
+pub(crate) fn no_forks() -> RwLockReadGuard<'static, ()> {
+    FORKS.read().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The first argument of every part. The second is its name.
 pub(crate) const PART: &str = "--part";
@@ -35,7 +45,9 @@ impl Player {
         command.stdout(stdout.map_or_else(Stdio::null, Stdio::from));
         // The same stack in every process of one part.
         command.env_clear();
+        let forks = FORKS.write().unwrap_or_else(PoisonError::into_inner);
         let child = command.spawn().context("cannot start a process")?;
+        drop(forks);
         let pid = Pid::from_raw(child.id().cast_signed());
         Ok(Self { pid, reaped: false, code: 0 })
     }

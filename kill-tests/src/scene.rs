@@ -10,6 +10,7 @@ use parkline_core::{AttachError, Queue, Receiver, Recovered, Sender, TryRecvErro
 
 use crate::message;
 use crate::operation::{CAPACITY, Fill, Operation};
+use crate::player::no_forks;
 use crate::states::{AFTER, Arrival, Seen};
 use crate::waiter::Waiter;
 
@@ -38,6 +39,7 @@ impl Scene {
         len: usize,
         victims: usize,
     ) -> Result<Self> {
+        let _no_forks = no_forks();
         let survivors = if operation.needs_waiter() { 3 } else { 2 };
         let watchdog = if operation.sleeps() { HOUR } else { WATCHDOG };
         let queue = Queue::builder().capacity(CAPACITY).max_message(len).leases(2);
@@ -90,8 +92,12 @@ impl Scene {
             // Its handle is gone with it.
             self.victims += 1;
         }
+        let _no_forks = no_forks();
         let recovered = self.queue.recover()?;
-        ensure!(recovered.waiting + recovered.postponed == 0, "nobody is in the midst of anything, and {recovered:?}");
+        ensure!(
+            recovered.waiting + recovered.postponed == 0,
+            "nobody is in the midst of anything, and {recovered:?}"
+        );
         while self.receive(&mut seen)? {}
         let again = self.queue.recover()?;
         ensure!(again == Recovered::default(), "recovered twice: {again:?}");

@@ -131,10 +131,10 @@ impl States {
         self
     }
 
-    /// The messages after the last state, sorted.
+    /// What survivors see of the last state, sorted.
     #[cfg(kill_points)]
     pub(crate) fn last_ids(&self) -> Vec<Id> {
-        let mut ids: Vec<_> = self.last().ring.iter().map(|it| it.id).collect();
+        let mut ids: Vec<_> = self.last().seen().arrivals.iter().map(|it| it.id).collect();
         ids.sort_unstable();
         ids
     }

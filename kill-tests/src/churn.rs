@@ -1,0 +1,58 @@
+//! What the others do while one is stopped: receive and send, round and round.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail, ensure};
+use parkline_core::TryRecvError;
+
+use crate::message::{self, Id};
+use crate::scene::Scene;
+
+/// Of a message put in where there is none to send round.
+const ROUND: Id = 7;
+/// Rounds in a slice whose rate is measured.
+const SLICE: Duration = Duration::from_millis(5);
+const ROUNDS: u32 = 256;
+
+impl Scene {
+    /// The median rate, in rounds a second, at which messages go round for so long. Those that were
+    /// there are there again at the end, though in another order.
+    ///
+    /// # Errors
+    /// If one comes flagged: the stopped peer's was taken from it.
+    pub(crate) fn churn(&mut self, time: Duration) -> Result<f64> {
+        let is_empty = self.queue.is_empty();
+        if is_empty {
+            self.sender.try_send(&message::of(ROUND, self.len))?;
+        }
+        let (begin, mut rates) = (Instant::now(), Vec::new());
+        while begin.elapsed() < time {
+            let (slice, mut rounds) = (Instant::now(), 0);
+            while slice.elapsed() < SLICE {
+                for _ in 0..ROUNDS {
+                    self.round()?;
+                }
+                rounds += ROUNDS;
+            }
+            rates.push(f64::from(rounds) / slice.elapsed().as_secs_f64());
+        }
+        if is_empty {
+            let last = self.receiver.try_recv()?;
+            ensure!(last == message::of(ROUND, self.len), "{last:?} came of nothing");
+        }
+        rates.sort_by(f64::total_cmp);
+        Ok(rates.get(rates.len() / 2).copied().unwrap_or(0.0))
+    }
+
+    fn round(&mut self) -> Result<()> {
+        let lease = match self.receiver.try_lease() {
+            Ok(lease) => lease,
+            Err(TryRecvError::Empty) => bail!("what went round is gone"),
+            Err(refused) => bail!(refused),
+        };
+        ensure!(!lease.redelivered(), "a message of the stopped peer came again");
+        let message = lease.read()?;
+        lease.ack();
+        Ok(self.sender.try_send(&message)?)
+    }
+}
