@@ -36,6 +36,8 @@ mod stops;
 mod torture;
 mod tracee;
 mod waiter;
+#[cfg(kill_points)]
+mod wakes;
 mod workers;
 
 use std::os::fd::AsFd;
@@ -64,6 +66,13 @@ enum Command {
     /// Stop a peer at kill points, for long.
     #[cfg(kill_points)]
     Stop(stops::Stops),
+    /// Kill whoever carries a wake.
+    #[cfg(kill_points)]
+    Wakes(wakes::Wakes),
+    /// Needs kill points.
+    #[cfg(not(kill_points))]
+    #[command(name = "wakes")]
+    WakesNeedKillPoints(Refused),
     /// Needs kill points.
     #[cfg(not(kill_points))]
     #[command(name = "stop")]
@@ -100,8 +109,12 @@ fn main() -> ExitCode {
         Command::Points(args) => deaths::run(&args),
         #[cfg(kill_points)]
         Command::Stop(args) => stops::run(&args),
+        #[cfg(kill_points)]
+        Command::Wakes(args) => wakes::run(&args),
         #[cfg(not(kill_points))]
-        Command::PointsNeedKillPoints(_) | Command::StopNeedsKillPoints(_) => {
+        Command::PointsNeedKillPoints(_)
+        | Command::StopNeedsKillPoints(_)
+        | Command::WakesNeedKillPoints(_) => {
             Err(anyhow::anyhow!("this was built without kill points: `cargo kill-points` has them"))
         }
         Command::Torture(args) => torture::run(&args),
