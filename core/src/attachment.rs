@@ -80,7 +80,7 @@ impl Attachment {
     fn announce_arrival(&self) {
         let control = self.port.ring().control;
         control.rare.arrivals.fetch_add(1, Relaxed);
-        for gate in [&control.after_send.readable, &control.after_recv.writable] {
+        for gate in control.gates() {
             self.carry_out(gate.notify(u32::MAX));
         }
     }
@@ -89,6 +89,12 @@ impl Attachment {
     #[inline]
     pub(crate) fn port(&self) -> Result<&Port<'_>, Fault> {
         if self.mapping.is_forked() { Err(Fault::Forked) } else { Ok(&self.port) }
+    }
+
+    /// The port, where this very call has asked for it before: no process forks within it.
+    #[inline]
+    pub(crate) fn same_port(&self) -> &Port<'_> {
+        &self.port
     }
 
     pub(crate) fn side(&self, waits_for: WaitsFor) -> Side {

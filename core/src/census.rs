@@ -1,7 +1,11 @@
 //! A census: is every block in exactly one place? For tests, and for people who look inside.
 
-use crate::error::{AttachError, Corrupt};
+#[cfg(not(loom))]
+use crate::error::AttachError;
+use crate::error::Corrupt;
+#[cfg(not(loom))]
 use crate::message::Message;
+#[cfg(not(loom))]
 use crate::queue::Queue;
 use crate::ring::Ring;
 use crate::slot::{CellWord, OpWord, SlotState, SlotWord};
@@ -27,6 +31,7 @@ pub struct Census {
 /// # Errors
 /// [`AttachError::Corrupt`] when a block is in two places or in none, though no handle is busy;
 /// [`AttachError::Forked`], [`AttachError::Os`].
+#[cfg(not(loom))]
 pub fn census<M: Message + ?Sized>(queue: &Queue<M>) -> Result<Census, AttachError> {
     let segment = queue.segment();
     let ring = segment.ring().ok_or(AttachError::Forked)?;
@@ -40,7 +45,7 @@ pub fn census<M: Message + ?Sized>(queue: &Queue<M>) -> Result<Census, AttachErr
 }
 
 impl Census {
-    fn of(ring: &Ring<'_>) -> Result<Self, Corrupt> {
+    pub(crate) fn of(ring: &Ring<'_>) -> Result<Self, Corrupt> {
         let mut census = Self::default();
         let mut blocks = Vec::new();
         for slot in ring.slots {

@@ -48,9 +48,10 @@ impl Frame {
         Self { redelivered: true, returned: true, ..self }
     }
 
-    /// The same message handed to the next receiver.
+    /// The same message handed to one more receiver.
     pub(crate) fn handed_out(self) -> Self {
-        Self { returned: false, attempts: self.attempts.saturating_add(1), ..self }
+        let attempts = self.attempts.saturating_add(1);
+        Self { redelivered: true, returned: false, attempts, ..self }
     }
 
     /// The same message as another queue's, where its attempts are counted anew.
@@ -144,6 +145,12 @@ impl<'a> Block<'a> {
     pub(crate) fn frame(&self, max_message: usize) -> Result<Frame, Corrupt> {
         let room = max_message.min(self.payload.len() * 8);
         Frame::check(self.header.load(Relaxed), room)
+    }
+
+    /// Whether the message came back, and the attempt is not counted yet.
+    #[inline]
+    pub(crate) fn is_returned(&self) -> bool {
+        self.header.load(Relaxed) & FLAG_RETURNED << 40 != 0
     }
 
     #[inline]

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use crate::error::{CreateError, Fault, TryRecvError, TrySendError};
+use crate::census::Census;
+use crate::error::{Corrupt, CreateError, Fault, TryRecvError, TrySendError};
 use crate::frame::{Block, Frame};
 use crate::gate::Gate;
 use crate::geometry::{Geometry, Wishes};
+use crate::join::Join;
 use crate::port::{Port, SEND_CELL};
 use crate::position::Position;
 use crate::ring::{Control, Record, Ring};
@@ -47,8 +49,23 @@ impl HeapRing {
         Ok(heap)
     }
 
+    /// Audits handle `id`, whose user has stopped for ever, and gives back what it held: how many
+    /// messages went back and how many found no room. `None` if the audit must wait for another.
+    pub fn recover(&self, id: u32) -> Option<(usize, usize)> {
+        let port = Port::take_over(self.ring(), id).ok()??;
+        Some(port.give_all_back())
+    }
+
+    /// Where the blocks are.
+    ///
+    /// # Errors
+    /// When one is in two places or in none, and no handle is busy.
+    pub fn census(&self) -> Result<Census, Corrupt> {
+        Census::of(&self.ring())
+    }
+
     /// The place of handle `id`, which nobody else may use meanwhile; `None` if it does not exist
-    /// or its last user stopped in the midst of something.
+    /// or its audit must wait for another.
     pub fn port(&self, id: u32) -> Option<HeapPort<'_>> {
         let port = Port::take_over(self.ring(), id).ok()??;
         let (send_at, recv_at) = (port.start(Verb::Send).ok()?, port.start(Verb::Recv).ok()?);
@@ -63,6 +80,17 @@ impl HeapRing {
     /// Where senders wait.
     pub fn writable(&self) -> &Gate {
         &self.control.after_recv.writable
+    }
+
+    /// Where those who join wait.
+    pub fn acknowledged(&self) -> &Gate {
+        &self.control.after_recv.acknowledged
+    }
+
+    /// A join of all that was sent so far.
+    pub fn join(&self) -> HeapJoin<'_> {
+        let join = self.ring().begin_join();
+        HeapJoin { ring: self.ring(), join: join.expect("nobody scribbles on a private ring") }
     }
 
     /// Refuses all further sends. The caller wakes both gates.
@@ -103,6 +131,25 @@ impl HeapRing {
     }
 }
 
+/// A join under way.
+pub struct HeapJoin<'a> {
+    ring: Ring<'a>,
+    join: Join,
+}
+
+impl core::fmt::Debug for HeapJoin<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("HeapJoin").field("join", &self.join).finish_non_exhaustive()
+    }
+}
+
+impl HeapJoin<'_> {
+    /// Whether all is acknowledged.
+    pub fn is_done(&mut self) -> bool {
+        self.ring.is_joined(&mut self.join).unwrap_or(false)
+    }
+}
+
 /// One handle's place at a [`HeapRing`]. The caller carries out the wakes.
 pub struct HeapPort<'a> {
     port: Port<'a>,
@@ -131,13 +178,39 @@ impl HeapPort<'_> {
     /// # Errors
     /// As [`Receiver::try_recv`](crate::Receiver::try_recv).
     pub fn try_recv(&mut self) -> Result<Vec<u8>, TryRecvError> {
+        let (cell, message) = self.try_hold()?;
+        self.acknowledge(cell);
+        Ok(message)
+    }
+
+    /// As [`try_recv`](Self::try_recv), but not acknowledged: the cell that holds it, too.
+    ///
+    /// # Errors
+    /// As [`Receiver::try_lease`](crate::Receiver::try_lease).
+    pub fn try_hold(&mut self) -> Result<(usize, Vec<u8>), TryRecvError> {
         let cell = self.port.free_cell(0, 0)?;
         self.port.recv(cell, &mut self.recv_at)?;
         let mut message = Vec::new();
-        let read = self.port.read_into(cell, &mut message);
+        self.port.read_into(cell, &mut message).inspect_err(|_| self.port.acknowledge(cell))?;
+        Ok((cell, message))
+    }
+
+    /// Acknowledges what `cell` holds. The caller notifies those who join.
+    pub fn acknowledge(&self, cell: usize) {
         self.port.acknowledge(cell);
-        read?;
-        Ok(message)
+    }
+
+    /// Whether the message that `cell` holds is flagged as one that came back.
+    pub fn comes_again(&self, cell: usize) -> bool {
+        self.port.frame(cell).is_ok_and(|frame| frame.redelivered())
+    }
+
+    /// Gives back what `cell` holds.
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`].
+    pub fn give_back(&self, cell: usize) -> Result<(), TrySendError> {
+        self.port.give_back(cell).map_err(TrySendError::from)
     }
 }
 
@@ -147,7 +220,7 @@ impl HeapPort<'_> {
 /// [`Fault::Corrupt`] when the bytes are no frame.
 pub fn decode_block(words: &[u64], max_message: usize) -> Result<(Frame, Vec<u8>), Fault> {
     let words: Vec<_> = words.iter().map(|word| AtomicU64::new(*word)).collect();
-    let missing = crate::error::Corrupt { what: "a block has no room for a header" };
+    let missing = Corrupt { what: "a block has no room for a header" };
     let block = Block::new(&words).ok_or(missing)?;
     let frame = block.frame(max_message)?;
     let mut payload = vec![0; frame.len()];

@@ -33,6 +33,7 @@
 compile_error!("Parkline needs 64-bit atomics and addresses");
 
 mod audit;
+mod census;
 mod error;
 mod frame;
 mod gate;
@@ -50,8 +51,6 @@ mod waitqueue;
 
 #[cfg(not(loom))]
 mod attachment;
-#[cfg(not(loom))]
-mod census;
 #[cfg(not(loom))]
 mod fork;
 #[cfg(not(loom))]
@@ -78,12 +77,13 @@ pub use frame::Frame;
 
 /// The seams for those who drive the wait: reactors, models, fuzzers.
 pub mod driver {
+    pub use crate::census::Census;
     #[cfg(not(loom))]
-    pub use crate::census::{Census, census};
+    pub use crate::census::census;
     #[cfg(not(loom))]
     pub use crate::fork::ForkGuard;
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
-    pub use crate::heap::{HeapPort, HeapRing, decode_block};
+    pub use crate::heap::{HeapJoin, HeapPort, HeapRing, decode_block};
     #[cfg(kill_points)]
     pub use crate::kill_points::{KillPoint, arm, disarm};
     #[cfg(not(loom))]

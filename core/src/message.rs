@@ -70,10 +70,10 @@ impl<'a> InBlock<'a> {
         Ok(Self { frame: port.frame(cell)?, block: port.block(cell)? })
     }
 
-    /// The message that was just received into `cell`, to be handed out.
-    #[inline]
-    pub(crate) fn received(port: &Port<'a>, cell: usize) -> Result<Self, Fault> {
-        Ok(Self { frame: port.frame_of_received(cell)?, block: port.block(cell)? })
+    /// The message in `cell`, about to be handed out once more.
+    pub(crate) fn again(port: &Port<'a>, cell: usize) -> Result<Self, Fault> {
+        port.hand_out_again(cell)?;
+        Self::of(port, cell)
     }
 
     pub(crate) fn block(self) -> Block<'a> {

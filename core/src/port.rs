@@ -147,18 +147,16 @@ impl<'a> Port<'a> {
         Ok(self.block(cell)?.frame(self.ring.geometry.max_message())?)
     }
 
-    /// As [`frame`](Self::frame), of a message that was just received and is about to be handed out.
+    /// Whether the message in `cell` came back, and the attempt is not counted yet.
     #[inline]
-    pub(crate) fn frame_of_received(&self, cell: usize) -> Result<Frame, Fault> {
-        let frame = self.frame(cell)?;
-        if frame.is_returned() { self.count_attempt(cell, frame) } else { Ok(frame) }
+    pub(crate) fn is_returned(&self, cell: usize) -> bool {
+        self.block(cell).is_ok_and(|block| block.is_returned())
     }
 
-    #[cold]
-    fn count_attempt(&self, cell: usize, frame: Frame) -> Result<Frame, Fault> {
-        let frame = frame.handed_out();
-        self.block(cell)?.set_frame(frame);
-        Ok(frame)
+    /// Counts one more attempt for the message in `cell`, which is about to be handed out.
+    pub(crate) fn hand_out_again(&self, cell: usize) -> Result<(), Fault> {
+        self.block(cell)?.set_frame(self.frame(cell)?.handed_out());
+        Ok(())
     }
 
     /// Replaces what is in `message` by the message in `cell`.

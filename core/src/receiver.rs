@@ -40,7 +40,7 @@ pub struct Receiver<M: Message + ?Sized = [u8]> {
     /// What a batch met after its last good message.
     late: Option<Fault>,
     /// Cells with what the record's last owner, now dead, did not acknowledge and the ring had no
-    /// room for.
+    /// room for: received first.
     inheritance: Vec<usize>,
     dead_letters: DeadLetters<M>,
     carries: PhantomData<fn() -> Box<M>>,
@@ -276,25 +276,14 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_lease(&mut self) -> Result<Lease<M>, TryRecvError> {
-        loop {
-            // One cell stays free for `try_recv`.
-            let cell = self.take_cell(1)?;
-            let port = self.attachment.port()?;
-            let message = InBlock::received(port, cell);
-            if let Ok(message) = message
-                && message.frame().redelivered()
-                && self.dead_letters.take(port, message)
-            {
-                self.bury(cell);
-                continue;
-            }
-            self.hint = cell + 1;
-            let attachment = Arc::clone(&self.attachment);
-            let frame = message.map(InBlock::frame).inspect_err(|_| port.acknowledge(cell));
-            self.notify(1);
-            let (frame, carries) = (frame?, PhantomData);
-            return Ok(Lease { attachment, cell, frame, returned: false, carries });
-        }
+        // One cell stays free for `try_recv`.
+        let cell = self.take_cell(1)?;
+        let port = self.attachment.same_port();
+        self.hint = cell + 1;
+        let attachment = Arc::clone(&self.attachment);
+        let frame = port.frame(cell).inspect_err(|_| port.acknowledge(cell));
+        self.notify_of_room(1);
+        Ok(Lease { attachment, cell, frame: frame?, returned: false, carries: PhantomData })
     }
 
     /// As [`try_lease`](Self::try_lease), waiting on the calling thread while there is no message.
@@ -364,34 +353,34 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// Takes one message; the outer error says that none was taken.
     #[inline]
     fn take_one(&mut self) -> Result<Result<M::Owned, Fault>, TryRecvError> {
-        loop {
-            let cell = self.take_cell(0)?;
-            let port = self.attachment.port()?;
-            let message = InBlock::received(port, cell);
-            if let Ok(message) = message
-                && message.frame().redelivered()
-                && self.dead_letters.take(port, message)
-            {
-                self.bury(cell);
-                continue;
-            }
-            let message = message.and_then(M::read);
-            port.acknowledge(cell);
-            return Ok(message);
-        }
+        let cell = self.take_cell(0)?;
+        let port = self.attachment.same_port();
+        let message = InBlock::of(port, cell).and_then(M::read);
+        port.acknowledge(cell);
+        Ok(message)
     }
 
     /// Takes one message into a free cell that leaves `spare` others free, and tells which.
     #[inline]
     fn take_cell(&mut self, spare: usize) -> Result<usize, TryRecvError> {
-        if !self.inheritance.is_empty() {
-            return self.inherit();
+        if self.inheritance.is_empty() {
+            let cell = self.take_next(spare)?;
+            if !self.attachment.same_port().is_returned(cell) {
+                return Ok(cell);
+            }
+            self.inheritance.push(cell);
         }
+        self.take_again(spare)
+    }
+
+    /// Takes the oldest message of the ring.
+    #[inline]
+    fn take_next(&mut self, spare: usize) -> Result<usize, TryRecvError> {
         let port = self.attachment.port()?;
         let cell = match port.free_cell(self.hint, spare) {
             Ok(cell) => cell,
             Err(out) => {
-                // Only if there is a message to lease.
+                // Only if there is a message.
                 port.ring().turn(Verb::Recv, &mut self.at)?;
                 return Err(out.into());
             }
@@ -400,19 +389,23 @@ impl<M: Message + ?Sized> Receiver<M> {
         Ok(cell)
     }
 
-    /// Receives what the record's last owner had received.
+    /// Takes a message that some receiver had before, unless it had enough attempts, and then the
+    /// next.
     #[cold]
-    fn inherit(&mut self) -> Result<usize, TryRecvError> {
-        let port = self.attachment.port()?;
-        let cell = self.inheritance.pop().ok_or(TryRecvError::Empty)?;
-        port.mark_returned(cell)?;
-        Ok(cell)
-    }
-
-    /// Acknowledges a message that went to the dead letters.
-    #[cold]
-    fn bury(&self, cell: usize) {
-        if let Ok(port) = self.attachment.port() {
+    fn take_again(&mut self, spare: usize) -> Result<usize, TryRecvError> {
+        loop {
+            let next = self.inheritance.pop();
+            let cell = next.map_or_else(|| self.take_next(spare), Ok)?;
+            let port = self.attachment.port()?;
+            if next.is_none() && !port.is_returned(cell) {
+                return Ok(cell);
+            }
+            let message = InBlock::again(port, cell).inspect_err(|_| port.acknowledge(cell))?;
+            if !self.dead_letters.take(port, message) {
+                return Ok(cell);
+            }
+            // A handler may do anything, fork included.
+            let port = self.attachment.port()?;
             port.record().tally.dead_lettered.increment();
             port.acknowledge(cell);
             self.notify(1);
@@ -422,10 +415,14 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// Tells those who wait for room, and those who wait for acknowledgements.
     #[inline]
     fn notify(&self, count: u32) {
-        if let Ok(port) = self.attachment.port() {
-            self.attachment.carry_out(port.ring().control.after_recv.writable.notify(count));
-            self.attachment.notify_joiners();
-        }
+        self.notify_of_room(count);
+        self.attachment.notify_joiners();
+    }
+
+    #[inline]
+    fn notify_of_room(&self, count: u32) {
+        let control = self.attachment.same_port().ring().control;
+        self.attachment.carry_out(control.after_recv.writable.notify(count));
     }
 
     /// Tries until there is an answer; `None` when the time is over.

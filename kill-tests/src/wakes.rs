@@ -170,6 +170,12 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
     }
     let (survivor, sleeper) = survive(&queue, who)?;
     sleeper.until_asleep()?;
+    if let Some(victim) = &mut victim
+        && !victim.is_alive()?
+    {
+        // Its watchdog woke it.
+        return Ok(None);
+    }
     let changed = Instant::now();
     match (&mut victim, who) {
         (Some(_), Who::WokenReceiver) => sender.try_send(&message::of(1, LEN))?,

@@ -26,6 +26,24 @@ pub fn model(body: impl Fn() + Sync + Send + 'static) {
     builder.check(body);
 }
 
+/// Runs the model of `body` with the victim stopped after 0, 1, 2... accesses, until it comes
+/// to its end in every interleaving. `body` tells whether it was stopped.
+pub fn at_every_step(body: impl Fn(usize) -> bool + Sync + Send + Copy + 'static) {
+    let mut steps = 0;
+    loop {
+        let stopped = Arc::new(AtomicBool::new(false));
+        let any = Arc::clone(&stopped);
+        model(move || {
+            any.fetch_or(body(steps), StdRelaxed);
+        });
+        if !stopped.load(StdRelaxed) {
+            break;
+        }
+        steps += 1;
+    }
+    assert!(steps >= 10, "an operation has more accesses than {steps}");
+}
+
 /// A new queue of `capacity` messages of up to 8 bytes for three handles.
 pub fn ring(capacity: usize) -> Arc<HeapRing> {
     Arc::new(HeapRing::new(capacity, 8, 3).expect("these numbers are fine"))

@@ -10,31 +10,11 @@ fn built_for_loom() {
 
 #[cfg(loom)]
 mod models {
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-
     use std::sync::Arc;
 
     use loom::thread;
     use parkline_core::driver::{HeapRing, Stopped, stop_after};
-    use parkline_loom_tests::{model, ring};
-
-    /// Runs the model of `body` with the victim stopped after 0, 1, 2... accesses, until it comes
-    /// to its end in every interleaving. `body` tells whether it was stopped.
-    fn at_every_step(body: impl Fn(usize) -> bool + Sync + Send + Copy + 'static) {
-        let mut steps = 0;
-        loop {
-            let stopped = Arc::new(AtomicBool::new(false));
-            let any = Arc::clone(&stopped);
-            model(move || {
-                any.fetch_or(body(steps), Relaxed);
-            });
-            if !stopped.load(Relaxed) {
-                break;
-            }
-            steps += 1;
-        }
-        assert!(steps >= 10, "an operation has more accesses than {steps}");
-    }
+    use parkline_loom_tests::{at_every_step, ring};
 
     fn received(ring: &HeapRing, id: u32, tries: usize) -> Vec<u8> {
         let mut port = ring.port(id).unwrap();

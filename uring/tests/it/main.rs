@@ -1,6 +1,7 @@
 //! The async calls, with real runtimes, real processes and real refusals.
 
 mod cancel;
+mod deaths;
 mod forked;
 mod many_tasks;
 mod peer;

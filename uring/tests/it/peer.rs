@@ -53,6 +53,7 @@ fn child() {
     match env::var(ROLE).as_deref() {
         Ok("ten_thousand_tasks") => crate::many_tasks::child(),
         Ok("cancelling") => crate::cancel::child(),
+        Ok("lease_and_hang") => crate::deaths::child(),
         Ok("echo") => crate::runtimes::child(),
         Ok(role) => crate::refusals::child(role),
         Err(_) => {}

@@ -1,0 +1,245 @@
+//! The audit of the dead, and what comes after it: the shipped code, with a thread that stops for
+//! ever at any access, and an auditor that does, too. `recovery.rs` checks the same protocol with
+//! more handles and more deaths, as a model.
+#![cfg_attr(not(loom), allow(missing_docs))]
+
+#[cfg(not(loom))]
+#[test]
+#[ignore = "run with `cargo loom`"]
+fn built_for_loom() {
+    panic!("built without --cfg loom: an environment RUSTFLAGS replaces the flags of `cargo loom`");
+}
+
+#[cfg(loom)]
+mod models {
+    use std::sync::Arc;
+
+    use loom::thread;
+    use parkline_core::TryRecvError;
+    use parkline_core::driver::{HeapRing, Stopped, stop_after, wait_at};
+    use parkline_loom_tests::{FOR_EVER, Futexes, at_every_step, model, ring};
+
+    /// A thread that runs `operation` as handle 0 and stops for ever after so many accesses.
+    fn victim<R: Send + 'static>(
+        ring: &Arc<HeapRing>,
+        steps: usize,
+        operation: impl FnOnce(&HeapRing) -> R + Send + 'static,
+    ) -> thread::JoinHandle<Result<R, Stopped>> {
+        let ring = Arc::clone(ring);
+        thread::spawn(move || stop_after(steps, || operation(&ring)))
+    }
+
+    /// Not as handle 0, whose tag no block shall have by chance.
+    fn send(ring: &HeapRing, message: u8) {
+        ring.port(1).unwrap().try_send(&[message; 8]).unwrap();
+    }
+
+    /// Audits the dead until that comes to its end; nobody else moves.
+    fn recover(ring: &HeapRing) {
+        let (_, left) = ring.recover(0).expect("nobody else is in the midst of anything");
+        assert_eq!(left, 0, "there is room");
+    }
+
+    /// All that can be received, with the flag of each.
+    fn rest(ring: &HeapRing) -> Vec<(u8, bool)> {
+        let mut port = ring.port(2).unwrap();
+        let mut messages = Vec::new();
+        while let Ok((cell, message)) = port.try_hold() {
+            assert_eq!(message, [message[0]; 8], "torn");
+            messages.push((message[0], port.comes_again(cell)));
+            port.acknowledge(cell);
+        }
+        messages
+    }
+
+    fn assert_whole(ring: &HeapRing) {
+        let census = ring.census().expect("every block is in one place");
+        assert_eq!((census.busy, census.held), (0, 0), "and nothing is held by the dead");
+    }
+
+    /// The dead's position and the others' go on at the same time as the audit.
+    ///
+    /// Fails if an audit takes a slot that has moved on for an exchange that was not (seen failing),
+    /// or the reverse; if it does not look whether another announces the offer (seen failing), or if
+    /// the winner of an exchange leaves no tag (seen failing).
+    #[test]
+    fn a_sender_that_stops_is_audited_while_others_go_on() {
+        at_every_step(|steps| {
+            let ring = ring(1);
+            let victim =
+                victim(&ring, steps, |ring| ring.port(0).unwrap().try_send(&[1; 8]).is_ok());
+            let other = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || {
+                    let mut port = ring.port(1).unwrap();
+                    let got = port.try_recv().ok().map(|message| message[0]);
+                    port.try_send(&[2; 8]).is_ok().then_some(2).into_iter().chain(got).collect()
+                })
+            };
+            let end = victim.join().unwrap();
+            // Whether it must wait for the other or not.
+            let early = ring.recover(0);
+            let others: Vec<u8> = other.join().unwrap();
+            if early.is_none() {
+                recover(&ring);
+            }
+            let rest = rest(&ring);
+            assert_whole(&ring);
+            let sent = |message| others.contains(&message) || rest.contains(&(message, false));
+            assert!(end != Ok(true) || sent(1), "what was committed is there");
+            assert!(end != Ok(false) || !sent(1), "what was refused is not");
+            assert!(!others.contains(&2) || rest.contains(&(2, false)));
+            assert_eq!(rest.len() + others.len(), usize::from(sent(1)) + 2 * usize::from(sent(2)));
+            end == Err(Stopped)
+        });
+    }
+
+    /// Fails if a receive that was exchanged is settled as a free cell (seen failing: the message is
+    /// lost), if it is not flagged (seen failing), or if the held are not given back (seen failing).
+    #[test]
+    fn what_a_receiver_took_and_did_not_acknowledge_comes_again() {
+        at_every_step(|steps| {
+            let ring = ring(2);
+            send(&ring, 1);
+            send(&ring, 2);
+            let victim = victim(&ring, steps, |ring| {
+                let (_, message) = ring.port(0).unwrap().try_hold().unwrap();
+                message[0]
+            });
+            let mine = {
+                let mut port = ring.port(1).unwrap();
+                let (cell, message) = port.try_hold().unwrap();
+                assert!(!port.comes_again(cell), "nobody had it before");
+                port.acknowledge(cell);
+                message[0]
+            };
+            let end = victim.join().unwrap();
+            recover(&ring);
+            let rest = rest(&ring);
+            assert_whole(&ring);
+            // Each of the two is received once by the living; what the dead had is flagged.
+            let mut all: Vec<_> = rest.iter().map(|(message, _)| *message).chain([mine]).collect();
+            all.sort_unstable();
+            assert_eq!(all, [1, 2]);
+            let is_flagged = rest[0].1;
+            assert!(!is_flagged || end == Err(Stopped) || end == Ok(rest[0].0));
+            assert!(end.is_err() || is_flagged, "it had it");
+            end == Err(Stopped)
+        });
+    }
+
+    /// The death of an auditor is one more death of the same record.
+    ///
+    /// Fails if the return's exchange is not announced (seen failing: a block is in two places), if
+    /// an audit clears `op` before the cell (seen failing), or if it does not tag what was gained
+    /// (seen failing: the next audit of the record is misled).
+    #[test]
+    fn an_auditor_that_stops_is_audited_by_the_next() {
+        // One message is held, and another is being received.
+        for steps in 0..16 {
+            at_every_step(move |auditor_steps| {
+                let ring = ring(2);
+                send(&ring, 1);
+                send(&ring, 2);
+                let victim = victim(&ring, usize::MAX, move |ring| {
+                    let mut port = ring.port(0).unwrap();
+                    port.try_hold().unwrap();
+                    stop_after(steps, || port.try_hold().unwrap()).is_ok()
+                });
+                let had_both = victim.join().unwrap().unwrap();
+                let auditor = {
+                    let ring = Arc::clone(&ring);
+                    thread::spawn(move || stop_after(auditor_steps, || ring.recover(0).unwrap()))
+                };
+                let mut port = ring.port(1).unwrap();
+                let early = port.try_hold().ok().map(|(cell, message)| {
+                    let is_flagged = port.comes_again(cell);
+                    port.acknowledge(cell);
+                    (message[0], is_flagged)
+                });
+                let end = auditor.join().unwrap();
+                recover(&ring);
+                let rest = rest(&ring);
+                assert_whole(&ring);
+                let mut all: Vec<_> = early.into_iter().chain(rest).collect();
+                all.sort_unstable();
+                let [(1, true), (2, is_flagged)] = all[..] else { panic!("{all:?}") };
+                assert!(!had_both || is_flagged);
+                end == Err(Stopped)
+            });
+        }
+    }
+
+    /// Fails if a return is refused where the queue is sealed (seen failing), or if a sender may
+    /// send after it (seen failing with a return that takes the flag away).
+    #[test]
+    fn what_comes_back_to_a_closed_queue_is_received_before_its_end() {
+        model(|| {
+            let ring = ring(2);
+            send(&ring, 1);
+            let returner = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || {
+                    let mut port = ring.port(0).unwrap();
+                    let (cell, _) = port.try_hold().unwrap();
+                    port.give_back(cell).unwrap();
+                })
+            };
+            ring.close();
+            returner.join().unwrap();
+            assert!(ring.port(1).unwrap().try_send(&[2; 8]).is_err());
+            assert_eq!(rest(&ring), [(1, true)]);
+            assert_eq!(ring.port(1).unwrap().try_recv(), Err(TryRecvError::Closed));
+            assert_whole(&ring);
+        });
+    }
+
+    /// Fails if a join does not look at busy handles (seen failing), or at cells (seen failing); if
+    /// an acknowledgement tells nobody (seen failing: deadlock), or does so before it is stored (seen
+    /// failing).
+    #[test]
+    fn join_ends_with_the_last_acknowledgement() {
+        model(|| {
+            let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
+            send(&ring, 1);
+            let receiver = {
+                let (ring, kernel) = (Arc::clone(&ring), Arc::clone(&kernel));
+                thread::spawn(move || {
+                    ring.port(1).unwrap().try_recv().unwrap();
+                    if let Some(wake) = ring.acknowledged().notify_of_store(u32::MAX) {
+                        wake.carry_out(&*kernel);
+                    }
+                })
+            };
+            let mut join = ring.join();
+            let done = || join.is_done().then_some(());
+            wait_at(&*kernel, ring.acknowledged(), FOR_EVER, done, || false).unwrap();
+            let census = ring.census().unwrap();
+            assert_eq!((census.in_ring, census.held, census.busy), (0, 0, 0));
+            receiver.join().unwrap();
+        });
+    }
+
+    /// Fails if a join ignores returns (seen failing).
+    #[test]
+    fn join_waits_for_what_comes_back() {
+        model(|| {
+            let ring = ring(2);
+            send(&ring, 1);
+            let returner = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || {
+                    let mut port = ring.port(1).unwrap();
+                    let (cell, _) = port.try_hold().unwrap();
+                    port.give_back(cell).unwrap();
+                })
+            };
+            let mut join = ring.join();
+            assert!(!join.is_done(), "nobody acknowledges it");
+            returner.join().unwrap();
+            assert!(!join.is_done());
+            assert_eq!(rest(&ring), [(1, true)]);
+            assert!(join.is_done());
+        });
+    }
+}

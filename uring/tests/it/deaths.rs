@@ -1,0 +1,126 @@
+//! A peer is killed: what it had comes to a task that waits, at once where the ring watches it, and
+//! by the watchdog everywhere.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parkline_uring::{AsyncJoin, AsyncReceiver, Backend, Queue, Receiver, backend, block_on};
+
+use crate::peer::{Peer, inherited};
+use crate::runtimes::{current_thread, multi_thread};
+
+/// Leases a job, says so, and hangs until it is killed.
+pub(crate) fn child() {
+    let _job = inherited::<u64>(0).receiver().unwrap().try_lease().unwrap();
+    inherited::<u64>(1).sender().unwrap().try_send(&0).unwrap();
+    loop {
+        thread::park();
+    }
+}
+
+/// An hour, so that nothing passes thanks to the watchdog, unless that is all there is.
+fn watchdog() -> Duration {
+    match backend() {
+        Backend::IoUring => Duration::from_secs(3600),
+        Backend::Futex(_) => Duration::from_millis(10),
+    }
+}
+
+/// A queue with a job that a peer has leased, and the peer.
+fn leased() -> (Queue<u64>, Peer) {
+    let queue = Queue::builder().watchdog(watchdog()).create_typed().unwrap();
+    queue.sender().unwrap().try_send(&7).unwrap();
+    let peer = leaser(&queue);
+    (queue, peer)
+}
+
+/// A peer that has leased a job.
+fn leaser(queue: &Queue<u64>) -> Peer {
+    let news = Queue::builder().create_typed::<u64>().unwrap();
+    let peer = Peer::start("lease_and_hang", &[queue, &news]);
+    news.receiver().unwrap().recv_blocking().unwrap();
+    peer
+}
+
+/// Waits in `run`, and kills the peer when it does.
+fn survive(run: impl FnOnce(Receiver<u64>) -> u64 + Send + 'static) {
+    let (queue, peer) = leased();
+    let receiver = queue.receiver().unwrap();
+    let side = receiver.side();
+    let survivor = thread::spawn(move || run(receiver));
+    until_somebody_waits(&side);
+    drop(peer);
+    assert_eq!(survivor.join().unwrap(), 7);
+    assert_eq!((queue.stats().redelivered, queue.stats().recovered), (1, 1));
+}
+
+fn until_somebody_waits(side: &parkline_core::driver::Side) {
+    use std::sync::atomic::Ordering::Relaxed;
+    while side.gate().unwrap().word().load(Relaxed) & 1 == 0 {
+        thread::yield_now();
+    }
+}
+
+async fn again(mut receiver: Receiver<u64>) -> u64 {
+    let job = receiver.lease().await.unwrap();
+    assert!(job.redelivered() && job.attempts() == 2);
+    job.read().unwrap()
+}
+
+/// Fails if the ring does not watch peers (seen failing: sleeps for an hour).
+#[test]
+fn a_thread_in_block_on_gets_what_the_killed_had() {
+    survive(|receiver| block_on(again(receiver)));
+}
+
+/// Fails if the ring does not watch peers (seen failing: sleeps for an hour).
+#[test]
+fn tokio_tasks_get_what_the_killed_had() {
+    survive(|receiver| current_thread().block_on(again(receiver)));
+    survive(|receiver| multi_thread().block_on(again(receiver)));
+}
+
+/// Who joins waits before the peer is there: an arrival is news.
+///
+/// Fails if an arrival wakes nobody, or if peers are looked for once only (each seen failing: sleeps
+/// for an hour).
+#[test]
+fn a_peer_that_comes_later_is_watched_too() {
+    let queue = Queue::builder().watchdog(watchdog()).create_typed().unwrap();
+    queue.sender().unwrap().try_send(&7).unwrap();
+    let side = queue.joining().side();
+    let queue = Arc::new(queue);
+    let joiner = {
+        let queue = Arc::clone(&queue);
+        thread::spawn(move || block_on(queue.join()))
+    };
+    until_somebody_waits(&side);
+    drop(leaser(&queue));
+    let job = queue.receiver().unwrap().lease_blocking().unwrap();
+    assert!(job.redelivered());
+    job.ack();
+    joiner.join().unwrap().unwrap();
+}
+
+/// Fails if one wake is for one joiner only (seen failing: the others sleep for an hour).
+#[test]
+fn all_who_join_learn_of_the_last_acknowledgement() {
+    let queue = Arc::new(Queue::builder().watchdog(watchdog()).create_typed::<u64>().unwrap());
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let runtime = multi_thread();
+    for _ in 0..100 {
+        sender.try_send(&1).unwrap();
+        let job = receiver.try_lease().unwrap();
+        let joiners: Vec<_> = (0..10)
+            .map(|_| {
+                let queue = Arc::clone(&queue);
+                runtime.spawn(async move { queue.join().await })
+            })
+            .collect();
+        job.ack();
+        for joiner in joiners {
+            runtime.block_on(joiner).unwrap().unwrap();
+        }
+    }
+}
