@@ -5,13 +5,15 @@
 //! sleeps at the same gate, and must come to what is there within the watchdog and a little.
 
 use std::fmt;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use nix::sys::wait::WaitStatus;
-use parkline_core::Queue;
+use parkline_core::driver::census;
+use parkline_core::{Queue, Receiver, Sender};
 
 use crate::asleep::Sleeper;
 use crate::case::Case;
@@ -144,13 +146,13 @@ pub(crate) fn run(args: &Wakes) -> Result<bool> {
 /// How long the survivor took; `None` if it was awake when the victim was to die, or woken in its
 /// place.
 fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
-    let (queue, mut sender, mut receiver) = {
-        let _no_forks = no_forks();
-        let queue = Queue::builder().capacity(CAPACITY).max_message(LEN).handles(4);
-        let queue = queue.watchdog(watchdog).create()?;
-        let (sender, receiver) = (queue.sender()?, queue.receiver()?);
-        (queue, sender, receiver)
-    };
+    let forks = no_forks();
+    let queue = Queue::builder().capacity(CAPACITY).max_message(LEN).handles(4);
+    let queue = queue.watchdog(watchdog).create()?;
+    let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+    // A new handle wakes all who sleep: this one sleeps later than it is made.
+    let survivor = Survivor::attach(&queue, who)?;
+    drop(forks);
     for id in who.fill().messages() {
         sender.try_send(&message::of(id, LEN))?;
     }
@@ -168,7 +170,7 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
         }
         victim = Some(first);
     }
-    let (survivor, sleeper) = survive(&queue, who)?;
+    let (survivor, sleeper) = survivor.sleep()?;
     sleeper.until_asleep()?;
     if let Some(victim) = &mut victim
         && !victim.is_alive()?
@@ -212,32 +214,39 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
         queue.recover()?;
         while receiver.try_recv().is_ok() {}
     }
-    let census = parkline_core::driver::census(&queue)?;
-    let clean = census.in_ring + census.held + census.busy == 0 && census.owned == 2;
-    ensure!(clean, "left over: {census:?}");
+    let count = census(&queue)?;
+    let clean = count.in_ring + count.held + count.busy == 0 && count.owned == 2;
+    ensure!(clean, "left over: {count:?}");
     Ok(Some(came - died))
 }
 
 /// One that sleeps beside the victim until it gets what the victim should not have kept from it.
-fn survive(queue: &Queue, who: Who) -> Result<(thread::JoinHandle<Result<()>>, Sleeper)> {
-    let _no_forks = no_forks();
-    let (tell, told) = std::sync::mpsc::channel();
-    let survivor = if who.receivers_sleep() {
-        let mut receiver = queue.receiver()?;
-        thread::spawn(move || {
-            tell.send(Sleeper::this_thread())?;
-            receiver.recv_blocking()?;
-            anyhow::Ok(())
+enum Survivor {
+    Receiver(Receiver),
+    Sender(Sender),
+}
+
+impl Survivor {
+    fn attach(queue: &Queue, who: Who) -> Result<Self> {
+        Ok(if who.receivers_sleep() {
+            Self::Receiver(queue.receiver()?)
+        } else {
+            Self::Sender(queue.sender()?)
         })
-    } else {
-        let mut sender = queue.sender()?;
-        thread::spawn(move || {
+    }
+
+    fn sleep(self) -> Result<(thread::JoinHandle<Result<()>>, Sleeper)> {
+        let (tell, told) = mpsc::channel();
+        let thread = thread::spawn(move || {
             tell.send(Sleeper::this_thread())?;
-            sender.send_blocking(&message::of(7, LEN))?;
-            anyhow::Ok(())
-        })
-    };
-    Ok((survivor, told.recv()?))
+            match self {
+                Self::Receiver(mut receiver) => drop(receiver.recv_blocking()?),
+                Self::Sender(mut sender) => sender.send_blocking(&message::of(7, LEN))?,
+            }
+            Ok(())
+        });
+        Ok((thread, told.recv()?))
+    }
 }
 
 /// `false` if it died before: its watchdog woke it.
