@@ -13,6 +13,7 @@ use nix::sys::wait::WaitStatus;
 use crate::asleep::Sleeper;
 use crate::case::{Case, Turns};
 use crate::cores;
+use crate::doubles;
 use crate::operation::{Operation, When};
 use crate::player::{Death, Player};
 use crate::points::{Fate, names, paper};
@@ -106,6 +107,7 @@ pub(crate) fn run(args: &Deaths) -> Result<bool> {
     }
     table.print();
     let singles = known.iter().map(|it| it.points.len()).sum::<usize>();
+    let doubles = if args.only.is_empty() { doubles::run(&mut violations)? } else { 0 };
     let mut all: Vec<_> = known
         .iter()
         .flat_map(|known| {
@@ -127,7 +129,10 @@ pub(crate) fn run(args: &Deaths) -> Result<bool> {
             in_parallel("pairs", &chosen, &mut violations, work)?.into_iter().sum::<usize>()
         }
     };
-    Ok(violations.conclude(format_args!("singles: {singles}; pairs: {pairs}"), begin.elapsed()))
+    Ok(violations.conclude(
+        format_args!("singles: {singles}; double deaths: {doubles}; pairs: {pairs}"),
+        begin.elapsed(),
+    ))
 }
 
 /// Does all `work` on all cores.
@@ -262,7 +267,7 @@ pub(crate) fn set(case: Case) -> Result<Scene> {
     Ok(scene)
 }
 
-fn die(case: Case, scene: &mut Scene, at: u64) -> Result<()> {
+pub(crate) fn die(case: Case, scene: &mut Scene, at: u64) -> Result<()> {
     let mut victim = start(case, scene, Fate::Die(at), None)?;
     match see_it_end(case, scene, &mut victim)? {
         Death::Killed => Ok(()),

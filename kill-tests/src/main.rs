@@ -16,6 +16,8 @@ mod churn;
 mod cores;
 #[cfg(kill_points)]
 mod deaths;
+#[cfg(kill_points)]
+mod doubles;
 mod ledger;
 mod marks;
 mod message;

@@ -144,7 +144,10 @@ impl Operation {
 
     /// The states that a kill may leave, in the order in which the operation goes through them.
     pub(crate) fn states(self, fill: Fill) -> States {
-        let begin = State::of(&fill.messages());
+        self.states_from(State::of(&fill.messages()))
+    }
+
+    pub(crate) fn states_from(self, begin: State) -> States {
         let mut states = States::from(begin);
         match self {
             Self::TrySend | Self::ReserveCommit => states.then_sent(NEW[0]),

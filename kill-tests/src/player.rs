@@ -77,6 +77,15 @@ impl Player {
         Ok(())
     }
 
+    /// Waits until it has stopped itself.
+    #[cfg(kill_points)]
+    pub(crate) fn until_stopped(&mut self) -> Result<()> {
+        match self.news(true)? {
+            Some(WaitStatus::Stopped(_, Signal::SIGSTOP)) => Ok(()),
+            other => bail!("a part should have stopped, and {other:?}"),
+        }
+    }
+
     pub(crate) fn is_alive(&mut self) -> Result<bool> {
         if !self.reaped
             && let Some(WaitStatus::Exited(_, code)) = self.news(false)?

@@ -26,7 +26,9 @@ pub(crate) enum Fate {
     Name,
     /// It kills itself.
     Die(u64),
-    /// It stops, until it is told to go on.
+    /// It stops before its operation until it is told to go on, and then kills itself.
+    DieLater(u64),
+    /// It stops before its operation until it is told to go on, and then once more.
     Stop(u64),
 }
 
@@ -35,6 +37,7 @@ impl Fate {
         match self {
             Self::Name => ["name".to_owned(), "0".to_owned()],
             Self::Die(at) => ["die".to_owned(), at.to_string()],
+            Self::DieLater(at) => ["die-later".to_owned(), at.to_string()],
             Self::Stop(at) => ["stop".to_owned(), at.to_string()],
         }
     }
@@ -43,6 +46,7 @@ impl Fate {
         Ok(match fate {
             "name" => Self::Name,
             "die" => Self::Die(at.parse()?),
+            "die-later" => Self::DieLater(at.parse()?),
             "stop" => Self::Stop(at.parse()?),
             other => bail!("`{other}` is no fate"),
         })
@@ -54,8 +58,7 @@ static REACHED: AtomicU64 = AtomicU64::new(0);
 
 /// What the marks of `marks.rs` do in this mode.
 pub(crate) fn begin() {
-    // Before its first point a process that is to stop stops once, idle.
-    if let Ok(Fate::Stop(_)) = fate() {
+    if let Ok(Fate::Stop(_) | Fate::DieLater(_)) = fate() {
         let _ = raise(Signal::SIGSTOP);
     }
     arm(reached);
@@ -78,7 +81,7 @@ fn reached(point: KillPoint) {
             let file = point.at.file().rsplit('/').next().unwrap_or_default();
             let _ = writeln!(stdout(), "{file}:{} {}", point.at.line(), point.what);
         }
-        Ok(Fate::Die(at)) if at == index => {
+        Ok(Fate::Die(at) | Fate::DieLater(at)) if at == index => {
             let _ = raise(Signal::SIGKILL);
         }
         Ok(Fate::Stop(at)) if at == index => {

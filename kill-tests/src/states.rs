@@ -119,7 +119,7 @@ impl States {
         let mut next = self.last();
         if next.lease() {
             self.0.push(next.clone());
-            next.held.clear();
+            next.held.pop();
             self.0.push(next);
         }
     }
@@ -137,6 +137,15 @@ impl States {
         let mut ids: Vec<_> = self.last().seen().arrivals.iter().map(|it| it.id).collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// All states that a second operation may leave, begun in any of these, if what its victim held
+    /// goes back first.
+    #[cfg(kill_points)]
+    pub(crate) fn then(self, second: impl Fn(State) -> Self) -> Self {
+        let mut states: Vec<_> = self.0.into_iter().flat_map(|state| second(state).0).collect();
+        states.iter_mut().for_each(|state| state.held.reverse());
+        Self(states)
     }
 
     /// A survivor receives, if there is something.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use parkline_core::driver::census;
 use parkline_core::{Queue, Receiver, Sender};
@@ -156,35 +157,35 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
     for id in who.fill().messages() {
         sender.try_send(&message::of(id, LEN))?;
     }
-    let start = || {
-        let [fate, at] = Fate::Die(at).words();
+    let start = |fate: Fate| {
+        let [fate, at] = fate.words();
         let words = ["victim", &who.operation().name(), &LEN.to_string(), &fate, &at];
         Player::start(&words, queue.try_clone_fd()?, None)
     };
-    // The first to sleep is the first to be woken.
-    let mut victim = None;
-    if who.is_woken() {
-        let mut first = start()?;
-        if !until_asleep(&mut first)? {
+    let mut victim = if who.is_woken() {
+        // The first to sleep is the first to be woken.
+        let mut victim = start(Fate::Die(at))?;
+        if !until_asleep(&mut victim)? {
             return Ok(None);
         }
-        victim = Some(first);
-    }
+        victim
+    } else {
+        let mut victim = start(Fate::DieLater(at))?;
+        victim.until_stopped()?;
+        victim
+    };
     let (survivor, sleeper) = survivor.sleep()?;
     sleeper.until_asleep()?;
-    if let Some(victim) = &mut victim
-        && !victim.is_alive()?
-    {
+    if !victim.is_alive()? {
         // Its watchdog woke it.
         return Ok(None);
     }
     let changed = Instant::now();
-    match (&mut victim, who) {
-        (Some(_), Who::WokenReceiver) => sender.try_send(&message::of(1, LEN))?,
-        (Some(_), _) => drop(receiver.try_recv()?),
-        (None, _) => victim = Some(start()?),
+    match who {
+        Who::WokenReceiver => sender.try_send(&message::of(1, LEN))?,
+        Who::WokenSender => drop(receiver.try_recv()?),
+        Who::Sender | Who::Receiver => victim.signal(Signal::SIGCONT)?,
     }
-    let mut victim = victim.context("there is one")?;
     let mut died = None;
     let mut came = None;
     while came.is_none() {
