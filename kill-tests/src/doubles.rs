@@ -42,14 +42,20 @@ pub(crate) fn run(violations: &mut Violations) -> Result<usize> {
 
 fn double(first: Case, second: Operation, i: u64, j: u64) -> Result<()> {
     let Case { operation, fill, len } = first;
-    let mut scene = Scene::set(operation, fill, len, 2)?;
-    // With its record before the first dies, or it would take the first's.
-    let second_case = Case { operation: second, ..first };
-    let mut second_victim = deaths::start(second_case, &scene, Fate::DieLater(j), None)?;
-    second_victim.until_stopped()?;
-    deaths::die(first, &mut scene, i)?;
-    second_victim.signal(Signal::SIGCONT)?;
-    second_victim.die()?;
+    let scene = Scene::set(operation, fill, len, 2)?;
+    // Each has its record before either dies: the first is recovered first, while the second is
+    // in the midst of it.
+    let cases = [(first, i), (Case { operation: second, ..first }, j)];
+    let mut victims = Vec::new();
+    for (case, at) in cases {
+        let mut victim = deaths::start(case, &scene, Fate::DieLater(at), None)?;
+        victim.until_stopped()?;
+        victims.push(victim);
+    }
+    for victim in &mut victims {
+        victim.signal(Signal::SIGCONT)?;
+        victim.die()?;
+    }
     let seen = scene.account()?;
     let states = operation.states(fill).then(|state| second.states_from(state));
     ensure!(states.seen(false).contains(&seen), "survivors saw `{seen}`");

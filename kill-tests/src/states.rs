@@ -139,13 +139,10 @@ impl States {
         ids
     }
 
-    /// All states that a second operation may leave, begun in any of these, if what its victim held
-    /// goes back first.
+    /// All states that a second operation may leave, begun in any of these.
     #[cfg(kill_points)]
     pub(crate) fn then(self, second: impl Fn(State) -> Self) -> Self {
-        let mut states: Vec<_> = self.0.into_iter().flat_map(|state| second(state).0).collect();
-        states.iter_mut().for_each(|state| state.held.reverse());
-        Self(states)
+        Self(self.0.into_iter().flat_map(|state| second(state).0).collect())
     }
 
     /// A survivor receives, if there is something.
