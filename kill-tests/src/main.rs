@@ -18,6 +18,8 @@ mod cores;
 mod deaths;
 #[cfg(kill_points)]
 mod doubles;
+#[cfg(kill_points)]
+mod healers;
 mod ledger;
 mod marks;
 mod message;

@@ -19,6 +19,7 @@ use parkline_core::{Queue, Receiver, Sender};
 use crate::asleep::Sleeper;
 use crate::case::Case;
 use crate::deaths::{self, in_parallel};
+use crate::healers;
 use crate::message;
 use crate::operation::{CAPACITY, Fill, Operation};
 use crate::player::{Player, no_forks};
@@ -40,14 +41,14 @@ pub(crate) struct Wakes {
     seed: Option<u64>,
 }
 
-const LEN: usize = 8;
+pub(crate) const LEN: usize = 8;
 /// Points that are there only if somebody sleeps: the bump and the call.
 const WAKE: u64 = 2;
 const LONG: Duration = Duration::from_secs(20);
 
 /// Who dies with a wake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Who {
+pub(crate) enum Who {
     /// A woken receiver, before it receives.
     WokenReceiver,
     /// A woken sender, before it sends.
@@ -116,6 +117,10 @@ impl fmt::Display for Who {
     }
 }
 
+fn show(wait: Option<&Duration>) -> String {
+    wait.map_or("-".to_owned(), |it| format!("{it:.1?}"))
+}
+
 pub(crate) fn run(args: &Wakes) -> Result<bool> {
     let begin = Instant::now();
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
@@ -136,12 +141,17 @@ pub(crate) fn run(args: &Wakes) -> Result<bool> {
         let mut waits: Vec<_> = found.into_iter().flatten().collect();
         waits.sort_unstable();
         deaths += waits.len();
-        let show = |wait: Option<&Duration>| wait.map_or("-".to_owned(), |it| format!("{it:.1?}"));
         let (median, longest) = (show(waits.get(waits.len() / 2)), show(waits.last()));
         table.row(&[&who, &points.len(), &waits.len(), &median, &longest]);
     }
+    let rounds: Vec<_> = (0..args.rounds.div_ceil(Who::ALL.len())).collect();
+    let mut waits = in_parallel("healers", &rounds, &mut violations, |_| healers::round())?;
+    waits.sort_unstable();
+    let healed = waits.len();
+    let (median, longest) = (show(waits.get(healed / 2)), show(waits.last()));
+    table.row(&[&"nobody: a sender stopped while it heals", &1, &0, &median, &longest]);
     table.print();
-    Ok(violations.conclude(format_args!("deaths: {deaths}"), begin.elapsed()))
+    Ok(violations.conclude(format_args!("deaths: {deaths}; stops: {healed}"), begin.elapsed()))
 }
 
 /// How long the survivor took; `None` if it was awake when the victim was to die, or woken in its
@@ -222,13 +232,13 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
 }
 
 /// One that sleeps beside the victim until it gets what the victim should not have kept from it.
-enum Survivor {
+pub(crate) enum Survivor {
     Receiver(Receiver),
     Sender(Sender),
 }
 
 impl Survivor {
-    fn attach(queue: &Queue, who: Who) -> Result<Self> {
+    pub(crate) fn attach(queue: &Queue, who: Who) -> Result<Self> {
         Ok(if who.receivers_sleep() {
             Self::Receiver(queue.receiver()?)
         } else {
@@ -236,7 +246,7 @@ impl Survivor {
         })
     }
 
-    fn sleep(self) -> Result<(thread::JoinHandle<Result<()>>, Sleeper)> {
+    pub(crate) fn sleep(self) -> Result<(thread::JoinHandle<Result<()>>, Sleeper)> {
         let (tell, told) = mpsc::channel();
         let thread = thread::spawn(move || {
             tell.send(Sleeper::this_thread())?;
