@@ -57,7 +57,12 @@ macro_rules! killable {
         #[allow(unreachable_pub, reason = "of two made alike, drivers name one")]
         pub struct $name(atomic::$name);
 
-        #[allow(missing_docs, dead_code, unreachable_pub, reason = "two of the standard made alike")]
+        #[allow(
+            missing_docs,
+            dead_code,
+            unreachable_pub,
+            reason = "two of the standard made alike"
+        )]
         impl $name {
             #[inline]
             pub const fn new(word: $word) -> Self {

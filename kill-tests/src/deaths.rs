@@ -1,4 +1,7 @@
 //! `points`: every single death at a kill point, and pairs of deaths.
+//!
+//! Seen to fail: leases of the dead not sent again; no owner tag on a gained block (a block in two
+//! places). What is seen by two victims only is in `doubles.rs`.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -3,10 +3,15 @@
 //!
 //! | file | idea |
 //! |---|---|
-//! | `step`, `tracee` | kill after every machine instruction, by single steps |
-//! | `operation`, `states` | what victims are killed in, and a model of what may be left |
-//! | `scene` | the queue and its survivors, who do everything and account |
-//! | `player`, `asleep`, `cores` | processes by exec, whether they sleep, where they run |
+//! | `step`, `tracee` | kill after every machine instruction, by single steps and breakpoints |
+//! | `deaths`, `doubles` | kill at every kill point, and pairs of deaths |
+//! | `points`, `recoverer` | what a process does at its kill points; how the dead are recovered |
+//! | `stops`, `churn` | a peer that is stopped is alive, and the others keep their pace |
+//! | `wakes`, `healers` | the hunt for lost wakes |
+//! | `torture`, `workers`, `ledger`, `account`, `stalls` | random kills of a busy queue |
+//! | `operation`, `states`, `case` | what victims are killed in, and a model of what may be left |
+//! | `scene`, `waiter` | the queue and its survivors, who do everything and account |
+//! | `player`, `asleep`, `cores`, `marks`, `shared` | processes by exec, and how they are watched |
 
 mod account;
 mod asleep;

@@ -3,6 +3,9 @@
 //! Nothing of it is taken away, whoever looks: its record is not recovered, its lease is not
 //! delivered again, no new handle gets its record; and the others keep their pace, compared with
 //! the same peer stopped right before its operation. Told to go on, it ends as if nothing had been.
+//!
+//! Seen to fail: locks that nobody asks for, so that whoever is stopped in the midst of something or
+//! with a lease is taken for dead (its record was given away).
 
 use std::thread;
 use std::time::{Duration, Instant};

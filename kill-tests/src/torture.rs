@@ -7,6 +7,8 @@
 //! Lost, and a violation: a message that its sender knows sent, and that never arrived, unless a
 //! receiver died inside a `recv`, which acknowledges before it returns: at most one message each.
 //! One that a receiver died with before it acknowledged, and that did not come again.
+//!
+//! Seen to fail: leases of the dead not sent again (102 messages in 300 kills).
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
