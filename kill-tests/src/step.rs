@@ -7,7 +7,7 @@
 //! that was never there again, a redelivery that did not happen, an order that changed, show as
 //! a state too many, too few, or out of turn.
 //!
-//! Seen to fail: the op cleared before the cell is settled (a block in two places, 17 instructions of
+//! Seen to fail: the op cleared before the cell is settled (a block in two places; 17 violations in
 //! two operations); leases of the dead acknowledged and not sent again (a state that never came).
 
 use std::collections::BTreeMap;

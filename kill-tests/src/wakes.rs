@@ -4,7 +4,7 @@
 //! was woken for, or the one who made the change, between that and the wake. Each time another
 //! sleeps at the same gate, and must come to what is there within the watchdog and a little.
 //!
-//! Seen to fail: waiters that sleep without a watchdog (175 of 200 sleep on). What no death shows is
+//! Seen to fail: waiters that sleep without a watchdog (175 violations in 200 rounds). What no death shows is
 //! in `healers.rs`.
 
 use std::fmt;
