@@ -8,7 +8,7 @@ use rustix::thread::futex::{self, Flags, Timespec};
 
 use crate::gate::{Kernel, Sleep};
 use crate::stats::Tally;
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, kill_point};
 
 /// The calling thread sleeps in `futex(2)`, and wakes by it.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +39,10 @@ impl Kernel for Futex<'_> {
     fn wait(&self, sleep: &Sleep<'_>, timeout: Option<Duration>) {
         self.count_park();
         let timeout = timeout.and_then(|it| Timespec::try_from(it).ok());
+        kill_point("futex wait");
         // Woken, value changed, time over, interrupted: all mean "look again".
         let _ = futex::wait(sleep.word(), Flags::empty(), sleep.expected(), timeout.as_ref());
+        kill_point("futex wait is over");
     }
 
     fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
@@ -49,7 +51,9 @@ impl Kernel for Futex<'_> {
         }
         // The kernel reads the count as a signed number. An error (an unmapped word) wakes nobody.
         let count = count.min(i32::MAX.cast_unsigned());
+        kill_point("futex wake");
         let woken = futex::wake(word, Flags::empty(), count).unwrap_or(0);
+        kill_point("futex wake is done");
         u32::try_from(woken).unwrap_or(u32::MAX)
     }
 }

@@ -55,6 +55,8 @@ mod attachment;
 mod fork;
 #[cfg(not(loom))]
 mod futex;
+#[cfg(kill_points)]
+mod kill_points;
 #[cfg(not(loom))]
 mod message;
 #[cfg(not(loom))]
@@ -82,6 +84,8 @@ pub mod driver {
     pub use crate::fork::ForkGuard;
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
     pub use crate::heap::{HeapJoin, HeapPort, HeapRing, decode_block};
+    #[cfg(kill_points)]
+    pub use crate::kill_points::{KillPoint, arm, disarm};
     #[cfg(not(loom))]
     pub use crate::queue::Joining;
     #[cfg(not(loom))]

@@ -32,7 +32,7 @@ use crate::fork::ForkGuard;
 use crate::geometry::{CONTROL_OFFSET, Geometry, HEADER_LEN, RECORD_LEN, TypeMark};
 use crate::recovery::Watch;
 use crate::ring::{Control, Record, Ring};
-use crate::sync::{AtomicU64, Mutex};
+use crate::sync::{AtomicU64, Mutex, kill_point};
 
 const _: () = assert!(size_of::<Record>() == RECORD_LEN);
 const _: () = assert!(CONTROL_OFFSET.is_multiple_of(align_of::<Control>()));
@@ -145,6 +145,7 @@ impl Segment {
             }
             if let Some(port) = accept(&mapping, id)? {
                 // The description is closed here; the mapping keeps it, and so the lock.
+                kill_point("close");
                 return Ok((port, mapping));
             }
             locks.release(id).map_err(os("F_OFD_SETLK"))?;
@@ -156,12 +157,14 @@ impl Segment {
     pub(crate) fn locks(&self) -> io::Result<Locks> {
         let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        kill_point("open");
         Ok(Locks { description: rustix::fs::open(path, flags, Mode::empty())? })
     }
 
     /// Whether somebody has the lock of record `id`: a living handle, or who audits a dead one.
     pub(crate) fn is_owned(&self, id: u32) -> io::Result<bool> {
         let mut lock = lock_of(id, libc::F_WRLCK);
+        kill_point("F_OFD_GETLK");
         // SAFETY: `lock` is a valid flock that lives over the call, which writes into it.
         let asked = unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
         if asked == -1 {
@@ -196,6 +199,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     fn new(fd: BorrowedFd<'_>, geometry: Geometry) -> io::Result<Self> {
+        kill_point("mmap");
         let guard = ForkGuard::new()?;
         let len = geometry.file_len();
         let prot = ProtFlags::READ | ProtFlags::WRITE;
@@ -273,6 +277,7 @@ impl Drop for Mapping {
             // Nothing is mapped here, or something that is not ours.
             return;
         }
+        kill_point("munmap");
         // SAFETY: by the invariant of `base`, and nothing borrows from a mapping that is dropped.
         let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.geometry.file_len()) };
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");
@@ -303,6 +308,7 @@ impl Locks {
 
     fn set(&self, id: u32, kind: libc::c_int) -> io::Result<()> {
         let lock = lock_of(id, kind);
+        kill_point("F_OFD_SETLK");
         // SAFETY: `lock` is a valid flock that lives over the call, which writes nothing for
         // F_OFD_SETLK.
         match unsafe {

@@ -2,9 +2,18 @@
 
 #[cfg(not(loom))]
 mod native {
+    #[cfg(kill_points)]
+    pub(crate) use crate::kill_points::{AtomicU32, AtomicU64, kill_point};
     use core::sync::atomic::compiler_fence;
-    pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+    #[cfg(not(kill_points))]
+    pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64};
+    pub(crate) use core::sync::atomic::{Ordering, fence};
     pub(crate) use std::sync::{Mutex, MutexGuard};
+
+    /// Where the kill tests kill, in a build for them: see `kill_points.rs`.
+    #[cfg(not(kill_points))]
+    #[inline(always)]
+    pub(crate) fn kill_point(_: &'static str) {}
 
     /// Orders a SeqCst commit before the SeqCst load that follows it. Both being SeqCst, the
     /// language orders them already: nothing to do.

@@ -1,0 +1,127 @@
+//! Kill points: where a process of the kill tests can be made to die or to stop.
+//!
+//! In a build with `--cfg kill_points` every access to a shared word goes through the atomics below,
+//! which tell a handler before they touch it; system calls tell it by [`kill_point`]. A process
+//! that armed no handler runs as ever.
+
+use core::ops::Deref;
+use core::panic::Location;
+use core::sync::atomic::{self, AtomicBool, Ordering, Ordering::Relaxed};
+use std::sync::OnceLock;
+
+/// A place in the code: what is about to happen there.
+#[derive(Clone, Copy, Debug)]
+pub struct KillPoint {
+    /// The line that does it.
+    pub at: &'static Location<'static>,
+    /// The access or the system call.
+    pub what: &'static str,
+}
+
+static ARMED: AtomicBool = AtomicBool::new(false);
+static HANDLER: OnceLock<fn(KillPoint)> = OnceLock::new();
+
+/// From here on `handler` is told of each point before it is passed, on whatever thread. The first
+/// handler of a process stays.
+pub fn arm(handler: fn(KillPoint)) {
+    HANDLER.get_or_init(|| handler);
+    ARMED.store(true, Relaxed);
+}
+
+/// Nobody is told any more.
+pub fn disarm() {
+    ARMED.store(false, Relaxed);
+}
+
+/// The calling line is about to do `what`.
+#[track_caller]
+#[inline]
+pub(crate) fn kill_point(what: &'static str) {
+    if ARMED.load(Relaxed) {
+        reached(KillPoint { at: Location::caller(), what });
+    }
+}
+
+#[cold]
+fn reached(point: KillPoint) {
+    if let Some(handler) = HANDLER.get() {
+        handler(point);
+    }
+}
+
+macro_rules! killable {
+    ($name:ident, $word:ty) => {
+        /// The standard library's atomic, each access of which may be a process's last.
+        #[derive(Debug, Default)]
+        #[repr(transparent)]
+        #[allow(unreachable_pub, reason = "of two made alike, drivers name one")]
+        pub struct $name(atomic::$name);
+
+        #[allow(
+            missing_docs,
+            dead_code,
+            unreachable_pub,
+            reason = "two of the standard made alike"
+        )]
+        impl $name {
+            #[inline]
+            pub const fn new(word: $word) -> Self {
+                Self(atomic::$name::new(word))
+            }
+
+            #[track_caller]
+            #[inline]
+            pub fn load(&self, order: Ordering) -> $word {
+                kill_point("load");
+                self.0.load(order)
+            }
+
+            #[track_caller]
+            #[inline]
+            pub fn store(&self, word: $word, order: Ordering) {
+                kill_point("store");
+                self.0.store(word, order);
+            }
+
+            #[track_caller]
+            #[inline]
+            pub fn compare_exchange(
+                &self,
+                current: $word,
+                new: $word,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$word, $word> {
+                kill_point("compare_exchange");
+                self.0.compare_exchange(current, new, success, failure)
+            }
+
+            #[track_caller]
+            #[inline]
+            pub fn fetch_add(&self, more: $word, order: Ordering) -> $word {
+                kill_point("fetch_add");
+                self.0.fetch_add(more, order)
+            }
+
+            #[track_caller]
+            #[inline]
+            pub fn fetch_or(&self, bits: $word, order: Ordering) -> $word {
+                kill_point("fetch_or");
+                self.0.fetch_or(bits, order)
+            }
+        }
+
+        /// For those who hand the word to the kernel.
+        impl Deref for $name {
+            type Target = atomic::$name;
+
+            #[inline]
+            fn deref(&self) -> &atomic::$name {
+                &self.0
+            }
+        }
+    };
+}
+
+killable!(AtomicU32, u32);
+killable!(AtomicU64, u64);

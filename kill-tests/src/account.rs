@@ -1,0 +1,193 @@
+//! The account of the torture: which message arrived how often, and what excuses one that did not
+//! arrive or arrived twice.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::ledger::{Entry, Stage};
+use crate::report::Violations;
+use crate::workers::acknowledges_in_call;
+
+/// A set of numbers from 1 that has few gaps.
+#[derive(Debug, Default)]
+struct Numbers {
+    upto: u64,
+    beyond: BTreeSet<u64>,
+}
+
+impl Numbers {
+    /// Whether it is new.
+    fn insert(&mut self, n: u64) -> bool {
+        if n <= self.upto || !self.beyond.insert(n) {
+            return false;
+        }
+        while self.beyond.remove(&(self.upto + 1)) {
+            self.upto += 1;
+        }
+        true
+    }
+
+    fn contains(&self, n: u64) -> bool {
+        n <= self.upto || self.beyond.contains(&n)
+    }
+}
+
+/// What is known of a message with a history.
+#[derive(Debug, Default)]
+struct History {
+    /// Deliveries after the first.
+    again: u64,
+    /// Receivers that died with it before they began to acknowledge.
+    died_held: u64,
+    /// Receivers that died while they acknowledged it.
+    died_acking: u64,
+    /// It came flagged, or out of order to one that is not told of flags.
+    flagged: bool,
+}
+
+/// Messages of one sender.
+#[derive(Debug, Default)]
+struct Sent {
+    arrived: Numbers,
+    unflagged: Numbers,
+    /// What a sender died in: those may have been sent.
+    doubts: Vec<(u64, u64)>,
+    last: u64,
+}
+
+/// All that was written into ledgers.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    senders: BTreeMap<usize, Sent>,
+    histories: BTreeMap<(usize, u64), History>,
+    /// By receiver and sender: the last that came unflagged.
+    order: BTreeMap<(usize, usize), u64>,
+    /// Receivers that died in a call whose message, if any, has no entry.
+    unseen: u64,
+    /// Those of them that would have acknowledged in the call.
+    unseen_acked: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) redeliveries: u64,
+    pub(crate) most_attempts: u16,
+}
+
+/// What the account comes to.
+#[derive(Debug, Default)]
+pub(crate) struct Balance {
+    pub(crate) sent: u64,
+    pub(crate) in_doubt: u64,
+    /// Of the senders' doubts: those that had been sent.
+    pub(crate) arrived_in_doubt: u64,
+    /// Acknowledged by a `recv` whose process died before it could write that down.
+    pub(crate) died_with_receiver: u64,
+}
+
+impl Account {
+    /// A receiver's entry; `alive` or as its death left it.
+    pub(crate) fn entry(&mut self, receiver: usize, entry: Entry, violations: &mut Violations) {
+        let Entry { sender, n, redelivered, attempts, stage } = entry;
+        let is_told = !acknowledges_in_call(receiver);
+        self.deliveries += 1;
+        self.most_attempts = self.most_attempts.max(attempts);
+        let sent = self.senders.entry(sender).or_default();
+        let is_first = sent.arrived.insert(n);
+        let last = self.order.entry((receiver, sender)).or_insert(0);
+        let in_order = n > *last;
+        if is_told && redelivered != (attempts > 1) {
+            violations.add(format_args!("{entry:?} of receiver {receiver} contradicts itself"));
+        }
+        if is_told && !redelivered {
+            if !sent.unflagged.insert(n) {
+                violations.add(format_args!("{entry:?} came unflagged twice, now to {receiver}"));
+            }
+            if !in_order {
+                violations.add(format_args!("{entry:?} came to {receiver} after {last}"));
+            }
+        }
+        if !redelivered {
+            *last = n.max(*last);
+        }
+        let flagged = redelivered || !is_told && !in_order;
+        self.redeliveries += u64::from(flagged);
+        if !is_first || flagged || stage != Stage::Acked {
+            let history = self.histories.entry((sender, n)).or_default();
+            history.again += u64::from(!is_first);
+            history.flagged |= flagged;
+            history.died_held += u64::from(stage == Stage::Held);
+            history.died_acking += u64::from(stage == Stage::AboutToAck);
+        }
+    }
+
+    pub(crate) fn sender_died(&mut self, sender: usize, sent: u64, about: u64) {
+        if about > sent {
+            self.senders.entry(sender).or_default().doubts.push((sent + 1, about));
+        }
+    }
+
+    pub(crate) fn receiver_died(&mut self, receiver: usize, in_call: bool) {
+        self.unseen += u64::from(in_call);
+        self.unseen_acked += u64::from(in_call && acknowledges_in_call(receiver));
+    }
+
+    /// All that the sender ever sent, but for its doubts.
+    pub(crate) fn sender_ended(&mut self, sender: usize, sent: u64) {
+        self.senders.entry(sender).or_default().last = sent;
+    }
+
+    /// When all have ended and the queue is drained.
+    pub(crate) fn balance(&self, violations: &mut Violations) -> Balance {
+        let mut balance = Balance::default();
+        for (id, sent) in &self.senders {
+            sent.balance(*id, &mut balance, violations);
+        }
+        if balance.died_with_receiver > self.unseen_acked {
+            let (lost, excuses) = (balance.died_with_receiver, self.unseen_acked);
+            violations.add(format_args!(
+                "{lost} messages were lost, and only {excuses} receivers died in `recv`"
+            ));
+        }
+        let mut unseen = 0;
+        for ((sender, n), history) in &self.histories {
+            let died = history.died_held + history.died_acking;
+            if history.again < history.died_held {
+                violations.add(format_args!(
+                    "message {n} of {sender} died unacknowledged and did not come again: {history:?}"
+                ));
+            }
+            unseen += history.again.saturating_sub(died);
+            unseen += u64::from(history.flagged && history.again == 0 && died == 0);
+        }
+        if unseen > self.unseen {
+            let excuses = self.unseen;
+            violations.add(format_args!(
+                "{unseen} redeliveries without a cause on record, and only {excuses} receivers died in a call"
+            ));
+        }
+        balance
+    }
+}
+
+impl Sent {
+    fn balance(&self, id: usize, balance: &mut Balance, violations: &mut Violations) {
+        balance.sent += self.last;
+        let last_arrived = self.arrived.beyond.last().copied().unwrap_or(self.arrived.upto);
+        if last_arrived > self.last {
+            violations.add(format_args!("message {last_arrived} of {id} was never sent"));
+        }
+        let mut doubts = self.doubts.iter().peekable();
+        for n in self.arrived.upto + 1..=self.last {
+            while doubts.next_if(|(_, to)| *to < n).is_some() {}
+            let is_in_doubt = doubts.peek().is_some_and(|(from, to)| (from..=to).contains(&&n));
+            if !self.arrived.contains(n) && !is_in_doubt {
+                balance.died_with_receiver += 1;
+            }
+        }
+        for &(from, to) in &self.doubts {
+            let arrived = (from..=to).filter(|n| self.arrived.contains(*n)).count() as u64;
+            balance.in_doubt += to - from + 1;
+            balance.arrived_in_doubt += arrived;
+            // A batch is sent from its begin.
+            let reached = (from..=to).rev().find(|n| self.arrived.contains(*n));
+            balance.died_with_receiver += reached.map_or(0, |last| last - from + 1 - arrived);
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Two victims, one after the other at the same slot, both in the midst of an exchange: whether the
+//! first had exchanged only the record of the second can tell.
+//!
+//! Seen to fail: an audit that skips the scan of busy records (a block in two places, in 4 of 2,800
+//! double deaths: the one was about to tag what the other had offered).
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::case::Case;
+use crate::deaths::{self, Known, in_parallel};
+use crate::operation::{Fill, Operation};
+use crate::points::Fate;
+use crate::report::Violations;
+use crate::scene::Scene;
+
+const LEN: usize = 8;
+const OPERATIONS: [Operation; 2] = [Operation::TrySend, Operation::TryRecv];
+
+/// All points of the first with all points of the second; returns how many.
+pub(crate) fn run(violations: &mut Violations) -> Result<usize> {
+    let mut all = Vec::new();
+    for fill in Fill::ALL {
+        for first in OPERATIONS {
+            let first = deaths::learn(Case { operation: first, fill, len: LEN })?;
+            for second in OPERATIONS {
+                // Whatever the first left: its longest way.
+                let fill = if second == Operation::TrySend { Fill::Half } else { fill };
+                let fill = if fill == Fill::Empty { Fill::Half } else { fill };
+                let second = deaths::learn(Case { operation: second, fill, len: LEN })?;
+                let points = |known: &Known| 0..known.points.len() as u64;
+                let pairs = points(&first).flat_map(|i| points(&second).map(move |j| (i, j)));
+                let cases = (first.case, second.case);
+                all.extend(pairs.map(|points| (cases, points)));
+            }
+        }
+    }
+    let work = |((first, second), (i, j)): ((Case, Case), (u64, u64))| {
+        let name = second.operation.name();
+        let context = || format!("{first}, dead before its {i}, then {name}, dead before its {j}");
+        double(first, second.operation, i, j).with_context(context)
+    };
+    Ok(in_parallel("double deaths", &all, violations, work)?.len())
+}
+
+fn double(first: Case, second: Operation, i: u64, j: u64) -> Result<()> {
+    let Case { operation, fill, len } = first;
+    let scene = Scene::set(operation, fill, len, 2)?;
+    // Each has its record before either dies: the first is recovered first, while the second is
+    // in the midst of it.
+    let cases = [(first, i), (Case { operation: second, ..first }, j)];
+    let mut victims = Vec::new();
+    for (case, at) in cases {
+        let mut victim = deaths::start(case, &scene, Fate::DieLater(at), None)?;
+        victim.until_stopped()?;
+        victims.push(victim);
+    }
+    for victim in &mut victims {
+        victim.signal(Signal::SIGCONT)?;
+        victim.die()?;
+    }
+    let seen = scene.account()?;
+    let states = operation.states(fill).then(|state| second.states_from(state));
+    ensure!(states.seen(false).contains(&seen), "survivors saw `{seen}`");
+    Ok(())
+}

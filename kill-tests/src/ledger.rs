@@ -1,0 +1,152 @@
+//! The ledgers of the torture: what a worker writes down before and after each call, in memory that
+//! outlives it.
+//!
+//! | worker | writes | and is killed before it writes the next |
+//! |---|---|---|
+//! | sender | `about` to send n, then `sent` n | n is in doubt: it may arrive or not |
+//! | receiver, `recv` | `in_call`, then the entry | one message may be missing, or come again flagged |
+//! | receiver, lease | the entry (*held*), *about to ack*, *acked* | held: it must come again; about to ack: it may |
+
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+use rustix::time::{ClockId, clock_gettime};
+use zerocopy::FromZeros;
+
+/// One sender's. Message numbers begin at 1.
+#[derive(Debug, FromZeros)]
+#[repr(C)]
+pub(crate) struct SenderLedger {
+    /// The last that it was about to send.
+    pub(crate) about: AtomicU64,
+    /// The last of which it knows that it is sent.
+    pub(crate) sent: AtomicU64,
+    /// When that was.
+    pub(crate) at: AtomicU64,
+    /// 1 when it shall send no more.
+    pub(crate) end: AtomicU64,
+}
+
+const ENTRIES: usize = 1 << 14;
+
+/// One receiver's: a ring of entries, which the tests read behind it.
+#[derive(Debug, FromZeros)]
+#[repr(C)]
+pub(crate) struct ReceiverLedger {
+    written: AtomicU64,
+    read: AtomicU64,
+    /// 1 while a call that acknowledges is under way whose message has no entry yet.
+    pub(crate) in_call: AtomicU64,
+    /// When the last message came.
+    pub(crate) at: AtomicU64,
+    entries: [EntryWords; ENTRIES],
+}
+
+#[derive(Debug, FromZeros)]
+#[repr(C)]
+struct EntryWords {
+    sender: AtomicU64,
+    n: AtomicU64,
+    attempts: AtomicU64,
+    stage: AtomicU64,
+}
+
+/// How far a receiver came with a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Held,
+    AboutToAck,
+    Acked,
+}
+
+/// A message that a receiver got.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) sender: usize,
+    pub(crate) n: u64,
+    pub(crate) redelivered: bool,
+    pub(crate) attempts: u16,
+    pub(crate) stage: Stage,
+}
+
+/// Where an entry is, for whoever wrote it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EntryAt(u64);
+
+const REDELIVERED: u64 = 1 << 16;
+
+impl Stage {
+    fn to_word(self) -> u64 {
+        match self {
+            Self::Held => 1,
+            Self::AboutToAck => 2,
+            Self::Acked => 3,
+        }
+    }
+
+    fn of_word(word: u64) -> Self {
+        match word {
+            3 => Self::Acked,
+            2 => Self::AboutToAck,
+            _ => Self::Held,
+        }
+    }
+}
+
+impl ReceiverLedger {
+    fn words(&self, at: u64) -> &EntryWords {
+        &self.entries[at as usize % ENTRIES]
+    }
+
+    /// Writes an entry; waits while the tests are a whole ring behind.
+    pub(crate) fn write(&self, entry: Entry) -> EntryAt {
+        let at = self.written.load(Relaxed);
+        while at - self.read.load(Acquire) == ENTRIES as u64 {
+            std::thread::yield_now();
+        }
+        let words = self.words(at);
+        words.sender.store(entry.sender as u64, Relaxed);
+        words.n.store(entry.n, Relaxed);
+        let flag = if entry.redelivered { REDELIVERED } else { 0 };
+        words.attempts.store(u64::from(entry.attempts) | flag, Relaxed);
+        words.stage.store(entry.stage.to_word(), Relaxed);
+        self.written.store(at + 1, Release);
+        self.at.store(now(), Relaxed);
+        EntryAt(at)
+    }
+
+    pub(crate) fn reached(&self, EntryAt(at): EntryAt, stage: Stage) {
+        self.words(at).stage.store(stage.to_word(), Release);
+    }
+
+    /// The next entry; if `settled`, only one that is acknowledged.
+    pub(crate) fn read(&self, settled: bool) -> Option<Entry> {
+        let at = self.read.load(Relaxed);
+        if at == self.written.load(Acquire) {
+            return None;
+        }
+        let words = self.words(at);
+        let stage = Stage::of_word(words.stage.load(Acquire));
+        if settled && stage != Stage::Acked {
+            return None;
+        }
+        let attempts = words.attempts.load(Relaxed);
+        let entry = Entry {
+            sender: words.sender.load(Relaxed) as usize,
+            n: words.n.load(Relaxed),
+            redelivered: attempts & REDELIVERED != 0,
+            attempts: attempts as u16,
+            stage,
+        };
+        self.read.store(at + 1, Release);
+        Some(entry)
+    }
+}
+
+/// Nanoseconds of a clock that all processes share.
+pub(crate) fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}

@@ -1,0 +1,33 @@
+//! Memory that the tests and one part share, apart from the queue: a memfd, mapped for as long as
+//! the process lives.
+#![expect(unsafe_code, reason = "maps shared memory")]
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr;
+
+use rustix::fs::MemfdFlags;
+use rustix::mm::{MapFlags, ProtFlags};
+use zerocopy::FromZeros;
+
+/// A memfd with room for a `T`, all zeros.
+pub(crate) fn create<T: FromZeros>() -> io::Result<OwnedFd> {
+    let fd = rustix::fs::memfd_create("parkline-ledger", MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&fd, size_of::<T>() as u64)?;
+    Ok(fd)
+}
+
+/// The `T` in a memfd made by [`create`] in this program, in whatever process of it. Never
+/// unmapped.
+pub(crate) fn map<T: FromZeros + Sync>(fd: impl AsFd) -> io::Result<&'static T> {
+    let len = size_of::<T>();
+    if rustix::fs::fstat(&fd)?.st_size.cast_unsigned() < len as u64 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a shared mapping at a place of the kernel's choice overlaps nothing.
+    let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
+    // SAFETY: the mapping is page-aligned, `len` long and never unmapped; it began as zeros, which
+    // are a `T`, and the other process is this same program, which keeps to the rules of `T: Sync`.
+    Ok(unsafe { &*base.cast::<T>() })
+}

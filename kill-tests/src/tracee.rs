@@ -1,0 +1,236 @@
+//! A victim that is traced: run it to any instruction of its operation, in reasonable time.
+//!
+//! Its stops are counted from its first mark. To come to instruction `i` one could step `i` times;
+//! an attach has tens of thousands, so that all of its prefixes are 10^9 steps. The instructions of
+//! a first run are recorded instead, and from then on a victim runs at full speed to a breakpoint
+//! at an instruction shortly before `i` that was rarely met until then, and is stepped from there.
+//! Every part is given the same addresses, the same stack and the same arguments, so it takes the
+//! same way. One thing differs: the vDSO's clock looks again when the kernel's tick comes between
+//! its two looks, which is likely only while it is stepped. So the shortest of some records is the
+//! way that a process takes at full speed, and a victim whose address at `i` is not the recorded one
+//! does not count: another is run. So each `i` from 0 to the last is where some victim died.
+
+use std::collections::HashMap;
+use std::fs;
+use std::ops::Range;
+
+use anyhow::{Context, Result, bail};
+use nix::libc;
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+
+use crate::asleep::Sleeper;
+use crate::player::Player;
+
+/// How far before an instruction its breakpoint may be.
+const REACH: usize = 2000;
+/// What one hit of a breakpoint costs, in steps: it is lifted, stepped over, and set again.
+const HIT: usize = 3;
+
+const INT3: u8 = 0xcc;
+
+/// The addresses of all instructions of one operation, in order, and the one in which it slept.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Path {
+    addresses: Vec<u64>,
+    /// How often each was met before.
+    hits: Vec<usize>,
+    /// Where the clock's code is.
+    vdso: Range<u64>,
+    pub(crate) asleep_at: Option<usize>,
+}
+
+/// Where to set a breakpoint on the way to an instruction.
+#[derive(Clone, Copy, Debug)]
+struct Ford {
+    /// Its place on the path.
+    at: usize,
+    address: u64,
+    /// How often it is met before.
+    hits: usize,
+}
+
+/// How a victim is to die.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Spot {
+    /// After that many instructions.
+    After(usize),
+    /// Asleep in the kernel.
+    Asleep,
+}
+
+impl Path {
+    /// How many places there are to die.
+    pub(crate) fn len(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// All of them, in order.
+    pub(crate) fn spots(&self) -> Vec<Spot> {
+        let mut spots: Vec<_> = (0..self.len()).map(Spot::After).collect();
+        if let Some(at) = self.asleep_at {
+            spots.insert(at + 1, Spot::Asleep);
+        }
+        spots
+    }
+
+    fn count_hits(&mut self) {
+        let mut met = HashMap::new();
+        for at in 0..self.len() {
+            let times = met.entry(self.addresses[at]).or_insert(0);
+            self.hits.push(*times);
+            *times += usize::from(self.is_met(at));
+        }
+    }
+
+    /// Whether a breakpoint there stops a process that runs. The first is where it stands already;
+    /// and a repeated string instruction is one place that is stepped through many times. How often
+    /// the clock's code is met is not for us to say.
+    fn is_met(&self, at: usize) -> bool {
+        let address = self.addresses[at];
+        at > 0 && self.addresses[at - 1] != address && !self.vdso.contains(&address)
+    }
+
+    fn ford(&self, to: usize) -> Option<Ford> {
+        let candidates = (to.saturating_sub(REACH)..=to).filter(|at| self.is_met(*at));
+        let best = candidates.min_by_key(|at| (to - at) + self.hits[*at] * HIT)?;
+        let ford = Ford { at: best, address: self.addresses[best], hits: self.hits[best] };
+        ((to - ford.at) + ford.hits * HIT < to).then_some(ford)
+    }
+}
+
+fn vdso(pid: Pid) -> Result<Range<u64>> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let Some(line) = maps.lines().find(|line| line.ends_with("[vdso]")) else { return Ok(0..0) };
+    let (from, rest) = line.split_once('-').context("a range")?;
+    let to = rest.split(' ').next().context("a range")?;
+    Ok(u64::from_str_radix(from, 16)?..u64::from_str_radix(to, 16)?)
+}
+
+/// A stopped, traced process.
+#[derive(Debug)]
+pub(crate) struct Tracee {
+    player: Player,
+    sleeper: Sleeper,
+}
+
+/// What is done once, when the victim is asleep.
+pub(crate) type OnSleep<'a> = &'a mut dyn FnMut() -> Result<()>;
+
+impl Tracee {
+    /// Waits for the first mark of a player that asked to be traced by this thread.
+    pub(crate) fn at_mark(mut player: Player) -> Result<Self> {
+        match player.news(true)? {
+            Some(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {}
+            other => bail!("a victim came not to its mark: {other:?}"),
+        }
+        ptrace::setoptions(player.pid(), Options::PTRACE_O_EXITKILL)?;
+        let sleeper = Sleeper::process(player.pid());
+        Ok(Self { player, sleeper })
+    }
+
+    /// Steps to the end mark and writes down the way.
+    pub(crate) fn record(mut self, mut on_sleep: Option<OnSleep<'_>>) -> Result<Path> {
+        let mut path = Path { vdso: vdso(self.player.pid())?, ..Path::default() };
+        loop {
+            let address = self.address()?;
+            path.addresses.push(address);
+            if self.word(address)? as u8 == INT3 {
+                self.player.kill()?;
+                path.count_hits();
+                return Ok(path);
+            }
+            ptrace::step(self.player.pid(), None)?;
+            if self.wait_for_stop(&mut on_sleep)? {
+                path.asleep_at = Some(path.len() - 1);
+            }
+        }
+    }
+
+    /// Runs to `spot` and dies there; `false` if the way was another than the recorded.
+    pub(crate) fn die_at(
+        mut self,
+        spot: Spot,
+        path: &Path,
+        mut on_sleep: Option<OnSleep<'_>>,
+    ) -> Result<bool> {
+        let to = match spot {
+            Spot::After(to) => to,
+            Spot::Asleep => path.asleep_at.context("the operation never sleeps")?,
+        };
+        let begin = match path.ford(to) {
+            Some(ford) => self.run_to(ford, &mut on_sleep)?,
+            None => Some(0),
+        };
+        let Some(begin) = begin else { return Ok(false) };
+        for expected in &path.addresses[begin..to] {
+            if self.address()? != *expected {
+                return Ok(false);
+            }
+            ptrace::step(self.player.pid(), None)?;
+            self.wait_for_stop(&mut on_sleep)?;
+        }
+        let same = self.address()? == path.addresses[to];
+        if spot == Spot::Asleep {
+            ptrace::step(self.player.pid(), None)?;
+            self.sleeper.until_asleep()?;
+        }
+        self.player.kill()?;
+        Ok(same)
+    }
+
+    /// Runs at full speed until the breakpoint was met often enough.
+    fn run_to(&mut self, ford: Ford, on_sleep: &mut Option<OnSleep<'_>>) -> Result<Option<usize>> {
+        let pid = self.player.pid();
+        let original = self.word(ford.address)?;
+        let breakpoint = original & !0xff | i64::from(INT3);
+        for hit in 0..=ford.hits {
+            ptrace::write(pid, ford.address as ptrace::AddressType, breakpoint)?;
+            ptrace::cont(pid, None)?;
+            self.wait_for_stop(on_sleep)?;
+            let mut registers = ptrace::getregs(pid)?;
+            if registers.rip != ford.address + 1 {
+                return Ok(None);
+            }
+            registers.rip = ford.address;
+            ptrace::setregs(pid, registers)?;
+            ptrace::write(pid, ford.address as ptrace::AddressType, original)?;
+            if hit < ford.hits {
+                ptrace::step(pid, None)?;
+                self.wait_for_stop(on_sleep)?;
+            }
+        }
+        Ok(Some(ford.at))
+    }
+
+    /// Whether it slept meanwhile.
+    fn wait_for_stop(&mut self, on_sleep: &mut Option<OnSleep<'_>>) -> Result<bool> {
+        let mut slept = false;
+        let news = loop {
+            if let Some(news) = self.player.news(on_sleep.is_none())? {
+                break news;
+            }
+            match on_sleep.take_if(|_| self.sleeper.is_asleep()) {
+                Some(act) => {
+                    act()?;
+                    slept = true;
+                }
+                None => std::thread::yield_now(),
+            }
+        };
+        match news {
+            WaitStatus::Stopped(_, Signal::SIGTRAP) => Ok(slept),
+            other => bail!("a victim should have stopped, and {other:?}"),
+        }
+    }
+
+    fn address(&self) -> Result<u64> {
+        Ok(ptrace::getregs(self.player.pid())?.rip)
+    }
+
+    fn word(&self, address: u64) -> Result<libc::c_long> {
+        Ok(ptrace::read(self.player.pid(), address as ptrace::AddressType)?)
+    }
+}

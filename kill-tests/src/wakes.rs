@@ -1,0 +1,277 @@
+//! `wakes`: the hunt for lost wakes.
+//!
+//! A wake is lost when the process dies that was to pass it on: the woken before it takes what it
+//! was woken for, or the one who made the change, between that and the wake. Each time another
+//! sleeps at the same gate, and must come to what is there within the watchdog and a little.
+//!
+//! Seen to fail: waiters that sleep without a watchdog (175 violations in 200 rounds). What no death shows is
+//! in `healers.rs`.
+
+use std::fmt;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use parkline_core::driver::census;
+use parkline_core::{Queue, Receiver, Sender};
+
+use crate::asleep::Sleeper;
+use crate::case::Case;
+use crate::deaths::{self, in_parallel};
+use crate::healers;
+use crate::message;
+use crate::operation::{CAPACITY, Fill, Operation};
+use crate::player::{Player, no_forks};
+use crate::points::Fate;
+use crate::report::{Table, Violations};
+use crate::waiter::GRACE;
+
+/// Arguments of the hunt for lost wakes.
+#[derive(Debug, Args)]
+pub(crate) struct Wakes {
+    /// How many deaths
+    #[arg(long, default_value_t = 1000)]
+    rounds: usize,
+    /// How often waiters look without having been woken, in milliseconds
+    #[arg(long, default_value_t = 20)]
+    watchdog: u64,
+    /// Of the random choices; chosen at random, and printed, by default
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+pub(crate) const LEN: usize = 8;
+/// Points that are there only if somebody sleeps: the bump and the call.
+const WAKE: u64 = 2;
+const LONG: Duration = Duration::from_secs(20);
+
+/// Who dies with a wake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Who {
+    /// A woken receiver, before it receives.
+    WokenReceiver,
+    /// A woken sender, before it sends.
+    WokenSender,
+    /// A sender, between its commit and the wake of a receiver.
+    Sender,
+    /// A receiver, between its receive and the wake of a sender.
+    Receiver,
+}
+
+impl Who {
+    const ALL: [Self; 4] = [Self::WokenReceiver, Self::WokenSender, Self::Sender, Self::Receiver];
+
+    fn operation(self) -> Operation {
+        match self {
+            Self::WokenReceiver => Operation::Park,
+            Self::WokenSender => Operation::ParkSend,
+            Self::Sender => Operation::TrySend,
+            Self::Receiver => Operation::TryRecv,
+        }
+    }
+
+    fn is_woken(self) -> bool {
+        matches!(self, Self::WokenReceiver | Self::WokenSender)
+    }
+
+    /// Whether those who sleep are receivers.
+    fn receivers_sleep(self) -> bool {
+        matches!(self, Self::WokenReceiver | Self::Sender)
+    }
+
+    fn fill(self) -> Fill {
+        if self.receivers_sleep() { Fill::Empty } else { Fill::Full }
+    }
+
+    /// The points to die at: after the wait is over and before the exchange; or after the exchange
+    /// and, for a receiver, the acknowledgement (before that the message comes back, and there is no
+    /// room), to the end.
+    fn points(self) -> Result<Vec<u64>> {
+        let known =
+            deaths::learn(Case { operation: self.operation(), fill: self.fill(), len: LEN })?;
+        let last = known.points.len() as u64 - 1;
+        let exchange = known.exchange()?;
+        if self == Self::Sender {
+            return Ok((exchange + 1..=last + WAKE).collect());
+        }
+        if self == Self::Receiver {
+            let settled = known.points.iter().rposition(|name| name.starts_with("port.rs"));
+            let settled = settled.context("nothing is acknowledged")? as u64;
+            return Ok((settled + 1..=last + WAKE).collect());
+        }
+        let woken = known.points.iter().position(|name| name.ends_with("futex wait is over"));
+        let woken = woken.context("nobody waits")? as u64;
+        Ok((woken..=exchange).collect())
+    }
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::WokenReceiver => "woken receiver, before it receives",
+            Self::WokenSender => "woken sender, before it sends",
+            Self::Sender => "sender, before it wakes",
+            Self::Receiver => "receiver, before it wakes",
+        })
+    }
+}
+
+fn show(wait: Option<&Duration>) -> String {
+    wait.map_or("-".to_owned(), |it| format!("{it:.1?}"))
+}
+
+pub(crate) fn run(args: &Wakes) -> Result<bool> {
+    let begin = Instant::now();
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    println!("seed {seed}");
+    let watchdog = Duration::from_millis(args.watchdog);
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut violations = Violations::default();
+    let mut table =
+        Table::new(&["who died with a wake", "points", "deaths", "median wait", "longest"]);
+    let mut deaths = 0;
+    for who in Who::ALL {
+        let points = who.points()?;
+        let rounds: Vec<_> = (0..args.rounds.div_ceil(Who::ALL.len()))
+            .filter_map(|_| random.choice(&points))
+            .collect();
+        let work = |at: &u64| round(who, *at, watchdog).with_context(|| format!("{who}, at {at}"));
+        let found = in_parallel("wakes", &rounds, &mut violations, work)?;
+        let mut waits: Vec<_> = found.into_iter().flatten().collect();
+        waits.sort_unstable();
+        deaths += waits.len();
+        let (median, longest) = (show(waits.get(waits.len() / 2)), show(waits.last()));
+        table.row(&[&who, &points.len(), &waits.len(), &median, &longest]);
+    }
+    let rounds: Vec<_> = (0..args.rounds.div_ceil(Who::ALL.len())).collect();
+    let mut waits = in_parallel("healers", &rounds, &mut violations, |_| healers::round())?;
+    waits.sort_unstable();
+    let healed = waits.len();
+    let (median, longest) = (show(waits.get(healed / 2)), show(waits.last()));
+    table.row(&[&"nobody: a sender stopped while it heals", &1, &0, &median, &longest]);
+    table.print();
+    Ok(violations.conclude(format_args!("deaths: {deaths}; stops: {healed}"), begin.elapsed()))
+}
+
+/// How long the survivor took; `None` if it was awake when the victim was to die, or woken in its
+/// place.
+fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
+    let forks = no_forks();
+    let queue = Queue::builder().capacity(CAPACITY).max_message(LEN).handles(4);
+    let queue = queue.watchdog(watchdog).create()?;
+    let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+    // A new handle wakes all who sleep: this one sleeps later than it is made.
+    let survivor = Survivor::attach(&queue, who)?;
+    drop(forks);
+    for id in who.fill().messages() {
+        sender.try_send(&message::of(id, LEN))?;
+    }
+    let start = |fate: Fate| {
+        let [fate, at] = fate.words();
+        let words = ["victim", &who.operation().name(), &LEN.to_string(), &fate, &at];
+        Player::start(&words, queue.try_clone_fd()?, None)
+    };
+    let mut victim = if who.is_woken() {
+        // The first to sleep is the first to be woken.
+        let mut victim = start(Fate::Die(at))?;
+        if !until_asleep(&mut victim)? {
+            return Ok(None);
+        }
+        victim
+    } else {
+        let mut victim = start(Fate::DieLater(at))?;
+        victim.until_stopped()?;
+        victim
+    };
+    let (survivor, sleeper) = survivor.sleep()?;
+    sleeper.until_asleep()?;
+    if !victim.is_alive()? {
+        // Its watchdog woke it.
+        return Ok(None);
+    }
+    let changed = Instant::now();
+    match who {
+        Who::WokenReceiver => sender.try_send(&message::of(1, LEN))?,
+        Who::WokenSender => drop(receiver.try_recv()?),
+        Who::Sender | Who::Receiver => victim.signal(Signal::SIGCONT)?,
+    }
+    let mut died = None;
+    let mut came = None;
+    while came.is_none() {
+        if died.is_none()
+            && let Some(news) = victim.news(false)?
+        {
+            ensure!(!matches!(news, WaitStatus::Exited(_, 1..)), "the victim {news:?}");
+            died = Some(Instant::now());
+        }
+        if survivor.is_finished() {
+            came = Some(Instant::now());
+        }
+        let late = died.map_or(Duration::ZERO, |died| died.elapsed());
+        ensure!(late < watchdog + GRACE, "the survivor sleeps on after {late:?}");
+        ensure!(changed.elapsed() < LONG, "neither the victim nor the survivor came on");
+        thread::yield_now();
+    }
+    victim.kill()?;
+    let came = came.context("it came")?;
+    let Ok(result) = survivor.join() else { bail!("the survivor panicked") };
+    result?;
+    // Woken in the victim's place, or the wake came before the death.
+    let Some(died) = died.filter(|died| *died < came) else { return Ok(None) };
+    let _no_forks = no_forks();
+    // What the dead held may find no room at first.
+    for _ in 0..2 {
+        queue.recover()?;
+        while receiver.try_recv().is_ok() {}
+    }
+    let count = census(&queue)?;
+    let clean = count.in_ring + count.held + count.busy == 0 && count.owned == 2;
+    ensure!(clean, "left over: {count:?}");
+    Ok(Some(came - died))
+}
+
+/// One that sleeps beside the victim until it gets what the victim should not have kept from it.
+pub(crate) enum Survivor {
+    Receiver(Receiver),
+    Sender(Sender),
+}
+
+impl Survivor {
+    pub(crate) fn attach(queue: &Queue, who: Who) -> Result<Self> {
+        Ok(if who.receivers_sleep() {
+            Self::Receiver(queue.receiver()?)
+        } else {
+            Self::Sender(queue.sender()?)
+        })
+    }
+
+    pub(crate) fn sleep(self) -> Result<(thread::JoinHandle<Result<()>>, Sleeper)> {
+        let (tell, told) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            tell.send(Sleeper::this_thread())?;
+            match self {
+                Self::Receiver(mut receiver) => drop(receiver.recv_blocking()?),
+                Self::Sender(mut sender) => sender.send_blocking(&message::of(7, LEN))?,
+            }
+            Ok(())
+        });
+        Ok((thread, told.recv()?))
+    }
+}
+
+/// `false` if it died before: its watchdog woke it.
+fn until_asleep(victim: &mut Player) -> Result<bool> {
+    let sleeper = Sleeper::process(victim.pid());
+    loop {
+        match victim.news(false)? {
+            Some(WaitStatus::Signaled(..)) => return Ok(false),
+            Some(other) => bail!("a victim {other:?}"),
+            None if sleeper.is_asleep() => return Ok(true),
+            None => thread::yield_now(),
+        }
+    }
+}
