@@ -74,6 +74,7 @@ fn a_new_handle_recovers_the_record_that_it_takes() {
     let mut sender = queue.sender().unwrap();
     sender.try_send(b"job").unwrap();
     lease_and_die(&queue);
+    drop(queue.sender().unwrap());
     assert_again(&mut queue.receiver().unwrap(), b"job", 2);
     assert_whole(&queue);
 }

@@ -132,10 +132,10 @@ impl Wake for Told {
 pub(crate) type Recv<'a> = Pin<Box<dyn Future<Output = Result<u64, RecvError>> + 'a>>;
 
 /// Polls once; the result tells whether the future was woken since.
-pub(crate) fn begin(recv: &mut Recv<'_>) -> Arc<Told> {
+pub(crate) fn begin<F: Future + ?Sized>(waits: &mut Pin<Box<F>>) -> Arc<Told> {
     let told = Arc::new(Told::default());
     let waker = Waker::from(Arc::clone(&told));
-    assert!(recv.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     told
 }
 
