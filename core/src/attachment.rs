@@ -119,8 +119,13 @@ impl Attachment {
     #[inline]
     pub(crate) fn carry_out(&self, wake: Option<Wake<'_>>) {
         if let Some(wake) = wake {
-            wake.carry_out(&self.futex());
+            self.wake(wake);
         }
+    }
+
+    #[cold]
+    fn wake(&self, wake: Wake<'_>) {
+        wake.carry_out(&self.futex());
     }
 }
 

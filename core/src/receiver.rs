@@ -143,9 +143,14 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// With a [lease](Self::try_lease) it is delivered again as long as it was not acknowledged.
     #[inline]
     pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
-        let received = self.take_one()?;
-        self.notify(1);
-        Ok(received?)
+        let cell = self.take_cell(0)?;
+        let port = self.attachment.same_port();
+        let message = InBlock::of(port, cell).and_then(M::read);
+        // The acknowledgement comes last: who is killed before it has the message delivered again.
+        self.notify_of_room(1);
+        port.acknowledge(cell);
+        self.attachment.notify_joiners();
+        Ok(message?)
     }
 
     /// Takes the oldest message, waiting on the calling thread while there is none.
