@@ -168,7 +168,10 @@ impl<M: Message + ?Sized> Queue<M> {
     /// Closes the queue for everybody: what is in it can still be received, every send that begins
     /// after this is refused, and all waiters of all processes wake. Closing twice does no harm.
     ///
-    /// A send that was under way may still come through.
+    /// A send that was under way may still come through. So may a message that was received before
+    /// and comes back, since its receiver died or returned it: it waits for whoever receives next,
+    /// and who was told of the end before has to ask again. [`join_blocking`](Self::join_blocking)
+    /// knows when nothing is left.
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].

@@ -290,6 +290,8 @@ impl<'a> Ring<'a> {
     fn is_turn(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
         let lap = self.laps().lap(at);
         match verb {
+            // The flag after the slot, and anew at each: a return can make a sealed slot full, and
+            // then the next must not be sent to.
             Verb::Send => seen.is_at(lap, SlotState::Empty) && !self.is_closing(),
             Verb::Recv => seen.is_at(lap, SlotState::Full),
             Verb::Return => seen.is_at(lap, SlotState::Empty) || seen.is_at(lap, SlotState::Closed),
