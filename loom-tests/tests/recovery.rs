@@ -104,13 +104,8 @@ fn a_settled_record_may_be_taken_over() {
 /// A receiver holds two messages while the queue closes and somebody joins: 538,401 states with one
 /// death and an auditor's.
 ///
-<<<<<<< HEAD
-/// `CLOSE_AND_JOIN`, with fewer states, fails with every edit of the join and of the count of returns
-/// (seen failing).
-=======
 /// `CLOSE_AND_JOIN`, with fewer states, fails with every edit of the join and of the count of
 /// returns (seen failing).
->>>>>>> model
 #[test]
 fn leases_close_and_join_go_together() {
     holds_in_all_states(Setup { deaths: 1, ..leases(1) });

@@ -72,13 +72,8 @@ fn hash(state: &State) -> u64 {
     hasher.finish()
 }
 
-<<<<<<< HEAD
-/// Sees at least `limit` states of `setup`, or all of them, nearest first. In each that it looks at,
-/// everybody must be able to go on alone, and all may die.
-=======
 /// Sees at least `limit` states of `setup`, or all of them, nearest first. In each that it looks
 /// at, everybody must be able to go on alone, and all may die.
->>>>>>> model
 pub(crate) fn search(setup: &Setup, limit: usize) -> Result<Seen, Found> {
     let start = setup.start();
     let mut parents = HashMap::from([(hash(&start), 0)]);
