@@ -7,9 +7,13 @@
 //! that was never there again, a redelivery that did not happen, an order that changed, show as
 //! a state too many, too few, or out of turn.
 //!
+//! Chance makes some victims go another way than the recorded (a hash's seed, the clock): others are
+//! run instead, and the few instructions that none of twenty came to are counted as missed.
+//!
 //! Seen to fail: the op cleared before the cell is settled (a block in two places; 17 violations in
 //! two operations); leases of the dead acknowledged and not sent again (a state that never came).
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -69,6 +73,7 @@ pub(crate) fn run(args: &Step) -> Result<bool> {
         "ring",
         "instructions",
         "kills",
+        "missed",
         "astray",
         "states",
         "s",
@@ -97,6 +102,7 @@ pub(crate) fn run(args: &Step) -> Result<bool> {
             &case.fill,
             &done.instructions,
             &done.kills,
+            &done.missed,
             &done.astray,
             &verdict,
             &took,
@@ -110,6 +116,8 @@ pub(crate) fn run(args: &Step) -> Result<bool> {
 struct Done {
     instructions: usize,
     kills: usize,
+    /// Instructions that no victim came to, by chance.
+    missed: usize,
     astray: usize,
     states: usize,
 }
@@ -141,24 +149,29 @@ fn kill_everywhere(
     progress.finish_and_clear();
     let outcomes = outcomes.into_inner().unwrap_or_default();
     let mut turns = Turns::new(case);
-    let mut exchange = None;
+    let (mut exchange, mut missed) = (None, 0);
     for (index, outcome) in outcomes {
         let spot = spots[index];
         match outcome {
             Err(error) => violations.add(format_args!("{case}, {spot:?}: {error:#}")),
-            Ok(seen) => match turns.next(&seen) {
+            Ok(None) => missed += 1,
+            Ok(Some(seen)) => match turns.next(&seen) {
                 Ok(true) => exchange = exchange.or(Some(index)),
                 Ok(false) => {}
                 Err(error) => violations.add(format_args!("{case}, {spot:?}: {error:#}")),
             },
         }
     }
+    if missed * 100 > spots.len() {
+        violations.add(format_args!("{case}: no victim came to {missed} of the instructions"));
+    }
     if let Err(error) = turns.end() {
         violations.add(format_args!("{case}: {error:#}"));
     }
     let done = Done {
         instructions: path.len() - 1,
-        kills: spots.len(),
+        kills: spots.len() - missed,
+        missed,
         astray: astray.into_inner(),
         states: turns.reached(),
     };
@@ -190,18 +203,21 @@ fn died(case: Case, dead: Dead, known: &mut BTreeMap<Case, Known>) -> Result<Dea
     Ok(DeadBefore { case, path: known.path, spot })
 }
 
+/// The way that most victims go: chance (a hash's seed, the clock) sends some on another.
 fn record(case: Case, dead: Option<&DeadBefore>) -> Result<Path> {
-    let mut shortest: Option<Path> = None;
+    let mut ways: Vec<(Path, usize)> = Vec::new();
     for _ in 0..RECORDS {
         let mut scene = set(case, dead)?;
         let tracee = begin(case, &scene)?;
         let mut wake = || scene.wake(case.operation);
         let path = tracee.record(case.operation.sleeps().then_some(&mut wake))?;
-        if shortest.as_ref().is_none_or(|shortest| path.len() < shortest.len()) {
-            shortest = Some(path);
+        match ways.iter_mut().find(|(way, _)| way.addresses == path.addresses) {
+            Some((_, times)) => *times += 1,
+            None => ways.push((path, 1)),
         }
     }
-    shortest.context("nothing was recorded")
+    let most = ways.into_iter().max_by_key(|(path, times)| (*times, Reverse(path.len())));
+    Ok(most.context("nothing was recorded")?.0)
 }
 
 fn kill_at(
@@ -210,17 +226,17 @@ fn kill_at(
     path: &Path,
     dead: Option<&DeadBefore>,
     astray: &AtomicUsize,
-) -> Result<Seen> {
+) -> Result<Option<Seen>> {
     for _ in 0..TRIES {
         let mut scene = set(case, dead)?;
         let tracee = begin(case, &scene)?;
         let mut wake = || scene.wake(case.operation);
         if tracee.die_at(spot, path, case.operation.sleeps().then_some(&mut wake))? {
-            return Ok(case.tell_apart(scene.account()?));
+            return Ok(Some(case.tell_apart(scene.account()?)));
         }
         astray.fetch_add(1, Relaxed);
     }
-    Err(anyhow!("no victim came there"))
+    Ok(None)
 }
 
 fn set(case: Case, dead: Option<&DeadBefore>) -> Result<Scene> {

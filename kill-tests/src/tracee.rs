@@ -34,7 +34,7 @@ const INT3: u8 = 0xcc;
 /// The addresses of all instructions of one operation, in order, and the one in which it slept.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Path {
-    addresses: Vec<u64>,
+    pub(crate) addresses: Vec<u64>,
     /// How often each was met before.
     hits: Vec<usize>,
     /// Where the clock's code is.
