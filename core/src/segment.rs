@@ -20,6 +20,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
+use std::sync::atomic;
 
 use memfd::{FileSeal, MemfdOptions};
 use rustix::fs::{FallocateFlags, Mode, OFlags, SealFlags};
@@ -49,6 +50,8 @@ pub(crate) struct Segment {
     view: Mapping,
     payload: TypeMark,
     pub(crate) watch: Mutex<Watch>,
+    /// No other segment of this process has it.
+    pub(crate) serial: u64,
 }
 
 impl Segment {
@@ -113,8 +116,9 @@ impl Segment {
     }
 
     fn of(fd: OwnedFd, view: Mapping, payload: TypeMark) -> Self {
+        static OPENED: atomic::AtomicU64 = atomic::AtomicU64::new(0);
         let watch = Mutex::new(Watch::begin(view.geometry.watchdog()));
-        Self { fd, view, payload, watch }
+        Self { fd, view, payload, watch, serial: OPENED.fetch_add(1, atomic::Ordering::Relaxed) }
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {

@@ -31,7 +31,7 @@ pub struct Side {
 
 /// What is the same for all sides whose tasks may share one kernel wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct SideKey(usize, WaitsFor, Option<u32>);
+pub struct SideKey(u64, WaitsFor, Option<u32>);
 
 impl Side {
     pub(crate) fn new(segment: &Arc<Segment>, waits_for: WaitsFor, record: Option<u32>) -> Self {
@@ -66,7 +66,7 @@ impl Side {
 
     /// Equal for sides at which one kernel wait can stand for all: those of one handle.
     pub fn key(&self) -> SideKey {
-        SideKey(Arc::as_ptr(&self.segment).addr(), self.waits_for, self.record)
+        SideKey(self.segment.serial, self.waits_for, self.record)
     }
 
     /// How often a waiter looks without having been woken.

@@ -15,13 +15,12 @@ pub(crate) struct Lane {
     pub(crate) reactor: Arc<Reactor>,
     /// The name of the flight that is armed, for the cancel; written by whoever may touch the ring.
     pub(crate) flight: AtomicU64,
-    /// The handles that had arrived when the reactor last looked for peers.
-    arrivals: AtomicU32,
+    /// The handles that had arrived when the reactor last looked for peers; outlives this lane.
+    arrivals: Arc<AtomicU32>,
 }
 
 impl Lane {
-    pub(crate) fn new(side: Side, reactor: Arc<Reactor>) -> Self {
-        let arrivals = AtomicU32::new(side.arrivals().wrapping_sub(1));
+    pub(crate) fn new(side: Side, reactor: Arc<Reactor>, arrivals: Arc<AtomicU32>) -> Self {
         Self { queue: WaitQueue::new(), side, reactor, flight: AtomicU64::new(0), arrivals }
     }
 

@@ -12,7 +12,7 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -37,13 +37,20 @@ const SECOND_LOOK: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(crate) struct Reactor {
     engine: Engine,
-    lanes: Mutex<HashMap<SideKey, Weak<Lane>>>,
+    lanes: Mutex<HashMap<SideKey, Seat>>,
     timers: Mutex<Timers>,
     /// The processes whose end the ring tells.
     watched: Mutex<HashSet<u32>>,
     /// Nobody drives it any more: those who wait here look for another.
     dead: AtomicBool,
     guard: ForkGuard,
+}
+
+/// A lane, and what is known of its side while no task waits there.
+#[derive(Debug)]
+struct Seat {
+    lane: Weak<Lane>,
+    arrivals: Arc<AtomicU32>,
 }
 
 #[derive(Debug)]
@@ -90,20 +97,24 @@ impl Reactor {
     /// The lane of one handle's side. Tasks that share a handle share its lane.
     pub(crate) fn lane(self: &Arc<Self>, side: Side) -> Arc<Lane> {
         let mut lanes = lock(&self.lanes);
-        if let Some(lane) = lanes.get(&side.key()).and_then(Weak::upgrade) {
+        let key = side.key();
+        let known = lanes.get(&key);
+        if let Some(lane) = known.and_then(|seat| seat.lane.upgrade()) {
             return lane;
         }
+        let arrivals = known.map(|seat| Arc::clone(&seat.arrivals));
+        let unlike = || Arc::new(AtomicU32::new(side.arrivals().wrapping_sub(1)));
+        let arrivals = arrivals.unwrap_or_else(unlike);
         if lanes.len() == lanes.capacity() {
-            lanes.retain(|_, lane| lane.strong_count() > 0);
+            lanes.retain(|_, seat| seat.lane.strong_count() > 0);
         }
-        let key = side.key();
-        let lane = Arc::new(Lane::new(side, Arc::clone(self)));
-        lanes.insert(key, Arc::downgrade(&lane));
+        let lane = Arc::new(Lane::new(side, Arc::clone(self), Arc::clone(&arrivals)));
+        lanes.insert(key, Seat { lane: Arc::downgrade(&lane), arrivals });
         lane
     }
 
     fn lanes(&self) -> Vec<Arc<Lane>> {
-        lock(&self.lanes).values().filter_map(Weak::upgrade).collect()
+        lock(&self.lanes).values().filter_map(|seat| seat.lane.upgrade()).collect()
     }
 
     /// Arms the kernel wait of a lane. Called under the lock of its queue of waiters.
