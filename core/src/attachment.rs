@@ -139,6 +139,8 @@ impl Drop for Attachment {
         if gone > 0 {
             self.carry_out(self.port.ring().control.after_send.readable.notify(u32::MAX));
         }
+        // Who acknowledged it meanwhile could not tell a joiner, for our cell held it.
+        self.notify_joiners();
         // What is left has no owner from here on, and is recovered as if we had died.
         if left == 0 {
             self.port.record().pid.store(0, Relaxed);

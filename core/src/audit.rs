@@ -41,7 +41,11 @@ impl<'a> Ring<'a> {
     /// Settles what the last owner of `port`'s record left open; `false` if that must wait.
     pub(crate) fn audit(&self, port: &Port<'_>) -> Result<bool, Corrupt> {
         let op = OpWord::from_bits(port.record().op.load(Acquire)); // [settle]
-        let Some(verb) = op.verb() else { return Ok(true) };
+        let Some(verb) = op.verb() else {
+            // Idle, or no word of ours, which would be found again for ever.
+            port.record().op.store(OpWord::IDLE.bits(), Release);
+            return Ok(true);
+        };
         let gain = self.block(op.gain())?;
         match self.verdict(port, op) {
             Verdict::Postponed => return Ok(false),

@@ -106,11 +106,15 @@ impl<'a> Port<'a> {
     pub(crate) fn give_all_back(&self) -> (usize, usize) {
         let (mut gone, mut left) = (0, 0);
         for cell in self.held() {
+            // Somebody scribbled on it: there is no message to be saved.
+            if self.frame(cell).is_err() {
+                self.acknowledge(cell);
+                continue;
+            }
             match self.give_back(cell) {
                 Ok(()) => gone += 1,
-                Err(Stop::NotNow | Stop::Closed) => left += 1,
-                // Somebody scribbled on it: there is no message to be saved.
-                Err(Stop::Fault(_)) => self.acknowledge(cell),
+                // A fault is the ring's: the message is whole, and waits.
+                Err(_) => left += 1,
             }
         }
         (gone, left)

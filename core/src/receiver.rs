@@ -287,7 +287,8 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.hint = cell + 1;
         let attachment = Arc::clone(&self.attachment);
         let frame = port.frame(cell).inspect_err(|_| port.acknowledge(cell));
-        self.notify_of_room(1);
+        // Also joiners: one that saw us in the midst of it sleeps, though it waits for another.
+        self.notify(1);
         Ok(Lease { attachment, cell, frame: frame?, returned: false, carries: PhantomData })
     }
 
@@ -405,7 +406,10 @@ impl<M: Message + ?Sized> Receiver<M> {
             if next.is_none() && !port.is_returned(cell) {
                 return Ok(cell);
             }
-            let message = InBlock::again(port, cell).inspect_err(|_| port.acknowledge(cell))?;
+            let message = InBlock::again(port, cell).inspect_err(|_| {
+                port.acknowledge(cell);
+                self.notify(1);
+            })?;
             if !self.dead_letters.take(port, message) {
                 return Ok(cell);
             }

@@ -143,18 +143,26 @@ impl Segment {
         let locks = self.locks().map_err(|cause| AttachError::Proc { cause })?;
         let mapping = Mapping::new(locks.description.as_fd(), *self.geometry());
         let mapping = mapping.map_err(os("mmap"))?;
+        let mut corrupt = None;
         for id in 0..self.geometry().handles() {
             if !locks.take(id).map_err(os("F_OFD_SETLK"))? {
                 continue;
             }
-            if let Some(port) = accept(&mapping, id)? {
-                // The description is closed here; the mapping keeps it, and so the lock.
-                kill_point("close");
-                return Ok((port, mapping));
+            match accept(&mapping, id) {
+                Ok(Some(port)) => {
+                    // The description is closed here; the mapping keeps it, and so the lock.
+                    kill_point("close");
+                    return Ok((port, mapping));
+                }
+                Ok(None) => {}
+                // One record that somebody scribbled on does not keep the others.
+                Err(error @ AttachError::Corrupt(_)) => corrupt = Some(error),
+                Err(error) => return Err(error),
             }
             locks.release(id).map_err(os("F_OFD_SETLK"))?;
         }
-        Err(AttachError::NoFreeHandle { handles: self.geometry().handles() as usize })
+        let handles = self.geometry().handles() as usize;
+        Err(corrupt.unwrap_or(AttachError::NoFreeHandle { handles }))
     }
 
     /// The records' locks, to be taken in this process's name.

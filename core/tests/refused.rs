@@ -477,3 +477,31 @@ fn closing_twice_is_no_error() {
     queue.close().unwrap();
     assert!(queue.is_closed());
 }
+
+/// Overwrites word `word` of record 0, in a queue of 16 messages.
+fn scribble_on_record(queue: &Queue, word: u64, bits: u64) {
+    let file = File::from(queue.try_clone_fd().unwrap());
+    let records_at = 4096 + 16 * 8;
+    file.write_all_at(&bits.to_ne_bytes(), records_at + word * 8).unwrap();
+}
+
+/// Caught: an audit that leaves an op with no verb as it is (it is recovered for ever).
+#[test]
+fn a_word_that_is_no_operation_is_recovered_once() {
+    let queue = Queue::builder().capacity(16).create().unwrap();
+    scribble_on_record(&queue, 0, 1);
+    assert_eq!(queue.recover().unwrap().handles, 1);
+    assert_eq!(queue.recover().unwrap().handles, 0);
+}
+
+/// Caught: an attach that gives up at the first corrupt record.
+#[test]
+fn one_corrupt_record_does_not_keep_others_from_attaching() {
+    let queue = Queue::builder().capacity(16).handles(2).create().unwrap();
+    // A send that was about to gain a block that does not exist.
+    scribble_on_record(&queue, 0, 1 << 60 | 0xffff);
+    let sender = queue.sender().unwrap();
+    assert!(matches!(queue.receiver(), Err(AttachError::Corrupt(_))));
+    drop(sender);
+    assert!(queue.receiver().is_ok());
+}
