@@ -11,7 +11,7 @@ use crate::port::Port;
 use crate::recovery::wake_everybody;
 use crate::segment::{Mapping, Segment};
 use crate::side::{Side, WaitsFor};
-use crate::sync::Ordering::Relaxed;
+use crate::sync::Ordering::{Relaxed, Release};
 
 /// What a handle and its leases share.
 pub(crate) struct Attachment {
@@ -48,7 +48,7 @@ impl Attachment {
             attached => attached,
         };
         let (port, mapping) = attached?;
-        port.record().pid.store(std::process::id(), Relaxed);
+        port.record().pid.store(std::process::id(), Release);
         let new = Arc::new(Self { port, mapping, segment: Arc::clone(segment), trusted });
         new.announce_arrival();
         Ok(new)
@@ -83,7 +83,8 @@ impl Attachment {
     /// Has those who wait look whom they wait with: see [`Side::peers`](crate::driver::Side::peers).
     fn announce_arrival(&self) {
         let control = self.port.ring().control;
-        control.rare.arrivals.fetch_add(1, Relaxed);
+        // Release, as the pid before it: who sees that we came sees who we are.
+        control.rare.arrivals.fetch_add(1, Release);
         for gate in control.gates() {
             self.carry_out(gate.notify(u32::MAX));
         }

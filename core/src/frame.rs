@@ -201,10 +201,11 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Copies the whole payload of `from`, as far as there is room.
+    /// Copies the first `len` bytes of the payload of `from`, as far as there is room.
     #[cfg(not(loom))]
-    pub(crate) fn copy_payload(&self, from: Block<'_>) {
-        for (to, from) in self.payload.iter().zip(from.payload) {
+    pub(crate) fn copy_payload(&self, from: Block<'_>, len: usize) {
+        let words = len.div_ceil(size_of::<u64>());
+        for (to, from) in self.payload.iter().zip(from.payload).take(words) {
             to.store(from.load(Relaxed), Relaxed);
         }
     }

@@ -188,8 +188,20 @@ impl HeapPort<'_> {
     /// # Errors
     /// As [`Receiver::try_lease`](crate::Receiver::try_lease).
     pub fn try_hold(&mut self) -> Result<(usize, Vec<u8>), TryRecvError> {
+        self.try_hold_or(|| {})
+    }
+
+    /// As [`try_hold`](Self::try_hold); `on_lost` notifies those who join, when they may have seen
+    /// us in the midst of it in vain.
+    ///
+    /// # Errors
+    /// As [`Receiver::try_lease`](crate::Receiver::try_lease).
+    pub fn try_hold_or(
+        &mut self,
+        on_lost: impl FnOnce(),
+    ) -> Result<(usize, Vec<u8>), TryRecvError> {
         let cell = self.port.free_cell(0, 0)?;
-        self.port.recv(cell, &mut self.recv_at)?;
+        self.port.recv(cell, &mut self.recv_at, on_lost)?;
         let mut message = Vec::new();
         self.port.read_into(cell, &mut message).inspect_err(|_| self.port.acknowledge(cell))?;
         Ok((cell, message))

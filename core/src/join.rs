@@ -13,6 +13,9 @@
 //! its cell says so ([message], [settle]), and a cell that gave it back shows free only after the
 //! return was counted ([return]).
 //!
+//! Who announced a receive and lost the message to another tells the joiners, too, as after an
+//! acknowledgement: they may have seen (2) of it.
+//!
 //! An acknowledgement is a plain store, too frequent for a fence of its own. So the joiner has the
 //! kernel put a barrier into all threads of all attached processes (`membarrier`) between its
 //! announcement and its look. Where that is refused a joiner may learn of the last acknowledgement

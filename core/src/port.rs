@@ -65,10 +65,22 @@ impl<'a> Port<'a> {
         self.ring.swap(Verb::Send, self, cell, at)
     }
 
-    /// Takes the oldest message into `cell`, a free one.
+    /// Takes the oldest message into `cell`, a free one. Calls `on_lost` when it announced that and
+    /// there was none left: a joiner that saw it waits for us.
     #[inline]
-    pub(crate) fn recv(&self, cell: usize, at: &mut Position) -> Result<(), Stop> {
-        self.ring.swap(Verb::Recv, self, cell, at)
+    pub(crate) fn recv(
+        &self,
+        cell: usize,
+        at: &mut Position,
+        on_lost: impl FnOnce(),
+    ) -> Result<(), Stop> {
+        let began_at = *at;
+        self.ring.swap(Verb::Recv, self, cell, at).inspect_err(|_| {
+            // An exchange is lost to who took the message: the cursor went past it.
+            if *at != began_at {
+                on_lost();
+            }
+        })
     }
 
     /// A free cell, the first from `hint` on, that leaves `spare` others free.

@@ -113,15 +113,22 @@ impl<M: Message + ?Sized> Queue<M> {
     /// A new sending handle with a record of its own.
     ///
     /// # Errors
-    /// [`AttachError::NoFreeHandle`] when all records are taken, and others.
+    /// [`AttachError::NoFreeHandle`] when all records are taken, or those that are free hold messages
+    /// of the dead for which the ring has no room: a receiver can take such a record. While a free
+    /// record is being recovered this waits for it, 100 ms at most. Others name what the kernel
+    /// refused.
     pub fn sender(&self) -> Result<Sender<M>, AttachError> {
         Sender::new(self.attach(Heir::No)?).map_err(attach_fault)
     }
 
     /// A new receiving handle with a record of its own.
     ///
+    /// Should no other record be free, it may take one whose owner died with messages that find no
+    /// room in the ring: it receives those first, flagged as redelivered.
+    ///
     /// # Errors
-    /// [`AttachError::NoFreeHandle`] when all records are taken, and others.
+    /// [`AttachError::NoFreeHandle`] when all records are taken. While a free record is being
+    /// recovered this waits for it, 100 ms at most. Others name what the kernel refused.
     pub fn receiver(&self) -> Result<Receiver<M>, AttachError> {
         Receiver::new(self.attach(Heir::Yes)?).map_err(attach_fault)
     }
@@ -169,9 +176,9 @@ impl<M: Message + ?Sized> Queue<M> {
     /// after this is refused, and all waiters of all processes wake. Closing twice does no harm.
     ///
     /// A send that was under way may still come through. So may a message that was received before
-    /// and comes back, since its receiver died or returned it: it waits for whoever receives next,
-    /// and who was told of the end before has to ask again. [`join_blocking`](Self::join_blocking)
-    /// knows when nothing is left.
+    /// and comes back, since its receiver died or returned it. A waiting receive looks for the dead
+    /// before it tells of the end; what comes back later waits for whoever receives next.
+    /// [`join_blocking`](Self::join_blocking) knows when nothing is left.
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].
@@ -226,7 +233,7 @@ impl<M: Message + ?Sized> Queue<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn recover(&self) -> Result<Recovered, AttachError> {
-        self.segment.recover_now()
+        self.segment.recover()
     }
 
     /// What happened at this queue since it was created, in all processes together. All 0 in a

@@ -139,8 +139,9 @@ impl<M: Message + ?Sized> Receiver<M> {
     ///
     /// # If a peer dies
     /// Nothing changes. If this process dies in the call, the message stays in the queue or is
-    /// delivered again; once the call has returned, what becomes of it is this process's concern.
-    /// With a [lease](Self::try_lease) it is delivered again as long as it was not acknowledged.
+    /// delivered again, until the acknowledgement, the last thing that the call does to it: from
+    /// then on, what becomes of the message is this process's concern. With a
+    /// [lease](Self::try_lease) it is delivered again as long as it was not acknowledged.
     #[inline]
     pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
         let cell = self.take_cell(0)?;
@@ -156,7 +157,9 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// Takes the oldest message, waiting on the calling thread while there is none.
     ///
     /// # Errors
-    /// [`Closed`](RecvError::Closed), and faults as [`try_recv`](Self::try_recv).
+    /// [`Closed`](RecvError::Closed), and faults as [`try_recv`](Self::try_recv). What the dead had
+    /// received and not acknowledged comes before the end; what others still have at the end and
+    /// give back later does not: see [`Queue::close`](crate::Queue::close).
     pub fn recv_blocking(&mut self) -> Result<M::Owned, RecvError> {
         self.wait_until(None, Self::try_recv).unwrap_or(Err(RecvError::Closed))
     }
@@ -194,6 +197,10 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// # Errors
     /// As [`try_recv`](Self::try_recv), when there is not even one. A fault that comes after some
     /// is told by the next call.
+    ///
+    /// # If a peer dies
+    /// Each message is acknowledged as soon as it is copied out: if this process dies in the call,
+    /// up to `limit` messages go with it. Lease them to have them delivered again.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().capacity(4).create_typed::<u32>()?;
@@ -391,7 +398,7 @@ impl<M: Message + ?Sized> Receiver<M> {
                 return Err(out.into());
             }
         };
-        port.recv(cell, &mut self.at)?;
+        port.recv(cell, &mut self.at, || self.attachment.notify_joiners())?;
         Ok(cell)
     }
 
@@ -434,16 +441,35 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.attachment.carry_out(control.after_recv.writable.notify(count));
     }
 
+    /// What a waiting call answers to `attempt`; `None` if it waits. For drivers that park tasks.
+    ///
+    /// That the queue has ended is said only after a look for the dead: what they had comes first.
+    #[doc(hidden)]
+    #[inline]
+    pub fn answer<R>(
+        &mut self,
+        mut attempt: impl FnMut(&mut Self) -> Result<R, TryRecvError>,
+    ) -> Option<Result<R, RecvError>> {
+        let mut answer = attempt(self);
+        if matches!(answer, Err(TryRecvError::Closed)) {
+            // What cannot be recovered now comes to whoever asks later.
+            let _ = self.attachment.segment.recover();
+            answer = attempt(self);
+        }
+        match answer {
+            Ok(received) => Some(Ok(received)),
+            Err(nothing) => nothing.settled().map(Err),
+        }
+    }
+
     /// Tries until there is an answer; `None` when the time is over.
     fn wait_until<R>(
         &mut self,
         until: Option<Instant>,
         mut attempt: impl FnMut(&mut Self) -> Result<R, TryRecvError>,
     ) -> Option<Result<R, RecvError>> {
-        match attempt(self) {
-            Ok(received) => return Some(Ok(received)),
-            Err(TryRecvError::Empty) => {}
-            Err(nothing) => return nothing.settled().map(Err),
+        if let Some(answer) = self.answer(&mut attempt) {
+            return Some(answer);
         }
         let attachment = Arc::clone(&self.attachment);
         let Ok(port) = attachment.port() else {
@@ -453,10 +479,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         let patience = Patience { until, watchdog: ring.geometry.watchdog() };
         let attempt = || {
             attachment.segment.keep_watch();
-            match attempt(self) {
-                Ok(received) => Some(Ok(received)),
-                Err(nothing) => nothing.settled().map(Err),
-            }
+            self.answer(&mut attempt)
         };
         let more = || ring.is_ready(Verb::Recv);
         wait_at(&attachment.futex(), &ring.control.after_send.readable, patience, attempt, more)

@@ -8,7 +8,8 @@
 //! takes an `F_OFD_SETLK` lock on one byte far beyond the file's end, and closes the descriptor.
 //! The mapping keeps the description and so the lock: it survives `close` and SIGSTOP, is not
 //! inherited over fork (the mapping is `MADV_DONTFORK`), crosses pid namespaces, and goes with
-//! exit, exec, SIGKILL or unmap. Owning byte `2^40 + n` is owning record `n`.
+//! exit, exec, SIGKILL or unmap. Owning byte `2^40 + 2n` is owning record `n`; an auditor of the dead
+//! takes the next byte with it, so that a new handle that finds no free record can tell.
 #![expect(
     unsafe_code,
     reason = "maps shared memory and speaks F_OFD_SETLK, which no crate we use wraps"
@@ -21,6 +22,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 use std::sync::atomic;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use memfd::{FileSeal, MemfdOptions};
 use rustix::fs::{FallocateFlags, Mode, OFlags, SealFlags};
@@ -33,7 +36,7 @@ use crate::fork::ForkGuard;
 use crate::geometry::{CONTROL_OFFSET, Geometry, HEADER_LEN, RECORD_LEN, TypeMark};
 use crate::recovery::Watch;
 use crate::ring::{Control, Record, Ring};
-use crate::sync::{AtomicU64, Mutex, kill_point};
+use crate::sync::{AtomicU64, kill_point};
 
 const _: () = assert!(size_of::<Record>() == RECORD_LEN);
 const _: () = assert!(CONTROL_OFFSET.is_multiple_of(align_of::<Control>()));
@@ -42,6 +45,11 @@ const _: () = assert!(CONTROL_OFFSET + size_of::<Control>() <= HEADER_LEN);
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 const LOCKS_AT: i64 = 1 << 40;
+const LOCK_STRIDE: i64 = 2;
+/// How long a new handle waits for audits when no record is free, and how often it looks. Nobody's
+/// life is decided by it: an auditor that is stopped keeps what it has.
+const AUDIT_PATIENCE: Duration = Duration::from_millis(100);
+const AUDIT_PAUSE: Duration = Duration::from_micros(100);
 
 /// A checked, sealed memfd that holds a queue, and a mapping of it that stands for no handle.
 #[derive(Debug)]
@@ -49,7 +57,7 @@ pub(crate) struct Segment {
     fd: OwnedFd,
     view: Mapping,
     payload: TypeMark,
-    pub(crate) watch: Mutex<Watch>,
+    pub(crate) watch: Watch,
     /// No other segment of this process has it.
     pub(crate) serial: u64,
 }
@@ -117,7 +125,7 @@ impl Segment {
 
     fn of(fd: OwnedFd, view: Mapping, payload: TypeMark) -> Self {
         static OPENED: atomic::AtomicU64 = atomic::AtomicU64::new(0);
-        let watch = Mutex::new(Watch::begin(view.geometry.watchdog()));
+        let watch = Watch::begin(view.geometry.watchdog());
         Self { fd, view, payload, watch, serial: OPENED.fetch_add(1, atomic::Ordering::Relaxed) }
     }
 
@@ -143,31 +151,44 @@ impl Segment {
         let locks = self.locks().map_err(|cause| AttachError::Proc { cause })?;
         let mapping = Mapping::new(locks.description.as_fd(), *self.geometry());
         let mapping = mapping.map_err(os("mmap"))?;
-        let mut corrupt = None;
-        for id in 0..self.geometry().handles() {
-            if !locks.take(id).map_err(os("F_OFD_SETLK"))? {
-                continue;
-            }
-            match accept(&mapping, id) {
-                Ok(Some(port)) => {
-                    // The description is closed here; the mapping keeps it, and so the lock.
-                    kill_point("close");
-                    return Ok((port, mapping));
+        let until = Instant::now() + AUDIT_PATIENCE;
+        loop {
+            let mut corrupt = None;
+            for id in 0..self.geometry().handles() {
+                if !locks.take(id, Owner::Handle).map_err(os("F_OFD_SETLK"))? {
+                    continue;
                 }
-                Ok(None) => {}
-                // One record that somebody scribbled on does not keep the others.
-                Err(error @ AttachError::Corrupt(_)) => corrupt = Some(error),
-                Err(error) => return Err(error),
+                match accept(&mapping, id) {
+                    Ok(Some(port)) => {
+                        // The description is closed here; the mapping keeps it, and so the lock.
+                        kill_point("close");
+                        return Ok((port, mapping));
+                    }
+                    Ok(None) => {}
+                    // One record that somebody scribbled on does not keep the others.
+                    Err(error @ AttachError::Corrupt(_)) => corrupt = Some(error),
+                    Err(error) => return Err(error),
+                }
+                locks.release(id).map_err(os("F_OFD_SETLK"))?;
             }
-            locks.release(id).map_err(os("F_OFD_SETLK"))?;
+            if let Some(corrupt) = corrupt {
+                return Err(corrupt);
+            }
+            // One that is audited, or was a moment ago, is free in a moment.
+            let mut ids = 0..self.geometry().handles();
+            let all_live = ids.all(|id| matches!(self.owner(id), Ok(Some(Owner::Handle))));
+            if all_live || Instant::now() >= until {
+                let handles = self.geometry().handles() as usize;
+                return Err(AttachError::NoFreeHandle { handles });
+            }
+            thread::sleep(AUDIT_PAUSE);
         }
-        let handles = self.geometry().handles() as usize;
-        Err(corrupt.unwrap_or(AttachError::NoFreeHandle { handles }))
     }
 
     /// The records' locks, to be taken in this process's name.
     pub(crate) fn locks(&self) -> io::Result<Locks> {
-        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        // Not /proc/self: the process's first thread may have ended, or have other descriptors.
+        let path = format!("/proc/thread-self/fd/{}", self.fd.as_raw_fd());
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
         kill_point("open");
         Ok(Locks { description: rustix::fs::open(path, flags, Mode::empty())? })
@@ -175,14 +196,20 @@ impl Segment {
 
     /// Whether somebody has the lock of record `id`: a living handle, or who audits a dead one.
     pub(crate) fn is_owned(&self, id: u32) -> io::Result<bool> {
-        let mut lock = lock_of(id, libc::F_WRLCK);
+        Ok(self.owner(id)?.is_some())
+    }
+
+    fn owner(&self, id: u32) -> io::Result<Option<Owner>> {
+        let mut lock = lock_of(id, Owner::Handle, libc::F_WRLCK);
         kill_point("F_OFD_GETLK");
         // SAFETY: `lock` is a valid flock that lives over the call, which writes into it.
         let asked = unsafe { libc::fcntl(self.fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
         if asked == -1 {
             return Err(io::Error::last_os_error());
         }
-        Ok(i32::from(lock.l_type) != libc::F_UNLCK)
+        let is_free = i32::from(lock.l_type) == libc::F_UNLCK;
+        let owner = if lock.l_len == Owner::Handle.len() { Owner::Handle } else { Owner::Auditor };
+        Ok((!is_free).then_some(owner))
     }
 }
 
@@ -304,9 +331,10 @@ pub(crate) struct Locks {
 }
 
 impl Locks {
-    /// Takes the lock of record `id`; `false` if somebody has it.
-    pub(crate) fn take(&self, id: u32) -> io::Result<bool> {
-        match self.set(id, libc::F_WRLCK) {
+    /// Takes the lock of record `id`, as a living handle or to audit a dead one; `false` if somebody
+    /// has it.
+    pub(crate) fn take(&self, id: u32, owner: Owner) -> io::Result<bool> {
+        match self.set(id, owner, libc::F_WRLCK) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(false),
@@ -315,11 +343,11 @@ impl Locks {
     }
 
     pub(crate) fn release(&self, id: u32) -> io::Result<()> {
-        self.set(id, libc::F_UNLCK)
+        self.set(id, Owner::Auditor, libc::F_UNLCK)
     }
 
-    fn set(&self, id: u32, kind: libc::c_int) -> io::Result<()> {
-        let lock = lock_of(id, kind);
+    fn set(&self, id: u32, owner: Owner, kind: libc::c_int) -> io::Result<()> {
+        let lock = lock_of(id, owner, kind);
         kill_point("F_OFD_SETLK");
         // SAFETY: `lock` is a valid flock that lives over the call, which writes nothing for
         // F_OFD_SETLK.
@@ -332,12 +360,61 @@ impl Locks {
     }
 }
 
-fn lock_of(id: u32, kind: libc::c_int) -> libc::flock {
+/// Who has the lock of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// A living handle, by the first of the record's two bytes.
+    Handle,
+    /// Who audits it, by both: it is nobody's, in a moment.
+    Auditor,
+}
+
+impl Owner {
+    fn len(self) -> i64 {
+        match self {
+            Self::Handle => 1,
+            Self::Auditor => LOCK_STRIDE,
+        }
+    }
+}
+
+fn lock_of(id: u32, owner: Owner, kind: libc::c_int) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: LOCKS_AT + i64::from(id),
-        l_len: 1,
+        l_start: LOCKS_AT + LOCK_STRIDE * i64::from(id),
+        l_len: owner.len(),
         l_pid: 0,
+    }
+}
+
+#[cfg(all(test, not(kill_points)))]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+    use super::Owner;
+    use crate::Queue;
+
+    /// Fails if a new handle does not wait for auditors (seen failing), or if they lock as handles do
+    /// (seen failing).
+    #[test]
+    fn a_record_that_is_audited_is_free_in_a_moment() {
+        let queue = Queue::builder().handles(1).create().unwrap();
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    let locks = queue.segment().locks().unwrap();
+                    if locks.take(0, Owner::Auditor).unwrap() {
+                        locks.release(0).unwrap();
+                    }
+                }
+            });
+            let refused = (0..1000).filter_map(|_| queue.sender().err()).next();
+            is_over.store(true, Relaxed);
+            assert!(refused.is_none(), "{refused:?}");
+        });
+        let _taken = queue.sender().unwrap();
+        assert!(queue.sender().is_err(), "nobody audits, and nothing is free");
     }
 }

@@ -179,9 +179,10 @@ impl<M: Message + ?Sized> Sender<M> {
     /// Sends a message of another queue on that had enough attempts there.
     pub(crate) fn forward(&mut self, message: InBlock<'_>) -> Result<(), TrySendError> {
         let port = self.attachment.port().map_err(fault)?;
-        let frame = port.frame_of(message.frame().len()).map_err(fault)?;
+        let len = message.frame().len();
+        let frame = port.frame_of(len).map_err(fault)?;
         let block = port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?;
-        block.copy_payload(message.block());
+        block.copy_payload(message.block(), len);
         block.set_frame(frame.of_dead_letter());
         port.send(SEND_CELL, &mut self.at)?;
         self.notify(1);

@@ -8,7 +8,7 @@ use crate::gate::Gate;
 use crate::recovery::wake_everybody;
 use crate::segment::Segment;
 use crate::slot::Verb;
-use crate::sync::Ordering::Relaxed;
+use crate::sync::Ordering::Acquire;
 
 /// What somebody waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -80,25 +80,31 @@ impl Side {
     }
 
     /// Recovers dead handles now, since some peer has died, and has everybody look again: a wake
-    /// may have died with it.
-    pub fn mourn(&self) {
-        self.segment.watch_now();
-        self.segment.keep_watch();
+    /// may have died with it. Returns after what time to [`keep_watch`](Self::keep_watch) once more,
+    /// should the kernel not be done with the dead.
+    pub fn mourn(&self) -> Duration {
+        let second_look = self.segment.watch_now();
         if let Some(ring) = self.segment.ring() {
             wake_everybody(&ring);
         }
+        second_look
+    }
+
+    /// Whether both are sides of one queue, as this process opened it.
+    pub fn is_of_same_queue(&self, other: &Self) -> bool {
+        self.segment.serial == other.segment.serial
     }
 
     /// A number that moves when the [`peers`](Self::peers) may have changed.
     pub fn arrivals(&self) -> u32 {
-        self.segment.ring().map_or(0, |ring| ring.control.rare.arrivals.load(Relaxed))
+        self.segment.ring().map_or(0, |ring| ring.control.rare.arrivals.load(Acquire))
     }
 
     /// The processes of all handles but this process's, as they wrote it: perhaps seen from another
     /// pid namespace, or a lie.
     pub fn peers(&self) -> Vec<u32> {
         let mut pids: Vec<_> = self.segment.ring().map_or_else(Vec::new, |ring| {
-            ring.records.iter().map(|record| record.pid.load(Relaxed)).collect()
+            ring.records.iter().map(|record| record.pid.load(Acquire)).collect()
         });
         pids.sort_unstable();
         pids.dedup();

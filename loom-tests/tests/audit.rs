@@ -220,6 +220,46 @@ mod models {
         });
     }
 
+    /// Of two receivers one gets the message; the other announced that it would, and a joiner may
+    /// have seen that.
+    ///
+    /// Fails if who loses an exchange tells nobody (deadlock).
+    #[test]
+    fn join_does_not_wait_for_who_lost_an_exchange() {
+        model(|| {
+            let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
+            send(&ring, 1);
+            let loser = {
+                let (ring, kernel) = (Arc::clone(&ring), Arc::clone(&kernel));
+                thread::spawn(move || {
+                    let tell = || {
+                        if let Some(wake) = ring.acknowledged().notify_of_store(u32::MAX) {
+                            wake.carry_out(&*kernel);
+                        }
+                    };
+                    let mut port = ring.port(1).unwrap();
+                    match port.try_hold_or(tell) {
+                        // It was the winner.
+                        Ok((cell, _)) => {
+                            port.acknowledge(cell);
+                            tell();
+                        }
+                        Err(nothing) => assert_eq!(nothing, TryRecvError::Empty),
+                    }
+                })
+            };
+            let mut winner = ring.port(2).unwrap();
+            if let Ok((cell, _)) = winner.try_hold_or(|| {}) {
+                winner.acknowledge(cell);
+            }
+            // Who waits is who won, so that nobody else tells.
+            let mut join = ring.join();
+            let done = || join.is_done().then_some(());
+            wait_at(&*kernel, ring.acknowledged(), FOR_EVER, done, || false).unwrap();
+            loser.join().unwrap();
+        });
+    }
+
     /// Fails if a join ignores returns (seen failing).
     #[test]
     fn join_waits_for_what_comes_back() {

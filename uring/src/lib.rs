@@ -43,6 +43,7 @@ mod helper;
 mod join;
 mod lane;
 mod owned;
+mod peer;
 mod reactor;
 mod receiver;
 mod ring;

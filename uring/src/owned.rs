@@ -5,7 +5,6 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, ThreadId};
@@ -14,6 +13,7 @@ use std::time::Duration;
 use parkline_core::driver::Sleep;
 
 use crate::lane::Lane;
+use crate::peer::Peer;
 use crate::reactor::lock;
 use crate::ring::{Flight, FutexWait, Landed, Ring};
 use crate::unpark::Unpark;
@@ -79,12 +79,12 @@ impl OwnedRing {
     }
 
     /// Has the ring tell of the end of a process. Its owner only: another thread is refused.
-    pub(crate) fn watch(&self, pid: u32, pidfd: OwnedFd) -> io::Result<()> {
+    pub(crate) fn watch(&self, peer: Peer) -> io::Result<()> {
         if !self.is_owner() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         // Submitted on the way to sleep.
-        lock(&self.state).ring.push_peer(pid, pidfd).map(drop)
+        lock(&self.state).ring.push_peer(peer).map(drop)
     }
 
     fn request(&self, request: Request) -> io::Result<()> {

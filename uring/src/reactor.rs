@@ -12,26 +12,22 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::{
+    AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{ForkGuard, Side, SideKey, Sleep};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
 use crate::helper::Helper;
 use crate::lane::Lane;
 use crate::owned::OwnedRing;
+use crate::peer::Peer;
 use crate::ring::{Flight, Landed};
 use crate::shared::SharedRing;
 use crate::timers::{Timer, Timers};
 use crate::unpark::Unpark;
-
-/// Processes whose end a ring watches for: each takes a descriptor, and how many there are is what
-/// peers say.
-const MOST_WATCHED: usize = 128;
-const SECOND_LOOK: Duration = Duration::from_millis(1);
+use parkline_core::driver::{ForkGuard, Side, SideKey, Sleep};
 
 /// Carries out kernel waits and keeps time for the tasks that wait through it.
 #[derive(Debug)]
@@ -41,6 +37,8 @@ pub(crate) struct Reactor {
     timers: Mutex<Timers>,
     /// The processes whose end the ring tells.
     watched: Mutex<HashSet<u32>>,
+    /// There was no place for some: the watchdog asks again.
+    missed: AtomicBool,
     /// Nobody drives it any more: those who wait here look for another.
     dead: AtomicBool,
     guard: ForkGuard,
@@ -81,8 +79,9 @@ impl Reactor {
 
     fn new(engine: Engine) -> io::Result<Arc<Self>> {
         let (lanes, timers, watched) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let (dead, guard) = (AtomicBool::new(false), ForkGuard::new()?);
-        Ok(Arc::new(Self { engine, lanes, timers, watched, dead, guard }))
+        let (missed, dead) = (AtomicBool::new(false), AtomicBool::new(false));
+        let guard = ForkGuard::new()?;
+        Ok(Arc::new(Self { engine, lanes, timers, watched, missed, dead, guard }))
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -150,39 +149,55 @@ impl Reactor {
     /// it is recovered at once. Where that cannot be had there is the watchdog: another process may
     /// be out of sight in another pid namespace, or its handle has told a lie.
     pub(crate) fn watch_peers(&self, lane: &Lane) {
-        if !lane.has_new_peers() {
+        if matches!(self.engine, Engine::Helper(_)) || !lane.has_new_peers() {
             return;
         }
         let mut watched = lock(&self.watched);
+        let mut some_ended = false;
         for pid in lane.side.peers() {
-            if watched.len() == MOST_WATCHED {
-                break;
-            }
             if watched.contains(&pid) {
                 continue;
             }
-            let Some(name) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { continue };
-            let Ok(pidfd) = pidfd_open(name, PidfdFlags::empty()) else { continue };
-            let watches = match &self.engine {
-                Engine::Shared(ring) => ring.watch(pid, pidfd),
-                Engine::Owned(ring) => ring.watch(pid, pidfd),
-                Engine::Helper(_) => return,
-            };
-            if watches.is_ok() {
-                watched.insert(pid);
+            match Peer::find(pid).and_then(|peer| self.watch(peer)) {
+                Ok(()) => _ = watched.insert(pid),
+                // It was too quick for us, or is out of sight.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => some_ended = true,
+                Err(_) => self.missed.store(true, Relaxed),
             }
+        }
+        drop(watched);
+        if some_ended {
+            self.set_watchdog(lane.side.mourn());
+        }
+    }
+
+    fn watch(&self, peer: Peer) -> io::Result<()> {
+        match &self.engine {
+            Engine::Shared(ring) => ring.watch(peer),
+            Engine::Owned(ring) => ring.watch(peer),
+            Engine::Helper(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
     /// A process has ended. What it had of the queues that are waited at here is recovered.
     fn peer_ended(&self, pid: u32) {
         lock(&self.watched).remove(&pid);
+        let mut mourners: Vec<Arc<Lane>> = Vec::new();
         for lane in self.lanes() {
-            if lane.side.peers().contains(&pid) {
-                lane.side.mourn();
-                // And once more, should the kernel not be done with it.
-                self.set_watchdog(SECOND_LOOK);
+            let is_told = |it: &Arc<Lane>| it.side.is_of_same_queue(&lane.side);
+            if !mourners.iter().any(is_told) && lane.side.peers().contains(&pid) {
+                self.set_watchdog(lane.side.mourn());
+                mourners.push(lane);
             }
+        }
+    }
+
+    /// A process is not watched any more, though it lives: the thread that asked for it has ended.
+    fn peer_got_lost(&self, pid: u32) {
+        lock(&self.watched).remove(&pid);
+        for lane in self.lanes() {
+            lane.look_for_peers_again();
+            self.watch_peers(&lane);
         }
     }
 
@@ -227,8 +242,13 @@ impl Reactor {
         if look {
             let mut waiting = self.lanes();
             waiting.retain(|lane| !lane.queue.is_empty());
+            let missed = self.missed.swap(false, Relaxed);
             for lane in &waiting {
                 lane.look();
+                if missed {
+                    lane.look_for_peers_again();
+                }
+                self.watch_peers(lane);
             }
             if let Some(period) = waiting.iter().map(|lane| lane.side.watchdog()).min() {
                 self.set_watchdog(period);
@@ -341,7 +361,13 @@ impl Reactor {
                 }
                 // Whoever slept looks at the notice itself.
                 Flight::Unpark(_) => {}
-                Flight::Peer(pid, _) => self.peer_ended(pid),
+                // The ring ends, and nothing else has.
+                Flight::Peer(_) if self.is_dead() => {}
+                Flight::Peer(peer) => match answer {
+                    Ok(true) => self.peer_ended(peer.pid),
+                    Ok(false) => self.peer_got_lost(peer.pid),
+                    Err(_) => _ = lock(&self.watched).remove(&peer.pid),
+                },
                 Flight::Timer(_) => {
                     if let Engine::Shared(ring) = &self.engine {
                         ring.forget_timer();

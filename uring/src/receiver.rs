@@ -13,24 +13,20 @@ mod sealed {
 
     /// What the async calls need of a handle.
     pub trait TryRecv<M: Message + ?Sized>: Send + Sized {
-        fn with<R>(&mut self, call: impl FnOnce(&mut Receiver<M>) -> R) -> R;
-
-        fn attempt<R>(
+        fn answer<R>(
             &mut self,
-            call: impl FnOnce(&mut Receiver<M>) -> Result<R, TryRecvError>,
-        ) -> Option<Result<R, RecvError>> {
-            match self.with(call) {
-                Ok(received) => Some(Ok(received)),
-                Err(nothing) => nothing.settled().map(Err),
-            }
-        }
+            attempt: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
+        ) -> Option<Result<R, RecvError>>;
 
         fn side(&self) -> Side;
     }
 
     impl<M: Message + ?Sized> TryRecv<M> for Receiver<M> {
-        fn with<R>(&mut self, call: impl FnOnce(&mut Receiver<M>) -> R) -> R {
-            call(self)
+        fn answer<R>(
+            &mut self,
+            attempt: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
+        ) -> Option<Result<R, RecvError>> {
+            Receiver::answer(self, attempt)
         }
 
         fn side(&self) -> Side {
@@ -39,8 +35,11 @@ mod sealed {
     }
 
     impl<M: Message + ?Sized> TryRecv<M> for Shared<Receiver<M>> {
-        fn with<R>(&mut self, call: impl FnOnce(&mut Receiver<M>) -> R) -> R {
-            call(&mut self.lock())
+        fn answer<R>(
+            &mut self,
+            attempt: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
+        ) -> Option<Result<R, RecvError>> {
+            self.lock().answer(attempt)
         }
 
         fn side(&self) -> Side {
@@ -73,9 +72,8 @@ where
     /// Takes the oldest message, copied out and acknowledged, waiting while there is none.
     ///
     /// # Errors
-    /// [`Closed`](RecvError::Closed) once the queue is closed and drained, also while waiting;
-    /// faults as
-    /// [`Receiver::try_recv`].
+    /// [`Closed`](RecvError::Closed) once the queue is closed and drained, also while waiting, as
+    /// [`Receiver::recv_blocking`] says; faults as [`Receiver::try_recv`].
     ///
     /// # Cancel safety
     /// Dropped before it is ready, nothing was taken; a wake that was meant for it goes to another.
@@ -126,6 +124,9 @@ where
     ///
     /// # Cancel safety
     /// Dropped before it is ready, nothing was taken.
+    ///
+    /// # If a peer dies
+    /// As [`Receiver::try_recv_many`].
     fn recv_many(
         &mut self,
         messages: &mut Vec<M::Owned>,
@@ -194,5 +195,5 @@ async fn recv_until<M: Message + ?Sized, H: sealed::TryRecv<M>, R>(
     until: Option<Instant>,
     mut call: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
 ) -> Option<Result<R, RecvError>> {
-    wait(handle, until, H::side, |it| it.attempt(&mut call)).await
+    wait(handle, until, H::side, |it| it.answer(&mut call)).await
 }

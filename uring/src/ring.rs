@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use rustix::event::PollFlags;
 use parkline_core::driver::ForkGuard;
 
 use crate::lane::Lane;
+use crate::peer::Peer;
 use crate::unpark::Unpark;
 
 /// Submission entries of a ring. One entry a queue side that waits; more than that spill over
@@ -71,7 +72,7 @@ pub(crate) enum Flight {
     /// The wait by which another thread unparks this one.
     Unpark(#[expect(dead_code, reason = "the kernel points into it")] Arc<Unpark>),
     /// A poll of a peer's pidfd, which is readable when that process has ended.
-    Peer(u32, #[expect(dead_code, reason = "the kernel polls it")] OwnedFd),
+    Peer(Peer),
     /// A timer; the kernel reads the time when it is submitted.
     Timer(#[expect(dead_code, reason = "the kernel points at it")] Box<Timespec>),
 }
@@ -125,10 +126,10 @@ impl Ring {
     }
 
     /// Queues a poll for the end of a process. Not yet submitted.
-    pub(crate) fn push_peer(&mut self, pid: u32, pidfd: OwnedFd) -> io::Result<u64> {
+    pub(crate) fn push_peer(&mut self, peer: Peer) -> io::Result<u64> {
         let readable = PollFlags::IN.bits().into();
-        let entry = opcode::PollAdd::new(Fd(pidfd.as_raw_fd()), readable).build();
-        self.push(entry, Flight::Peer(pid, pidfd))
+        let entry = opcode::PollAdd::new(Fd(peer.as_raw_fd()), readable).build();
+        self.push(entry, Flight::Peer(peer))
     }
 
     /// Queues and submits a timer.

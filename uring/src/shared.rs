@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -11,6 +11,7 @@ use std::time::Instant;
 use parkline_core::driver::Sleep;
 
 use crate::lane::Lane;
+use crate::peer::Peer;
 use crate::reactor::lock;
 use crate::ring::{FutexWait, Landed, Ring};
 
@@ -45,10 +46,12 @@ impl SharedRing {
     }
 
     /// Has the ring tell of the end of a process.
-    pub(crate) fn watch(&self, pid: u32, pidfd: OwnedFd) -> io::Result<()> {
+    pub(crate) fn watch(&self, peer: Peer) -> io::Result<()> {
         let ring = &mut lock(&self.state).ring;
-        ring.push_peer(pid, pidfd)?;
-        ring.submit()
+        ring.push_peer(peer)?;
+        // It flies. What fails here shows at the next submit.
+        let _ = ring.submit();
+        Ok(())
     }
 
     /// Has the ring land a timer at `next`, or earlier.

@@ -5,7 +5,9 @@ use std::thread;
 use std::time::Duration;
 
 use parkline_core::driver::census;
-use parkline_core::{AttachError, Builder, JoinTimeoutError, Queue, Receiver, TryRecvError};
+use parkline_core::{
+    AttachError, Builder, JoinTimeoutError, Queue, Receiver, RecvError, TryRecvError,
+};
 
 use crate::player::{HOUR, Player, until_somebody_waits};
 
@@ -234,4 +236,20 @@ fn join_is_woken_by_the_last_acknowledgement() {
         }
         joiner.join().unwrap().unwrap();
     }
+}
+
+/// Caught: an end that is told without a look for the dead.
+#[test]
+fn what_the_killed_had_comes_before_the_end() {
+    let queue = builder().create().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    let mut player = leaser(&queue);
+    queue.close().unwrap();
+    assert_eq!(receiver.recv_blocking(), Err(RecvError::Closed), "it lives, and may acknowledge");
+    player.kill();
+    let job = receiver.lease_blocking().unwrap();
+    assert!(job.redelivered());
+    job.ack();
+    assert_eq!(receiver.recv_blocking(), Err(RecvError::Closed));
 }

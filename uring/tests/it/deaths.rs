@@ -127,3 +127,40 @@ fn all_who_join_look_at_each_acknowledgement() {
     assert_eq!(receiver.try_recv(), Ok(2));
     assert_eq!(driven.block_on(patient), Ok(()));
 }
+
+/// The kernel cancels what a thread asked for when that thread ends.
+///
+/// Fails if a poll of a peer that was cancelled is taken for its end, or is not asked for again
+/// (seen failing: sleeps for an hour).
+#[test]
+fn a_peer_is_watched_though_the_thread_that_asked_for_it_has_ended() {
+    let (queue, peer) = leased();
+    let mut receiver = queue.receiver().unwrap();
+    let side = receiver.side();
+    let runtime = current_thread();
+    let mut waiting = Box::pin(async move { receiver.recv().await });
+    thread::scope(|scope| {
+        scope.spawn(|| runtime.block_on(async { begin(&mut waiting) }));
+    });
+    let survivor = thread::spawn(move || runtime.block_on(waiting));
+    until_somebody_waits(&side);
+    drop(peer);
+    assert_eq!(survivor.join().unwrap(), Ok(7));
+}
+
+/// Fails if a poll that the end of its ring cancelled is mourned (seen failing): all waiters of all
+/// processes would look.
+#[test]
+fn the_end_of_a_runtime_is_not_the_end_of_its_peers() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let (queue, peer) = leased();
+    let mut receiver = queue.receiver().unwrap();
+    let writable = queue.sender().unwrap().side();
+    let runtime = current_thread();
+    runtime.block_on(async { begin(&mut Box::pin(receiver.recv())) });
+    let word = || writable.gate().unwrap().word().load(Relaxed);
+    let before = word();
+    drop(runtime);
+    assert_eq!(word(), before);
+    drop(peer);
+}
