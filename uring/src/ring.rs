@@ -18,7 +18,7 @@ use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, opcode, squeue};
 use rustix::event::PollFlags;
 
-use parkline_core::driver::ForkGuard;
+use parkline_core::driver::{ForkGuard, hold_forks};
 
 use crate::lane::Lane;
 use crate::unpark::Unpark;
@@ -86,7 +86,7 @@ pub(crate) struct Landed {
 
 /// An io_uring and its flights.
 pub(crate) struct Ring {
-    /// Its memory is not there in a forked child, and is left alone then.
+    /// Neither its memory nor its descriptor is there in a forked child; it is left alone then.
     uring: ManuallyDrop<IoUring>,
     guard: ForkGuard,
     flights: HashMap<u64, Flight>,
@@ -99,18 +99,22 @@ impl Ring {
     /// does not wake `poll_wq`), and with `COOP_TASKRUN` a submitter that computes delays the
     /// completion.
     pub(crate) fn shared() -> io::Result<Self> {
-        Self::new(IoUring::builder().dontfork().build(RING_ENTRIES)?)
+        Self::new(IoUring::builder())
     }
 
     /// A ring for one thread that parks in it. Only that thread may submit, cancel, or wait.
     pub(crate) fn owned() -> io::Result<Self> {
         let mut builder = IoUring::builder();
-        builder.dontfork().setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-        Self::new(builder.build(RING_ENTRIES)?)
+        builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+        Self::new(builder)
     }
 
-    fn new(uring: IoUring) -> io::Result<Self> {
-        let (uring, guard) = (ManuallyDrop::new(uring), ForkGuard::new()?);
+    fn new(mut builder: io_uring::Builder) -> io::Result<Self> {
+        let guard = ForkGuard::new()?;
+        // A child that had a copy would keep the ring, and the waits in it, alive.
+        let mut forks = hold_forks();
+        let uring = ManuallyDrop::new(builder.dontfork().build(RING_ENTRIES)?);
+        forks.keep_from_children(uring.as_raw_fd());
         Ok(Self { uring, guard, flights: HashMap::new(), last: 0 })
     }
 
@@ -249,11 +253,15 @@ fn ignore_interrupted(slept: io::Result<usize>) -> io::Result<()> {
 impl Drop for Ring {
     fn drop(&mut self) {
         if self.guard.is_forked() {
+            // What flies is the parent's.
+            std::mem::forget(std::mem::take(&mut self.flights));
             return;
         }
         // What an unpark or a timer still waits for is nobody's any more; gates were ended by the
         // reactor.
         drop(self.end());
+        let mut forks = hold_forks();
+        forks.is_closing(self.uring.as_raw_fd());
         // SAFETY: dropped once, here, and not used after.
         unsafe { ManuallyDrop::drop(&mut self.uring) };
     }

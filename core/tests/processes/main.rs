@@ -2,5 +2,6 @@
 //! environment names, with the memfd as its standard input.
 
 mod exchange;
+mod forks;
 mod player;
 mod recovery;
