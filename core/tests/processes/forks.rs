@@ -2,7 +2,7 @@
 //! nothing that says that it does.
 #![expect(unsafe_code, reason = "forks")]
 
-use std::io;
+use std::io::{self, Read};
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -50,9 +50,11 @@ fn make_child(how: u32) {
         }
         _ => {
             // Without a hook to run in the child this is `posix_spawn`, which is a `vfork`.
-            let mut sleeper = Command::new("sleep");
-            sleeper.arg("60").stdin(Stdio::null()).stdout(Stdio::null());
-            drop(sleeper.spawn().unwrap());
+            let mut sleeper = Command::new("sh");
+            sleeper.args(["-c", "echo; exec sleep 60"]).stdin(Stdio::null()).stdout(Stdio::piped());
+            let sleeper = sleeper.spawn().unwrap();
+            // Until it runs a program of its own it has its parent's descriptors.
+            sleeper.stdout.unwrap().read_exact(&mut [0]).unwrap();
         }
     }
 }
