@@ -17,8 +17,10 @@ use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::RawFd;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
+};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
@@ -31,7 +33,7 @@ static KEPT: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 /// While one lives, no other thread of this process forks.
 ///
 /// For a few system calls: nothing that calls back may run meanwhile, and this thread must not fork
-/// or hold it twice.
+/// or hold them twice. Also for locks of the whole process, which a child must not find taken.
 #[derive(Debug)]
 #[must_use = "forks go on when it is dropped"]
 pub struct ForksHeld(MutexGuard<'static, Vec<RawFd>>);
@@ -98,17 +100,9 @@ impl ForkGuard {
     /// # Errors
     /// When there is no memory for its page.
     pub fn new() -> io::Result<Self> {
-        static PAGE_OF_PROCESS: OnceLock<rustix::io::Result<&'static AtomicU32>> = OnceLock::new();
         /// Ordinary memory: a child goes on from its parent's number.
         static LAST: AtomicU32 = AtomicU32::new(0);
-        let current = match PAGE_OF_PROCESS.get() {
-            Some(page) => *page,
-            None => {
-                // Half done it would stay so for ever in a child.
-                let _forks = hold_forks();
-                *PAGE_OF_PROCESS.get_or_init(map_page)
-            }
-        }?;
+        let current = page_of_process()?;
         let next = LAST.fetch_add(1, Relaxed).wrapping_add(1).max(1);
         let made_in = match current.compare_exchange(0, next, Relaxed, Relaxed) {
             Ok(_) => next,
@@ -124,13 +118,26 @@ impl ForkGuard {
     }
 }
 
-fn map_page() -> rustix::io::Result<&'static AtomicU32> {
+/// Not a `OnceLock`: a child of a fork in the midst would wait for a thread that it does not have.
+fn page_of_process() -> rustix::io::Result<&'static AtomicU32> {
+    static PAGE_OF_PROCESS: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
+    let mut page = PAGE_OF_PROCESS.load(Acquire);
+    if page.is_null() {
+        let new = map_page()?;
+        // Who was second leaves his page alone for ever.
+        let first = PAGE_OF_PROCESS.compare_exchange(ptr::null_mut(), new, AcqRel, Acquire);
+        page = first.map_or_else(|other| other, |_| new);
+    }
+    // SAFETY: the page is aligned, zeroed, never unmapped, and only ever used as this one atomic.
+    Ok(unsafe { &*page })
+}
+
+fn map_page() -> rustix::io::Result<*mut AtomicU32> {
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: an anonymous mapping at a place of the kernel's choice overlaps nothing.
     let page =
         unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), PAGE, prot, MapFlags::PRIVATE) }?;
     // SAFETY: the page is ours alone; wiping it in a child leaves a valid AtomicU32 of 0 there.
     unsafe { rustix::mm::madvise(page, PAGE, Advice::LinuxWipeOnFork) }?;
-    // SAFETY: the page is aligned, zeroed, never unmapped, and only ever used as this one atomic.
-    Ok(unsafe { &*page.cast::<AtomicU32>() })
+    Ok(page.cast())
 }

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, opcode, squeue};
+use io_uring::{IoUring, Probe, opcode, squeue};
 use rustix::event::PollFlags;
 
 use parkline_core::driver::{ForkGuard, hold_forks};
@@ -51,15 +51,6 @@ impl FutexWait<'_> {
         let expected = u64::from(self.expected);
         let word = self.word.as_ptr().cast_const();
         opcode::FutexWait::new(word, expected, MATCH_ANY, FUTEX2_SIZE_U32).build()
-    }
-
-    /// The completion's result of a wait that cannot sleep, since its word differs.
-    pub(crate) fn run_alone(&self, ring: &mut IoUring) -> io::Result<i32> {
-        // SAFETY: the word outlives the call, which waits for the only completion.
-        unsafe { ring.submission().push(&self.entry()) }.map_err(io::Error::other)?;
-        ring.submit_and_wait(1)?;
-        let completed = ring.completion().next();
-        completed.map(|it| it.result()).ok_or_else(|| io::ErrorKind::Interrupted.into())
     }
 }
 
@@ -116,6 +107,24 @@ impl Ring {
         let uring = ManuallyDrop::new(builder.dontfork().build(RING_ENTRIES)?);
         forks.keep_from_children(uring.as_raw_fd());
         Ok(Self { uring, guard, flights: HashMap::new(), last: 0 })
+    }
+
+    /// Whether the kernel knows the operation that all this is for.
+    pub(crate) fn has_futex_wait(&self) -> io::Result<bool> {
+        let mut probe = Probe::new();
+        self.uring.submitter().register_probe(&mut probe)?;
+        Ok(probe.is_supported(opcode::FutexWait::CODE))
+    }
+
+    /// The completion's result of a wait that cannot sleep, since its word differs. For a ring in
+    /// which nothing else is.
+    pub(crate) fn try_wait(&mut self, wait: &FutexWait<'static>) -> io::Result<i32> {
+        // SAFETY: the word is there for ever.
+        unsafe { self.uring.submission().push(&wait.entry()) }.map_err(io::Error::other)?;
+        // Interrupted it may have submitted, and not waited.
+        retry(|| self.uring.submit_and_wait(1))?;
+        let completed = self.uring.completion().next();
+        completed.map(|it| it.result()).ok_or_else(|| io::ErrorKind::Interrupted.into())
     }
 
     /// Queues a wait on the gate of `lane`; returns its name. Not yet submitted.

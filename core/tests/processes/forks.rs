@@ -11,7 +11,9 @@ use parkline_core::Queue;
 use crate::player::{Player, hang, say};
 
 const HANDLES: usize = 8;
-const CHILDREN: u32 = 200;
+/// What comes to a child by chance comes to one of so many.
+const FORKED: u32 = 500;
+const STARTED: u32 = 50;
 
 fn queue() -> Queue {
     Queue::builder().capacity(2).max_message(8).handles(HANDLES).create().unwrap()
@@ -27,12 +29,14 @@ pub(crate) fn while_attaching(queue: &Queue, how: u32) {
     };
     thread::scope(|scope| {
         (0..3).for_each(|_| drop(scope.spawn(attach)));
-        (0..CHILDREN).for_each(|_| make_child(how));
+        let children = if how == FORK { FORKED } else { STARTED };
+        (0..children).for_each(|_| make_child(how));
         say("ready");
         hang();
     });
 }
 
+#[expect(clippy::zombie_processes, reason = "they outlive us")]
 fn make_child(how: u32) {
     match how {
         FORK => {

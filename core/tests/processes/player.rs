@@ -13,7 +13,7 @@ use parkline_core::Queue;
 use parkline_core::driver::Side;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 
-use crate::forks;
+use crate::{descriptors, forks};
 
 const PART: &str = "PARKLINE_TEST_PART";
 const ID: &str = "PARKLINE_TEST_ID";
@@ -139,6 +139,8 @@ fn part() {
             say("ready");
             hang();
         }
+        "close all descriptors" => descriptors::close_all(&queue),
+        "execute another program" => descriptors::execute(&queue),
         "fork while attaching" => forks::while_attaching(&queue, id),
         other => panic!("no part is called {other}"),
     }

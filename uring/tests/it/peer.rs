@@ -54,6 +54,7 @@ fn child() {
         Ok("ten_thousand_tasks") => crate::many_tasks::child(),
         Ok("cancelling") => crate::cancel::child(),
         Ok("lease_and_hang") => crate::deaths::child(),
+        Ok("fork with rings") => crate::forked::child(),
         Ok("echo") => crate::runtimes::child(),
         Ok(role) => crate::refusals::child(role),
         Err(_) => {}
