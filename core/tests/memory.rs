@@ -158,8 +158,7 @@ fn attacked() -> Queue {
     Queue::builder().capacity(8).max_message(9000).handles(6).watchdog(watchdog).create().unwrap()
 }
 
-/// Caught: an audit that leaves an op with no verb as it is would answer, too; a walk to the front
-/// without a budget does not (it hangs).
+/// Caught: a frame of zeros that panics.
 #[test]
 fn holes_anywhere_lead_to_answers() {
     let pages = len_of(&attacked()) / PAGE;
@@ -188,7 +187,8 @@ fn holes_anywhere_lead_to_answers() {
     assert_works(&attacked());
 }
 
-/// Holes while four work. Caught: as above, and a file that can shrink (SIGBUS).
+/// Holes while four work. Caught: a frame of zeros that panics, a file that can shrink
+/// (SIGBUS).
 #[test]
 fn holes_at_any_time_lead_to_answers() {
     let (queue, done) = (attacked(), AtomicBool::new(false));
