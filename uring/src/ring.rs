@@ -287,3 +287,145 @@ impl std::fmt::Debug for Ring {
         f.debug_struct("Ring").field("flights", &self.flights.len()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::thread;
+
+    use rustix::thread::futex::{self, Flags};
+
+    use super::*;
+
+    /// One for a runtime, one for a thread; none where io_uring is refused.
+    fn rings() -> impl Iterator<Item = Ring> {
+        [Ring::shared as fn() -> _, Ring::owned].into_iter().filter_map(|make| make().ok())
+    }
+
+    /// A word to wait for.
+    fn parked() -> Arc<Unpark> {
+        let unpark = Arc::new(Unpark::default());
+        assert!(unpark.park());
+        unpark
+    }
+
+    fn wake(unpark: &Unpark, count: u32) -> usize {
+        futex::wake(unpark.wait().word, Flags::empty(), count).unwrap()
+    }
+
+    /// Waits until `count` flights have landed; their answers.
+    fn land(ring: &mut Ring, count: usize) -> Vec<bool> {
+        let mut landed = ring.landed();
+        while landed.len() < count {
+            ring.submit_and_sleep(None).unwrap();
+            landed.append(&mut ring.landed());
+        }
+        landed.into_iter().map(|it| it.answer.unwrap()).collect()
+    }
+
+    /// Each wake that the kernel counted was reported by one wait: to one that waits, or, if the
+    /// cancel came second, to one that has to hand it on.
+    fn race(mut ring: Ring, rounds: u32) {
+        let (unpark, done) = (parked(), AtomicBool::new(false));
+        let (mut woken, mut forwarded) = (0, 0);
+        let counted: usize = thread::scope(|scope| {
+            let waker = scope.spawn(|| {
+                let mut counted = 0;
+                while !done.load(Relaxed) {
+                    counted += wake(&unpark, 1);
+                }
+                counted
+            });
+            for round in 0..rounds {
+                let name = ring.push_unpark(&unpark).unwrap();
+                ring.submit().unwrap();
+                (0..round % 512).for_each(|_| std::hint::spin_loop());
+                match ring.landed().pop() {
+                    Some(landed) => woken += usize::from(landed.answer.unwrap()),
+                    None => {
+                        ring.cancel(name);
+                        forwarded += usize::from(land(&mut ring, 1) == [true]);
+                    }
+                }
+            }
+            done.store(true, Relaxed);
+            waker.join().unwrap()
+        });
+        assert!(ring.flights.is_empty());
+        println!("{woken} woken, {forwarded} forwarded, of {rounds}");
+        assert!(counted > 0, "there was a race");
+        assert_eq!(woken + forwarded, counted);
+    }
+
+    /// Fails if a cancelled wait counts as woken, and if one that was woken first does not (each
+    /// seen failing).
+    #[test]
+    fn of_a_cancel_and_a_wake_just_one_is_first() {
+        rings().for_each(|ring| race(ring, 30_000));
+    }
+
+    #[test]
+    #[ignore = "by hand: a million rounds"]
+    fn of_a_million_cancels_and_wakes_just_one_is_first() {
+        rings().for_each(|ring| race(ring, 1_000_000));
+    }
+
+    /// Fails if a name is used again (seen failing).
+    #[test]
+    fn a_late_cancel_hits_nobody_else() {
+        for mut ring in rings() {
+            let (first, second) = (parked(), parked());
+            let late = ring.push_unpark(&first).unwrap();
+            ring.submit().unwrap();
+            ring.cancel(late);
+            assert_eq!(land(&mut ring, 1), [false]);
+            ring.push_unpark(&second).unwrap();
+            ring.submit().unwrap();
+            ring.cancel(late);
+            assert!(ring.landed().is_empty());
+            assert_eq!(wake(&second, 1), 1, "it still waits");
+            assert_eq!(land(&mut ring, 1), [true]);
+        }
+    }
+
+    /// Fails if `landed` does not fetch what had no room (seen failing: hangs).
+    #[test]
+    fn more_completions_than_there_is_room_for_all_land() {
+        const WAITS: usize = RING_ENTRIES as usize * 10;
+        for mut ring in rings() {
+            let unpark = parked();
+            for _ in 0..WAITS {
+                ring.push_unpark(&unpark).unwrap();
+            }
+            ring.submit().unwrap();
+            assert_eq!(wake(&unpark, WAITS as u32), WAITS);
+            assert_eq!(land(&mut ring, WAITS), [true; WAITS]);
+        }
+    }
+
+    /// Fails if any end of a wait but a wake is an error (seen failing).
+    #[test]
+    fn a_wait_that_the_kernel_cancels_unasked_was_not_woken() {
+        for mut ring in rings() {
+            let unpark = parked();
+            ring.push_unpark(&unpark).unwrap();
+            ring.submit().unwrap();
+            let all = CancelBuilder::any().all();
+            ring.uring.submitter().register_sync_cancel(None, all).unwrap();
+            assert_eq!(land(&mut ring, 1), [false]);
+            assert_eq!(wake(&unpark, 1), 0);
+        }
+    }
+
+    /// Fails if a ring is closed without cancelling what flies (seen failing).
+    #[test]
+    fn a_dropped_ring_eats_no_wake() {
+        for mut ring in (0..50).flat_map(|_| rings()) {
+            let unpark = parked();
+            ring.push_unpark(&unpark).unwrap();
+            ring.submit().unwrap();
+            drop(ring);
+            assert_eq!(wake(&unpark, 1), 0);
+        }
+    }
+}
