@@ -399,7 +399,12 @@ mod tests {
             }
             ring.submit().unwrap();
             assert_eq!(wake(&unpark, WAITS as u32), WAITS);
-            assert_eq!(land(&mut ring, WAITS), [true; WAITS]);
+            // As a runtime does it, which never sleeps in the ring: that would fetch them.
+            let mut landed = 0;
+            while landed < WAITS {
+                landed += ring.landed().len();
+            }
+            assert_eq!(landed, WAITS);
         }
     }
 

@@ -72,11 +72,11 @@ fn poll<F: Future + ?Sized>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {
 /// Waits in `runtime`; forks; `in_child` has the waiting future; the parent's is woken all the same.
 fn pending(runtime: &Runtime, in_child: impl FnOnce(Recv<'_>)) {
     let queue = queue();
-    let mut receiver = queue.receiver().unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     let mut waits: Option<Recv<'_>> = Some(Box::pin(receiver.recv()));
     let told = runtime.block_on(async { begin(waits.as_mut().unwrap()) });
     assert!(in_a_child(|| in_child(waits.take().unwrap())));
-    queue.sender().unwrap().try_send(&7).unwrap();
+    sender.try_send(&7).unwrap();
     runtime.block_on(until(&told));
     assert_eq!(runtime.block_on(waits.unwrap()), Ok(7));
 }
@@ -112,12 +112,12 @@ fn a_future_that_waits_can_be_dropped_in_a_child_and_is_woken_in_the_parent() {
 #[test]
 fn a_runtime_can_be_dropped_in_a_child_and_goes_on_in_the_parent() {
     let queue = queue();
-    let mut receiver = queue.receiver().unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     let mut runtime = Some(current_thread());
     let task = runtime.as_ref().unwrap().spawn(async move { receiver.recv().await });
     runtime.as_ref().unwrap().block_on(times_out(&queue));
     assert!(in_a_child(|| drop(runtime.take())));
-    queue.sender().unwrap().try_send(&7).unwrap();
+    sender.try_send(&7).unwrap();
     assert_eq!(runtime.unwrap().block_on(task).unwrap(), Ok(7));
 }
 

@@ -42,7 +42,7 @@ fn turn(runtime: &Runtime) {
 fn a_wait_outlives_the_thread_that_submitted_it() {
     for runtime in [current_thread(), multi_thread()] {
         let queue = queue(2);
-        let mut receiver = queue.receiver().unwrap();
+        let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
         let mut waits: SendRecv<'_> = Box::pin(receiver.recv());
         let begin_elsewhere = || {
             let _entered = runtime.enter();
@@ -56,7 +56,7 @@ fn a_wait_outlives_the_thread_that_submitted_it() {
         } else {
             told
         };
-        queue.sender().unwrap().try_send(&7).unwrap();
+        sender.try_send(&7).unwrap();
         runtime.block_on(until(&told));
         assert_eq!(runtime.block_on(waits), Ok(7));
     }
@@ -71,6 +71,7 @@ fn waits_that_are_cancelled_unasked_wait_again() {
 /// In a process of its own, whose rings are all to be cancelled.
 pub(crate) fn cancelled_unasked() {
     let queue = queue(3);
+    let mut sender = queue.sender().unwrap();
     let (mut first, mut second) = (queue.receiver().unwrap(), queue.receiver().unwrap());
     let runtime = current_thread();
     let tasks = [
@@ -82,10 +83,11 @@ pub(crate) fn cancelled_unasked() {
         cancel_everything();
     }
     turn(&runtime);
-    let mut sender = queue.sender().unwrap();
-    for task in tasks {
-        sender.try_send(&7).unwrap();
+    for message in [7, 7] {
+        sender.try_send(&message).unwrap();
         turn(&runtime);
+    }
+    for task in tasks {
         assert_eq!(runtime.block_on(task).unwrap(), Ok(7));
     }
 }
@@ -178,13 +180,15 @@ fn two_threads_talk(run: fn(Talk)) {
 fn the_other_gets_it(end: impl Fn(Runtime, &mut Recv<'_>)) {
     let two = current_thread();
     for _ in 0..50 {
+        // Arriving later it would wake everybody.
         let queue = queue(3);
+        let mut sender = queue.sender().unwrap();
         let (mut first, mut second) = (queue.receiver().unwrap(), queue.receiver().unwrap());
         let (mut waits, mut other): (Recv<'_>, Recv<'_>) =
             (Box::pin(first.recv()), Box::pin(second.recv()));
         end(current_thread(), &mut waits);
         let told = two.block_on(async { begin(&mut other) });
-        queue.sender().unwrap().try_send(&7).unwrap();
+        sender.try_send(&7).unwrap();
         two.block_on(until(&told));
         assert_eq!(two.block_on(other), Ok(7));
     }
