@@ -81,7 +81,7 @@ pub mod driver {
     #[cfg(not(loom))]
     pub use crate::census::census;
     #[cfg(not(loom))]
-    pub use crate::fork::ForkGuard;
+    pub use crate::fork::{ForkGuard, ForksHeld, hold_forks};
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
     pub use crate::heap::{HeapJoin, HeapPort, HeapRing, decode_block};
     #[cfg(kill_points)]

@@ -7,9 +7,10 @@
 //! **Liveness is a kernel lock.** A handle reopens the memfd, maps *that* open file description,
 //! takes an `F_OFD_SETLK` lock on one byte far beyond the file's end, and closes the descriptor.
 //! The mapping keeps the description and so the lock: it survives `close` and SIGSTOP, is not
-//! inherited over fork (the mapping is `MADV_DONTFORK`), crosses pid namespaces, and goes with
-//! exit, exec, SIGKILL or unmap. Owning byte `2^40 + 2n` is owning record `n`; an auditor of the dead
-//! takes the next byte with it, so that a new handle that finds no free record can tell.
+//! inherited over fork (the mapping is `MADV_DONTFORK`, and a fork that copies the descriptor
+//! closes the copy), crosses pid namespaces, and goes with exit, exec, SIGKILL or unmap. Owning
+//! byte `2^40 + 2n` is owning record `n`; an auditor of the dead takes the next byte with it, so
+//! that a new handle that finds no free record can tell.
 #![expect(
     unsafe_code,
     reason = "maps shared memory and speaks F_OFD_SETLK, which no crate we use wraps"
@@ -18,6 +19,7 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
@@ -32,7 +34,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use zerocopy::IntoBytes;
 
 use crate::error::{AttachError, CreateError, OpenError};
-use crate::fork::ForkGuard;
+use crate::fork::{ForkGuard, hold_forks};
 use crate::geometry::{CONTROL_OFFSET, Geometry, HEADER_LEN, RECORD_LEN, TypeMark};
 use crate::recovery::Watch;
 use crate::ring::{Control, Record, Ring};
@@ -55,6 +57,8 @@ const AUDIT_PAUSE: Duration = Duration::from_micros(100);
 #[derive(Debug)]
 pub(crate) struct Segment {
     fd: OwnedFd,
+    /// Which file `fd` is.
+    identity: (u64, u64),
     view: Mapping,
     payload: TypeMark,
     pub(crate) watch: Watch,
@@ -91,7 +95,9 @@ impl Segment {
         let view = Mapping::new(file.as_fd(), geometry)
             .map_err(|cause| CreateError::Memory { bytes: len, cause })?;
         view.ring().lay_out();
-        Ok(Self::of(memfd.into_file().into(), view, payload))
+        let fd = OwnedFd::from(memfd.into_file());
+        let identity = identity(&fd).map_err(|cause| CreateError::Os { call: "fstat", cause })?;
+        Ok(Self::of(fd, identity, view, payload))
     }
 
     /// Checks everything that can be checked of a stranger's memfd, before any of it is mapped.
@@ -120,13 +126,16 @@ impl Segment {
         }
         let (geometry, payload) = Geometry::check(page.get(..len).unwrap_or_default(), file_len)?;
         let view = Mapping::new(file.as_fd(), geometry).map_err(os("mmap"))?;
-        Ok(Self::of(file.into(), view, payload))
+        let fd = OwnedFd::from(file);
+        let identity = identity(&fd).map_err(os("fstat"))?;
+        Ok(Self::of(fd, identity, view, payload))
     }
 
-    fn of(fd: OwnedFd, view: Mapping, payload: TypeMark) -> Self {
+    fn of(fd: OwnedFd, identity: (u64, u64), view: Mapping, payload: TypeMark) -> Self {
         static OPENED: atomic::AtomicU64 = atomic::AtomicU64::new(0);
         let watch = Watch::begin(view.geometry.watchdog());
-        Self { fd, view, payload, watch, serial: OPENED.fetch_add(1, atomic::Ordering::Relaxed) }
+        let serial = OPENED.fetch_add(1, atomic::Ordering::Relaxed);
+        Self { fd, identity, view, payload, watch, serial }
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {
@@ -190,8 +199,17 @@ impl Segment {
         // Not /proc/self: the process's first thread may have ended, or have other descriptors.
         let path = format!("/proc/thread-self/fd/{}", self.fd.as_raw_fd());
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let mut forks = hold_forks();
         kill_point("open");
-        Ok(Locks { description: rustix::fs::open(path, flags, Mode::empty())? })
+        let description = rustix::fs::open(path, flags, Mode::empty())?;
+        forks.keep_from_children(description.as_raw_fd());
+        drop(forks);
+        let locks = Locks { description: ManuallyDrop::new(description) };
+        // Who closes descriptors that are not his may have made our number another file's.
+        if identity(&locks.description)? != self.identity {
+            return Err(io::Error::other("this process has closed the queue's descriptor"));
+        }
+        Ok(locks)
     }
 
     /// Whether somebody has the lock of record `id`: a living handle, or who audits a dead one.
@@ -240,6 +258,8 @@ impl Mapping {
     fn new(fd: BorrowedFd<'_>, geometry: Geometry) -> io::Result<Self> {
         kill_point("mmap");
         let guard = ForkGuard::new()?;
+        // Until the mapping is not inherited.
+        let _forks = hold_forks();
         let len = geometry.file_len();
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a shared mapping at a place of the kernel's choice overlaps nothing. The file is
@@ -324,10 +344,10 @@ impl Drop for Mapping {
 }
 
 /// An open file description of a segment, through which records' locks are taken. They go with it,
-/// or with the last mapping made of it.
+/// or with the last mapping made of it; a forked child has no copy.
 #[derive(Debug)]
 pub(crate) struct Locks {
-    description: OwnedFd,
+    description: ManuallyDrop<OwnedFd>,
 }
 
 impl Locks {
@@ -358,6 +378,20 @@ impl Locks {
             _ => Ok(()),
         }
     }
+}
+
+impl Drop for Locks {
+    fn drop(&mut self) {
+        let mut forks = hold_forks();
+        forks.is_closing(self.description.as_raw_fd());
+        // SAFETY: dropped once, here, and not used after.
+        unsafe { ManuallyDrop::drop(&mut self.description) };
+    }
+}
+
+fn identity(fd: &OwnedFd) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 /// Who has the lock of a record.

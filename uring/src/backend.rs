@@ -7,11 +7,11 @@ use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU32;
 
-use io_uring::{IoUring, Probe, opcode};
+use parkline_core::driver::hold_forks;
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::ring::{FutexWait, RING_ENTRIES};
+use crate::ring::{FutexWait, Ring};
 
 /// Names the backend to use: `io_uring` or `futex`.
 const VARIABLE: &str = "PARKLINE_BACKEND";
@@ -98,24 +98,37 @@ impl Unavailable {
 /// ```
 pub fn backend() -> &'static Backend {
     static BACKEND: OnceLock<Backend> = OnceLock::new();
-    BACKEND.get_or_init(|| {
-        let asked = env::var_os(VARIABLE);
-        let chosen = match asked.as_deref().and_then(|it| it.to_str()) {
-            Some("futex") => Err(Unavailable::Asked),
-            Some("io_uring") | None => try_io_uring(),
-            Some(other) => {
-                tracing::warn!("{VARIABLE}={other} is not known; it can be io_uring or futex");
-                try_io_uring()
-            }
-        };
-        match chosen {
-            Ok(()) => Backend::IoUring,
-            Err(why) => {
-                tracing::warn!(%why, "parkline waits on a helper thread, not in io_uring");
-                Backend::Futex(why)
-            }
+    if let Some(backend) = BACKEND.get() {
+        return backend;
+    }
+    // Others may try meanwhile; the first to set it is right.
+    let chosen = choose();
+    let mut is_first = false;
+    let backend = {
+        // A child must not find it half set.
+        let _forks = hold_forks();
+        BACKEND.get_or_init(|| {
+            is_first = true;
+            chosen
+        })
+    };
+    if let (true, Backend::Futex(why)) = (is_first, backend) {
+        tracing::warn!(%why, "parkline waits on a helper thread, not in io_uring");
+    }
+    backend
+}
+
+fn choose() -> Backend {
+    let asked = env::var_os(VARIABLE);
+    let tried = match asked.as_deref().and_then(|it| it.to_str()) {
+        Some("futex") => Err(Unavailable::Asked),
+        Some("io_uring") | None => try_io_uring(),
+        Some(other) => {
+            tracing::warn!("{VARIABLE}={other} is not known; it can be io_uring or futex");
+            try_io_uring()
         }
-    })
+    };
+    tried.map_or_else(Backend::Futex, |()| Backend::IoUring)
 }
 
 /// Whether io_uring can be used here: sets up a ring, asks for the operation, and tries it once.
@@ -124,16 +137,13 @@ pub fn backend() -> &'static Backend {
 /// # Errors
 /// The first thing that is missing, and what to change.
 pub fn try_io_uring() -> Result<(), Unavailable> {
-    let mut ring = IoUring::new(RING_ENTRIES).map_err(|error| Unavailable::setup(&error))?;
-    let mut probe = Probe::new();
-    let probed = ring.submitter().register_probe(&mut probe);
-    probed.map_err(|error| Unavailable::setup(&error))?;
-    if !probe.is_supported(opcode::FutexWait::CODE) {
+    static WORD: AtomicU32 = AtomicU32::new(0);
+    let refused = |error| Unavailable::setup(&error);
+    let mut ring = Ring::shared().map_err(refused)?;
+    if !ring.has_futex_wait().map_err(refused)? {
         return Err(Unavailable::NoFutexWait);
     }
-    static WORD: AtomicU32 = AtomicU32::new(0);
-    let answer = FutexWait { word: &WORD, expected: 1 }.run_alone(&mut ring);
-    match answer.map_err(|error| Unavailable::setup(&error))? {
+    match ring.try_wait(&FutexWait { word: &WORD, expected: 1 }).map_err(refused)? {
         EAGAIN => Ok(()),
         answer => Err(Unavailable::Trial { answer }),
     }

@@ -91,7 +91,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        if self.reactor.is_idle() && !self.reactor.is_dead() {
+        if !self.reactor.is_dead() && self.reactor.is_idle() {
             let reactor = Arc::clone(&self.reactor);
             // A nested call may have left one already; that one is dropped then, outside the
             // borrow.

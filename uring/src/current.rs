@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use parkline_core::driver::hold_forks;
+
 use crate::backend::{Backend, backend};
 use crate::reactor::{Reactor, lock};
 
@@ -73,6 +75,8 @@ impl Drop for Entered {
 /// The reactor of the process's helper thread, which is started by the first call.
 pub(crate) fn helper() -> io::Result<Arc<Reactor>> {
     static HELPER: Mutex<Option<Arc<Reactor>>> = Mutex::new(None);
+    // A child must not find it locked.
+    let _forks = hold_forks();
     let mut helper = lock(&HELPER);
     // A forked child has no such thread, and starts its own.
     if let Some(reactor) = helper.as_ref().filter(|reactor| !reactor.is_forked()) {

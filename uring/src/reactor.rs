@@ -134,6 +134,9 @@ impl Reactor {
 
     /// Ends the kernel wait of a lane in which nobody waits any more.
     pub(crate) fn disarm(&self, lane: &Arc<Lane>) {
+        if self.is_forked() {
+            return;
+        }
         match &self.engine {
             Engine::Shared(ring) => self.dispatch(ring.disarm(lane)),
             Engine::Owned(ring) => match ring.disarm(lane) {
@@ -328,6 +331,9 @@ impl Reactor {
     /// Ends the reactor: cancels what flies, hands its wakes on, and sends those who wait
     /// elsewhere.
     pub(crate) fn shut_down(&self) {
+        if self.is_forked() {
+            return;
+        }
         self.dead.store(true, Release);
         let landed = match &self.engine {
             Engine::Shared(ring) => ring.shut_down(),

@@ -13,6 +13,7 @@ use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
 use ::tokio::runtime::{Handle, Id};
 use ::tokio::task::coop;
+use parkline_core::driver::hold_forks;
 
 use crate::reactor::{Reactor, lock};
 
@@ -30,12 +31,18 @@ pub(crate) fn current() -> Option<Arc<Reactor>> {
     /// By runtime; an empty one for a runtime that cannot have one.
     static REACTORS: Mutex<Option<HashMap<Id, Weak<Reactor>>>> = Mutex::new(None);
     let handle = Handle::try_current().ok()?;
-    if let Some(known) = lock(&REACTORS).get_or_insert_default().get(&handle.id()) {
+    let known = {
+        // A child must not find it locked.
+        let _forks = hold_forks();
+        lock(&REACTORS).get_or_insert_default().get(&handle.id()).cloned()
+    };
+    if let Some(known) = known {
         // Dead: the runtime is shutting down, or its ring broke.
         return known.upgrade().filter(|reactor| !reactor.is_dead());
     }
     let made = start(&handle);
     let reactor = made.as_ref().map_or_else(Weak::new, Arc::downgrade);
+    let _forks = hold_forks();
     let mut reactors = lock(&REACTORS);
     let reactors = reactors.get_or_insert_default();
     // Two threads may have made one each: both are driven, and the first is found from now on.

@@ -106,6 +106,11 @@ impl Waiting {
 
     fn leave(&mut self) {
         let Some(lane) = self.lane.take() else { return };
+        if lane.reactor.is_forked() {
+            // All of it is the parent's, and perhaps locked by a thread that does not exist here.
+            std::mem::forget((lane, self.place.take()));
+            return;
+        }
         if let Some(timer) = self.timer.take() {
             lane.reactor.remove_timer(timer);
         }

@@ -51,6 +51,40 @@ fn a_seccomp_profile_without_io_uring_is_1_and_it_says_what_to_allow() {
     }
 }
 
+/// The rule for containers allows just what is needed: with it alone all is there, and with any call
+/// of it refused it is not.
+///
+/// Fails if a call is left out of the rule, or one too many is in it (each seen failing).
+#[test]
+fn the_seccomp_rule_allows_all_that_is_needed_and_nothing_else() {
+    if parkline_uring::try_io_uring().is_err() {
+        return;
+    }
+    let rule: serde_json::Value =
+        serde_json::from_str(include_str!("../../../seccomp/io_uring.json")).unwrap();
+    assert_eq!(rule["action"], "SCMP_ACT_ALLOW");
+    let names = rule["names"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
+    let allowed: Vec<_> = names.map(number_of).collect();
+    let doctor = |refused: &[i64]| run_refused(parkline(&["doctor"]), refused).status.code();
+    let all_others: Vec<_> = IO_URING.filter(|call| !allowed.contains(call)).collect();
+    assert_eq!(doctor(&all_others), Some(0));
+    for call in allowed {
+        assert_eq!(doctor(&[call]), Some(1), "{call} is not needed");
+    }
+}
+
+/// The numbers of all calls that are about io_uring.
+const IO_URING: std::ops::RangeInclusive<i64> = SYS_IO_URING_SETUP..=SYS_IO_URING_REGISTER;
+
+fn number_of(name: &str) -> i64 {
+    match name {
+        "io_uring_setup" => SYS_IO_URING_SETUP,
+        "io_uring_enter" => 426,
+        "io_uring_register" => SYS_IO_URING_REGISTER,
+        other => panic!("{other} is no call of io_uring"),
+    }
+}
+
 /// Fails if any error of `futex_waitv` counts as its being there (seen failing).
 #[test]
 fn the_fallback_without_futex_waitv_is_still_1() {

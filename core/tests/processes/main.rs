@@ -1,6 +1,8 @@
 //! A queue between real processes: each is this very test binary, run anew for the part that its
 //! environment names, with the memfd as its standard input.
 
+mod descriptors;
 mod exchange;
+mod forks;
 mod player;
 mod recovery;

@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::process::{self, Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
@@ -10,7 +11,9 @@ use std::time::Duration;
 
 use parkline_core::Queue;
 use parkline_core::driver::Side;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
+
+use crate::{descriptors, forks};
 
 const PART: &str = "PARKLINE_TEST_PART";
 const ID: &str = "PARKLINE_TEST_ID";
@@ -18,7 +21,7 @@ pub(crate) const EACH: u32 = 10_000;
 /// Long enough that nothing here passes thanks to it.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// A process that plays one part. Killed when dropped.
+/// A process that plays one part. Killed when dropped, and its children with it.
 pub(crate) struct Player {
     pub(crate) process: Child,
     says: io::Lines<BufReader<ChildStdout>>,
@@ -32,6 +35,7 @@ impl Player {
             .env(ID, id.to_string())
             .stdin(Stdio::from(queue.try_clone_fd().unwrap()))
             .stdout(Stdio::piped())
+            .process_group(0)
             .spawn()
             .unwrap();
         let says = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -64,12 +68,12 @@ impl Player {
 impl Drop for Player {
     fn drop(&mut self) {
         // It is gone already, or it shall be.
-        let _ = self.process.kill();
+        let _ = kill_process_group(Pid::from_child(&self.process), Signal::KILL);
         let _ = self.process.wait();
     }
 }
 
-fn say(word: impl std::fmt::Display) {
+pub(crate) fn say(word: impl std::fmt::Display) {
     // On a line of its own, whatever the test harness wrote before.
     println!("\n> {word}");
 }
@@ -135,11 +139,14 @@ fn part() {
             say("ready");
             hang();
         }
+        "close all descriptors" => descriptors::close_all(&queue),
+        "execute another program" => descriptors::execute(&queue),
+        "fork while attaching" => forks::while_attaching(&queue, id),
         other => panic!("no part is called {other}"),
     }
 }
 
-fn hang() -> ! {
+pub(crate) fn hang() -> ! {
     loop {
         thread::park();
     }

@@ -121,7 +121,7 @@ fn a_hundred_thousand_cancelled_receives_lose_and_repeat_nothing() {
 
 /// A waker that tells whether it was called.
 #[derive(Default)]
-pub(crate) struct Told(AtomicBool);
+pub(crate) struct Told(pub(crate) AtomicBool);
 
 impl Wake for Told {
     fn wake(self: Arc<Self>) {

@@ -7,3 +7,4 @@ mod many_tasks;
 mod peer;
 mod refusals;
 mod runtimes;
+mod traps;

@@ -54,6 +54,9 @@ fn child() {
         Ok("ten_thousand_tasks") => crate::many_tasks::child(),
         Ok("cancelling") => crate::cancel::child(),
         Ok("lease_and_hang") => crate::deaths::child(),
+        Ok("fork with rings") => crate::forked::child(),
+        Ok("cancelled unasked") => crate::traps::cancelled_unasked(),
+        Ok("interrupted") => crate::traps::interrupted(),
         Ok("echo") => crate::runtimes::child(),
         Ok(role) => crate::refusals::child(role),
         Err(_) => {}

@@ -22,13 +22,13 @@ fn queue() -> Queue<u64> {
     Queue::builder().capacity(2).watchdog(watchdog).create_typed().unwrap()
 }
 
-async fn echo(mut from: Receiver<u64>, mut to: Sender<u64>) {
+pub(crate) async fn echo(mut from: Receiver<u64>, mut to: Sender<u64>) {
     while let Ok(message) = from.recv().await {
         to.send(&message).await.unwrap();
     }
 }
 
-async fn converse(mut to: Sender<u64>, mut from: Receiver<u64>) {
+pub(crate) async fn converse(mut to: Sender<u64>, mut from: Receiver<u64>) {
     for n in 0..ROUNDS {
         to.send(&n).await.unwrap();
         assert_eq!(from.recv().await, Ok(n));
@@ -42,8 +42,10 @@ pub(crate) fn child() {
     block_on(echo(from, to));
 }
 
+pub(crate) type Talk = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// The whole conversation with another process, run by `run`.
-fn with_a_process(run: impl FnOnce(std::pin::Pin<Box<dyn Future<Output = ()> + Send>>)) {
+fn with_a_process(run: impl FnOnce(Talk)) {
     let (there, back) = (queue(), queue());
     let peer = Peer::start("echo", &[&there, &back]);
     let (to, from) = (there.sender().unwrap(), back.receiver().unwrap());
@@ -110,13 +112,14 @@ impl Wake for Unparker {
 
 #[test]
 fn any_other_executor_talks_to_a_process() {
-    with_a_process(|talk| {
-        let mut talk = pin!(talk);
-        let waker = Waker::from(Arc::new(Unparker(thread::current())));
-        while talk.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-            thread::park();
-        }
-    });
+    with_a_process(on_any_executor);
+}
+
+pub(crate) fn on_any_executor(mut talk: Talk) {
+    let waker = Waker::from(Arc::new(Unparker(thread::current())));
+    while talk.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+        thread::park();
+    }
 }
 
 #[test]
