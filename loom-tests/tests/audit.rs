@@ -223,7 +223,7 @@ mod models {
     /// Of two receivers one gets the message; the other announced that it would, and a joiner may
     /// have seen that.
     ///
-    /// Fails if who loses an exchange tells nobody (deadlock).
+    /// Fails if who loses an exchange tells nobody (seen failing: deadlock).
     #[test]
     fn join_does_not_wait_for_who_lost_an_exchange() {
         model(|| {
