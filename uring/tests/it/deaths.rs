@@ -157,10 +157,11 @@ fn the_end_of_a_runtime_is_not_the_end_of_its_peers() {
     let mut receiver = queue.receiver().unwrap();
     let writable = queue.sender().unwrap().side();
     let runtime = current_thread();
-    runtime.block_on(async { begin(&mut Box::pin(receiver.recv())) });
+    let mut waiting = Box::pin(receiver.recv());
+    runtime.block_on(async { begin(&mut waiting) });
     let word = || writable.gate().unwrap().word().load(Relaxed);
     let before = word();
     drop(runtime);
     assert_eq!(word(), before);
-    drop(peer);
+    drop((waiting, peer));
 }
