@@ -36,7 +36,7 @@ pub fn disarm() {
 /// The calling line is about to do `what`.
 #[track_caller]
 #[inline]
-pub(crate) fn kill_point(what: &'static str) {
+pub fn kill_point(what: &'static str) {
     if ARMED.load(Relaxed) {
         reached(KillPoint { at: Location::caller(), what });
     }

@@ -85,7 +85,7 @@ pub mod driver {
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
     pub use crate::heap::{HeapJoin, HeapPort, HeapRing, decode_block};
     #[cfg(kill_points)]
-    pub use crate::kill_points::{KillPoint, arm, disarm};
+    pub use crate::kill_points::{KillPoint, arm, disarm, kill_point};
     #[cfg(not(loom))]
     pub use crate::queue::Joining;
     #[cfg(not(loom))]

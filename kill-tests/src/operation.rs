@@ -72,6 +72,8 @@ pub(crate) enum Operation {
     RecoverTaken,
     /// `recover()` of one that died with a lease.
     RecoverLease,
+    /// A new receiver that takes the record of one that died with a lease.
+    AttachLease,
     /// A blocking receive that sleeps and is woken by a send.
     Park,
     /// The same in a thread's own io_uring.
@@ -98,7 +100,7 @@ impl Operation {
             Self::RecoverSent => Dead { of: Self::TrySend, when: When::AfterExchange },
             Self::RecoverTaking => Dead { of: Self::TryRecv, when: When::BeforeExchange },
             Self::RecoverTaken => Dead { of: Self::TryRecv, when: When::AfterExchange },
-            Self::RecoverLease => Dead { of: Self::Nack, when: When::AtBegin },
+            Self::RecoverLease | Self::AttachLease => Dead { of: Self::Nack, when: When::AtBegin },
             _ => return None,
         })
     }
@@ -119,9 +121,11 @@ impl Operation {
             Self::Park | Self::ParkAsync | Self::Wake => fill == Fill::Empty,
             Self::ParkSend => fill == Fill::Full,
             Self::RecoverSending | Self::RecoverSent => fill != Fill::Full,
-            Self::Nack | Self::RecoverTaking | Self::RecoverTaken | Self::RecoverLease => {
-                fill != Fill::Empty
-            }
+            Self::Nack
+            | Self::RecoverTaking
+            | Self::RecoverTaken
+            | Self::RecoverLease
+            | Self::AttachLease => fill != Fill::Empty,
             _ => true,
         }
     }
@@ -160,7 +164,7 @@ impl Operation {
             }
             Self::Close => states.then_closed(),
             Self::RecoverSent => states.begins_sent(NEW[0]),
-            Self::RecoverTaken | Self::RecoverLease => {
+            Self::RecoverTaken | Self::RecoverLease | Self::AttachLease => {
                 states.begins_leased();
                 states.then_returned();
             }
@@ -228,7 +232,7 @@ impl Operation {
             }
             Self::Close => marks.around(|| queue.close())?,
             Self::AttachSender => drop(marks.around(|| queue.sender())?),
-            Self::AttachReceiver => drop(marks.around(|| queue.receiver())?),
+            Self::AttachReceiver | Self::AttachLease => drop(marks.around(|| queue.receiver())?),
             Self::DetachSender => {
                 let sender = queue.sender()?;
                 marks.around(|| drop(sender));

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use crate::kill_point;
+
 /// How many a process watches, in all its rings: each takes a descriptor, and how many there are is
 /// what peers say. For those beyond there is the watchdog.
 const MOST: usize = 256;
@@ -32,6 +34,7 @@ impl Peer {
         let name = i32::try_from(pid).ok().and_then(Pid::from_raw);
         let name = name.ok_or(io::ErrorKind::NotFound)?;
         let place = Place::take().ok_or(io::ErrorKind::QuotaExceeded)?;
+        kill_point("pidfd_open");
         let pidfd = pidfd_open(name, PidfdFlags::empty()).map_err(|errno| match errno {
             rustix::io::Errno::MFILE | rustix::io::Errno::NFILE => errno.into(),
             _ => io::Error::from(io::ErrorKind::NotFound),

@@ -20,6 +20,7 @@ use rustix::event::PollFlags;
 
 use parkline_core::driver::{ForkGuard, hold_forks};
 
+use crate::kill_point;
 use crate::lane::Lane;
 use crate::peer::Peer;
 use crate::unpark::Unpark;
@@ -167,11 +168,13 @@ impl Ring {
 
     /// Hands what is queued to the kernel.
     pub(crate) fn submit(&mut self) -> io::Result<()> {
+        kill_point("io_uring_enter");
         retry(|| self.uring.submit())
     }
 
     /// Hands what is queued to the kernel and sleeps until something lands, at most for `timeout`.
     pub(crate) fn submit_and_sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        kill_point("io_uring_enter");
         let Some(timeout) = timeout else {
             return ignore_interrupted(self.uring.submit_and_wait(1));
         };
@@ -191,6 +194,7 @@ impl Ring {
         }
         // What is not submitted cannot be cancelled. A failure here shows at the next submit.
         let _ = self.submit();
+        kill_point("io_uring_register");
         // "Not found" means that it has landed already; what else can fail leaves it armed, and a
         // wake that it takes then finds nobody and is passed on.
         let _ = self.uring.submitter().register_sync_cancel(None, CancelBuilder::user_data(name));
@@ -226,6 +230,7 @@ impl Ring {
             }
             let before = landed.len();
             for completion in self.uring.completion() {
+                kill_point("completion");
                 let Some(flight) = self.flights.remove(&completion.user_data()) else { continue };
                 let answer = match completion.result() {
                     0.. => Ok(true),
