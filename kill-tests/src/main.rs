@@ -11,10 +11,12 @@
 //! | `torture`, `workers`, `ledger`, `account`, `stalls` | random kills of a busy queue |
 //! | `operation`, `states`, `case` | what victims are killed in, and a model of what may be left |
 //! | `scene`, `waiter` | the queue and its survivors, who do everything and account |
+//! | `attack`, `twin` | a hostile peer, and what one process does to itself in its stead |
 //! | `player`, `asleep`, `cores`, `marks`, `shared` | processes by exec, and how they are watched |
 
 mod account;
 mod asleep;
+mod attack;
 mod case;
 #[cfg(kill_points)]
 mod churn;
@@ -44,6 +46,8 @@ mod step;
 mod stops;
 mod torture;
 mod tracee;
+#[cfg(kill_points)]
+mod twin;
 mod waiter;
 #[cfg(kill_points)]
 mod wakes;
@@ -75,6 +79,9 @@ enum Command {
     /// Stop a peer at kill points, for long.
     #[cfg(kill_points)]
     Stop(stops::Stops),
+    /// Change words between and within the operations of one process.
+    #[cfg(kill_points)]
+    Twin(twin::Twin),
     /// Kill whoever carries a wake.
     #[cfg(kill_points)]
     Wakes(wakes::Wakes),
@@ -82,6 +89,10 @@ enum Command {
     #[cfg(not(kill_points))]
     #[command(name = "wakes")]
     WakesNeedKillPoints(Refused),
+    /// Needs kill points.
+    #[cfg(not(kill_points))]
+    #[command(name = "twin")]
+    TwinNeedsKillPoints(Refused),
     /// Needs kill points.
     #[cfg(not(kill_points))]
     #[command(name = "stop")]
@@ -120,9 +131,12 @@ fn main() -> ExitCode {
         Command::Stop(args) => stops::run(&args),
         #[cfg(kill_points)]
         Command::Wakes(args) => wakes::run(&args),
+        #[cfg(kill_points)]
+        Command::Twin(args) => twin::run(&args),
         #[cfg(not(kill_points))]
         Command::PointsNeedKillPoints(_)
         | Command::StopNeedsKillPoints(_)
+        | Command::TwinNeedsKillPoints(_)
         | Command::WakesNeedKillPoints(_) => {
             Err(anyhow::anyhow!("this was built without kill points: `cargo kill-points` has them"))
         }
