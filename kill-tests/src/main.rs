@@ -11,6 +11,7 @@
 //! | `torture`, `workers`, `ledger`, `account`, `stalls` | random kills of a busy queue |
 //! | `operation`, `states`, `case` | what victims are killed in, and a model of what may be left |
 //! | `scene`, `waiter` | the queue and its survivors, who do everything and account |
+//! | `scribble`, `survivor` | a peer that writes anything anywhere, and those who use the queue meanwhile |
 //! | `attack`, `twin` | a hostile peer, and what one process does to itself in its stead |
 //! | `player`, `asleep`, `cores`, `marks`, `shared` | processes by exec, and how they are watched |
 
@@ -38,12 +39,14 @@ mod points;
 mod recoverer;
 mod report;
 mod scene;
+mod scribble;
 mod shared;
 mod stalls;
 mod states;
 mod step;
 #[cfg(kill_points)]
 mod stops;
+mod survivor;
 mod torture;
 mod tracee;
 #[cfg(kill_points)]
@@ -103,6 +106,8 @@ enum Command {
     PointsNeedKillPoints(Refused),
     /// Kill random workers of a busy queue.
     Torture(torture::Torture),
+    /// Write anything anywhere into a queue that four processes use.
+    Scribble(scribble::Scribble),
 }
 
 /// Arguments that are not looked at.
@@ -141,6 +146,7 @@ fn main() -> ExitCode {
             Err(anyhow::anyhow!("this was built without kill points: `cargo kill-points` has them"))
         }
         Command::Torture(args) => torture::run(&args),
+        Command::Scribble(args) => scribble::run(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -164,6 +170,8 @@ fn play(words: &[String]) -> Result<()> {
         "recoverer" => points::play_recoverer(&queue, words),
         "send" => workers::send(&queue, words),
         "receive" => workers::receive(&queue, words),
+        "scribble" => scribble::play(&queue, words),
+        "survive" => survivor::play(queue, words),
         other => bail!("no part is called `{other}`"),
     }
 }

@@ -112,6 +112,11 @@ impl Segment {
         (self.cells * 8).next_multiple_of(LINE)
     }
 
+    /// The length of the file in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
     /// The offset of a place: always within the file, on a whole word.
     pub(crate) fn offset(&self, place: Place) -> u64 {
         let records_at = self.cells_at() - self.handles * LINE;
@@ -147,21 +152,22 @@ impl Segment {
 
     /// Overwrites the word at `at`.
     pub(crate) fn write(&self, at: u64, word: &Word) {
-        let bits = self.bits(at, word);
+        let bits = self.bits(at, word, &|at| self.read(at));
         self.file.write_all_at(&bits.to_ne_bytes(), at).expect("within the file");
     }
 
-    fn bits(&self, at: u64, word: &Word) -> u64 {
+    /// What `word` is at `at`, where `read` says what is there now.
+    pub(crate) fn bits(&self, at: u64, word: &Word, read: &impl Fn(u64) -> u64) -> u64 {
         match *word {
             Word::Any(bits) => bits,
             Word::Small(bits) => bits.into(),
-            Word::Flip(bit) => self.read(at) ^ 1 << (bit % 64),
-            Word::Plus(more) => self.read(at).wrapping_add_signed(more.into()),
+            Word::Flip(bit) => read(at) ^ 1 << (bit % 64),
+            Word::Plus(more) => read(at).wrapping_add_signed(more.into()),
             Word::Slot { lap, state, block } => {
                 signed(lap) << 22 | u64::from(state & 3) << 20 | u64::from(block)
             }
             Word::NextState { laps, state } => {
-                let there = self.read(at);
+                let there = read(at);
                 let lap = (there >> 22).wrapping_add_signed(laps.into());
                 lap << 22 | u64::from(state & 3) << 20 | there & 0xf_ffff
             }
@@ -176,7 +182,7 @@ impl Segment {
             Word::Frame { len, flags, attempts } => {
                 signed(attempts) << 48 | u64::from(flags & 3) << 40 | 1 << 32 | u64::from(len)
             }
-            Word::CopyOf(place) => self.read(self.offset(place)),
+            Word::CopyOf(place) => read(self.offset(place)),
         }
     }
 }
