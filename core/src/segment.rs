@@ -113,6 +113,7 @@ impl Segment {
         let file_len = file.metadata().map_err(os("fstat"))?.len();
         let mut page = [0; HEADER_LEN];
         let mut len = 0;
+        // Ends with the page or with the file, whichever is shorter.
         while let Some(rest) = page.get_mut(len..).filter(|rest| !rest.is_empty()) {
             match file.read_at(rest, len as u64).map_err(os("pread"))? {
                 0 => break,

@@ -23,6 +23,8 @@ pub(crate) struct Ambush {
     word: Word,
 }
 
+/// Most accesses before an ambush: some operations.
+const FARTHEST: u8 = 64;
 /// Most changes of one ambush.
 const MOST: u8 = 8;
 /// Most accesses to private memory that are looked up in the process's mappings.
@@ -40,7 +42,7 @@ static LAID: Mutex<Option<Laid>> = Mutex::new(None);
 
 /// Lays an ambush for what this process does to `segment`. There is one at a time.
 pub(crate) fn lay(mut ambush: Ambush, segment: &Arc<Segment>) {
-    ambush.times = ambush.times % MOST + 1;
+    (ambush.after, ambush.times) = (ambush.after % FARTHEST, ambush.times % MOST + 1);
     let (segment, mapped) = (Arc::clone(segment), mapped());
     *laid() = Some(Laid { ambush, segment, mapped, unknown: 0 });
     arm(reached);
