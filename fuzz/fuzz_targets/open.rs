@@ -21,7 +21,7 @@ use parkline_core::{OpenError, Queue};
 use self::attack::world::{Step, World};
 
 /// See `core/src/geometry.rs`.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const HEADER_LEN: usize = 4096;
 /// No larger segment is made: the claims may ask for terabytes.
 const MAX_LEN: u64 = 1 << 20;
@@ -120,7 +120,7 @@ fuzz_target!(|input: Input<'_>| {
         Input::Claimed(claims, steps) => (claimed(claims), &steps[..]),
     };
     let Some(queue) = queue else { return };
-    let mut world = World::new(queue, false);
+    let mut world = World::new(queue, None);
     world.step(&Step::Sender);
     world.step(&Step::Receiver);
     for step in steps {

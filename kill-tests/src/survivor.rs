@@ -299,7 +299,9 @@ impl Surviving {
         };
         let fault = self.call(call, Duration::ZERO, |it| match call {
             Call::Read => {
-                let fault = lease.read().err();
+                let read = lease.read();
+                assert!(read.as_ref().map_or(lease.len(), Vec::len) == lease.len(), "cut short");
+                let fault = read.err();
                 it.leases.push(lease);
                 fault
             }

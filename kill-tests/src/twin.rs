@@ -5,6 +5,8 @@
 //! operations words are overwritten, and in the midst of one, at a kill point, the very word changes
 //! that is about to be read. `cargo +nightly twin` has AddressSanitizer look on.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -30,11 +32,17 @@ pub(crate) struct Twin {
 
 /// Random bytes of one attack: a few hundred steps.
 const BYTES: usize = 4096;
+/// An attack takes milliseconds: one that takes so long does not end.
+const NEVER: Duration = Duration::from_secs(30);
+
+/// How many attacks have ended.
+static ENDED: AtomicU64 = AtomicU64::new(0);
 
 pub(crate) fn run(args: &Twin) -> Result<bool> {
     let first = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!("seed {first}");
     std::panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
+    thread::spawn(move || watch(first));
     let (begin, time) = (Instant::now(), Duration::from_secs(args.seconds));
     let progress = bar(usize::try_from(args.seconds)?, "seconds");
     let (mut attacks, mut steps, mut faults) = (0, 0, 0);
@@ -44,6 +52,7 @@ pub(crate) fn run(args: &Twin) -> Result<bool> {
             .inspect_err(|()| eprintln!("again: `twin --seed {seed} --attacks 1`"))
             .map_err(|()| anyhow::anyhow!("attack {seed} came through"))?;
         (attacks, steps, faults) = (attacks + 1, steps + did, faults + met);
+        ENDED.store(attacks, Relaxed);
         progress.set_position(begin.elapsed().as_secs());
     }
     progress.finish_and_clear();
@@ -54,6 +63,19 @@ pub(crate) fn run(args: &Twin) -> Result<bool> {
     table.print();
     println!("violations: 0; {:.1} s", begin.elapsed().as_secs_f64());
     Ok(true)
+}
+
+/// Ends the process with an attack that does not end.
+fn watch(first: u64) {
+    loop {
+        let ended = ENDED.load(Relaxed);
+        thread::sleep(NEVER);
+        if ENDED.load(Relaxed) == ended {
+            let seed = first.wrapping_add(ended);
+            eprintln!("a call never returns; again: `twin --seed {seed} --attacks 1`");
+            std::process::abort();
+        }
+    }
 }
 
 fn attack(seed: u64) -> Result<(u64, u64), ()> {

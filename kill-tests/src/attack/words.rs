@@ -180,6 +180,8 @@ impl Segment {
                 verb | cell | u64::from(slot) << 20 | u64::from(gain)
             }
             Word::Frame { len, flags, attempts } => {
+                // Half of them short, as messages are.
+                let len = if len >> 15 == 0 { len % 64 } else { len };
                 signed(attempts) << 48 | u64::from(flags & 3) << 40 | 1 << 32 | u64::from(len)
             }
             Word::CopyOf(place) => read(self.offset(place)),

@@ -82,9 +82,12 @@ pub(crate) enum Step {
     JoinOn,
     Recover,
     Mourn(u8),
-    Close,
+    /// Seldom, for then all is over.
+    Close(u8),
     /// As a process does that does not give up after a fault.
     Open,
+    /// Goes on with another queue.
+    Renew,
 }
 
 /// The queue and all that is held of it.
@@ -100,15 +103,16 @@ pub(crate) struct World {
     started: u64,
     joining: Option<Joining>,
     given_up: Arc<AtomicUsize>,
-    forgiving: bool,
+    forgives: Option<Shape>,
     faulted: bool,
     /// What steps met.
     pub(crate) faults: u64,
 }
 
 impl World {
-    /// Of a `forgiving` one all faults are forgotten at once: it opens the queue anew.
-    pub(crate) fn new(queue: Queue, forgiving: bool) -> Self {
+    /// With a shape to go on with it forgets a fault at once: it opens the queue anew, or makes
+    /// another.
+    pub(crate) fn new(queue: Queue, forgives: Option<Shape>) -> Self {
         Self {
             segment: Arc::new(Segment::of(&queue).expect("a descriptor")),
             queue,
@@ -119,7 +123,7 @@ impl World {
             started: 0,
             joining: None,
             given_up: Arc::default(),
-            forgiving,
+            forgives,
             faulted: false,
             faults: 0,
         }
@@ -132,8 +136,10 @@ impl World {
         if self.faulted {
             self.faulted = false;
             self.faults += 1;
-            if self.forgiving {
-                self.act(&Step::Open);
+            match self.forgives {
+                Some(_) if self.faults.is_multiple_of(4) => self.act(&Step::Open),
+                Some(_) => self.act(&Step::Renew),
+                None => {}
             }
         }
         let took = clock_gettime(ClockId::ThreadCPUTime) - begin;
@@ -275,11 +281,13 @@ impl World {
                     receiver.side().mourn();
                 }
             }
-            Step::Close => {
+            Step::Close(n) if n % 16 > 0 => {}
+            Step::Close(_) => {
                 let closed = self.queue.close();
                 closed.unwrap_or_else(|fault| self.fault(fault));
             }
             Step::Open => self.open(),
+            Step::Renew => self.renew(),
         }
     }
 
@@ -346,6 +354,21 @@ impl World {
                 self.queue = queue;
             }
         }
+        self.begin();
+    }
+
+    /// Goes on with another queue.
+    fn renew(&mut self) {
+        let Some(queue) = self.forgives.and_then(Shape::create) else { return };
+        // What was laid is another queue's.
+        #[cfg(kill_points)]
+        super::ambush::clear();
+        self.segment = Arc::new(Segment::of(&queue).expect("a descriptor"));
+        self.queue = queue;
+        self.begin();
+    }
+
+    fn begin(&mut self) {
         self.leases.clear();
         self.senders.clear();
         self.receivers.clear();
@@ -405,7 +428,7 @@ impl Attack {
     /// How many steps there were, and how many met a fault.
     pub(crate) fn run(&self) -> (u64, u64) {
         let Some(queue) = self.shape.create() else { return (0, 0) };
-        let mut world = World::new(queue, self.forgiving);
+        let mut world = World::new(queue, self.forgiving.then_some(self.shape));
         world.step(&Step::Sender);
         world.step(&Step::Receiver);
         for step in &self.steps {
