@@ -27,15 +27,17 @@ pub(crate) struct Ambush {
 const FARTHEST: u8 = 64;
 /// Most changes of one ambush.
 const MOST: u8 = 8;
-/// Most accesses to private memory that are looked up in the process's mappings.
-const MOST_UNKNOWN: u8 = 8;
+/// Most times that the process's mappings are read anew.
+const MOST_READ: u8 = 8;
+
+/// A mapping: from, to, and where that is in the file if it is a segment's.
+type Mapped = (usize, usize, Option<u64>);
 
 struct Laid {
     ambush: Ambush,
     segment: Arc<Segment>,
-    /// Where the segment is mapped, and the offset there.
-    mapped: Vec<(usize, usize, u64)>,
-    unknown: u8,
+    mapped: Vec<Mapped>,
+    read: u8,
 }
 
 static LAID: Mutex<Option<Laid>> = Mutex::new(None);
@@ -44,7 +46,7 @@ static LAID: Mutex<Option<Laid>> = Mutex::new(None);
 pub(crate) fn lay(mut ambush: Ambush, segment: &Arc<Segment>) {
     (ambush.after, ambush.times) = (ambush.after % FARTHEST, ambush.times % MOST + 1);
     let (segment, mapped) = (Arc::clone(segment), mapped());
-    *laid() = Some(Laid { ambush, segment, mapped, unknown: 0 });
+    *laid() = Some(Laid { ambush, segment, mapped, read: 0 });
     arm(reached);
 }
 
@@ -73,7 +75,7 @@ fn reached(point: KillPoint) {
         it.segment.write(at, &it.ambush.word);
         it.ambush.times -= 1;
     }
-    if it.ambush.times == 0 || it.unknown == MOST_UNKNOWN {
+    if it.ambush.times == 0 || it.read == MOST_READ {
         drop(laid);
         clear();
     }
@@ -82,28 +84,30 @@ fn reached(point: KillPoint) {
 impl Laid {
     /// Where in the segment an address lies; `None` if it is in private memory.
     fn offset_of(&mut self, address: usize) -> Option<u64> {
-        let find = |mapped: &[(usize, usize, u64)]| {
-            let within = mapped.iter().find(|(from, to, _)| (*from..*to).contains(&address));
-            within.map(|(from, _, offset)| (offset + (address - from) as u64) / 8 * 8)
+        let find = |mapped: &[Mapped]| {
+            mapped.iter().copied().find(|(from, to, _)| (*from..*to).contains(&address))
         };
-        find(&self.mapped).or_else(|| {
+        let within = find(&self.mapped).or_else(|| {
             // A handle that was just made has a mapping of its own.
-            self.unknown += 1;
+            self.read += 1;
             self.mapped = mapped();
             find(&self.mapped)
-        })
+        });
+        let (from, _, offset) = within?;
+        Some((offset? + (address - from) as u64) / 8 * 8)
     }
 }
 
-/// Where segments are mapped: from, to, and the offset in the file.
-fn mapped() -> Vec<(usize, usize, u64)> {
+fn mapped() -> Vec<Mapped> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let of_line = |line: &str| {
         let mut words = line.split_whitespace();
         let (from, to) = words.next()?.split_once('-')?;
         let offset = words.nth(1)?;
         let parse = |hex| usize::from_str_radix(hex, 16).ok();
-        Some((parse(from)?, parse(to)?, parse(offset)? as u64))
+        let is_segment = line.contains("/memfd:parkline ");
+        let offset = parse(offset).filter(|_| is_segment);
+        Some((parse(from)?, parse(to)?, offset.map(|offset| offset as u64)))
     };
-    maps.lines().filter(|line| line.contains("/memfd:parkline ")).filter_map(of_line).collect()
+    maps.lines().filter_map(of_line).collect()
 }
