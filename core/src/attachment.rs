@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::error::{AttachError, Fault};
+use crate::error::{AttachError, Corrupt, Fault};
 use crate::futex::Futex;
 use crate::gate::Wake;
 use crate::join::let_joiners_order_us;
@@ -73,7 +73,7 @@ impl Attachment {
             if is_dead || gone > 0 {
                 wake_everybody(&ring);
             }
-            waiting += if is_taken { 0 } else { left };
+            waiting = if is_taken { waiting } else { left.saturating_add(waiting) };
             Ok(is_taken.then_some(port))
         });
         segment.owe(waiting);
@@ -90,9 +90,18 @@ impl Attachment {
         }
     }
 
-    /// The port, unless this is a forked child, where its memory does not exist.
+    /// The port, unless this is a forked child, or this process has found the queue corrupt.
     #[inline]
     pub(crate) fn port(&self) -> Result<&Port<'_>, Fault> {
+        let port = self.mapped_port()?;
+        port.ring().finding.check()?;
+        Ok(port)
+    }
+
+    /// The port, unless this is a forked child, where its memory does not exist. Also of a corrupt
+    /// queue: what others may wait for is let go.
+    #[inline]
+    pub(crate) fn mapped_port(&self) -> Result<&Port<'_>, Fault> {
         if self.mapping.is_forked() { Err(Fault::Forked) } else { Ok(&self.port) }
     }
 
@@ -100,6 +109,12 @@ impl Attachment {
     #[inline]
     pub(crate) fn same_port(&self) -> &Port<'_> {
         &self.port
+    }
+
+    /// Has all calls of this process on this queue say what was found.
+    #[cold]
+    pub(crate) fn keep(&self, corrupt: Corrupt) -> Fault {
+        self.port.ring().finding.keep(corrupt).into()
     }
 
     pub(crate) fn side(&self, waits_for: WaitsFor) -> Side {

@@ -32,6 +32,7 @@ pub struct Census {
 /// [`AttachError::Corrupt`] when a block is in two places or in none, though no handle is busy;
 /// [`AttachError::Forked`], [`AttachError::Os`].
 #[cfg(not(loom))]
+#[expect(clippy::arithmetic_side_effects, reason = "counts of records")]
 pub fn census<M: Message + ?Sized>(queue: &Queue<M>) -> Result<Census, AttachError> {
     let segment = queue.segment();
     let ring = segment.ring().ok_or(AttachError::Forked)?;
@@ -45,6 +46,7 @@ pub fn census<M: Message + ?Sized>(queue: &Queue<M>) -> Result<Census, AttachErr
 }
 
 impl Census {
+    #[expect(clippy::arithmetic_side_effects, reason = "counts of slots, of records and of cells")]
     pub(crate) fn of(ring: &Ring<'_>) -> Result<Self, Corrupt> {
         let mut census = Self::default();
         let mut blocks = Vec::new();

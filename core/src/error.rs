@@ -11,6 +11,10 @@ use thiserror::Error;
 
 /// A word of the segment that no honest peer writes. Some process scribbled over the segment, or
 /// has a bug; messages may be lost. Use a new queue.
+///
+/// Once a handle, a close or a join has said it, all calls on that [`Queue`](crate::Queue) and its
+/// handles say it, at once, in this process. What is held can still be acknowledged, and a close
+/// still tells the peers. Other queues are not touched, nor is the same one opened anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the segment is corrupt: {what}; some process wrote where it must not, use a new queue")]
 pub struct Corrupt {

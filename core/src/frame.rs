@@ -143,14 +143,8 @@ impl<'a> Block<'a> {
 
     #[inline]
     pub(crate) fn frame(&self, max_message: usize) -> Result<Frame, Corrupt> {
-        let room = max_message.min(self.payload.len() * 8);
+        let room = max_message.min(self.payload.len().saturating_mul(8));
         Frame::check(self.header.load(Relaxed), room)
-    }
-
-    /// Whether the message came back, and the attempt is not counted yet.
-    #[inline]
-    pub(crate) fn is_returned(&self) -> bool {
-        self.header.load(Relaxed) & FLAG_RETURNED << 40 != 0
     }
 
     #[inline]
@@ -170,20 +164,28 @@ impl<'a> Block<'a> {
         }
         if let (Some(to), false) = (rest.first(), tail.is_empty()) {
             let mut last = [0; 8];
-            last[..tail.len()].copy_from_slice(tail);
+            for (to, from) in last.iter_mut().zip(tail) {
+                *to = *from;
+            }
             to.store(u64::from_ne_bytes(last), Relaxed);
         }
     }
 
     /// Copies `bytes` to `offset` in the payload; what has no room is left out.
     pub(crate) fn write_at(&self, offset: usize, mut bytes: &[u8]) {
-        let (mut index, mut within) = (offset / 8, offset % 8);
-        while let (Some(word), false) = (self.payload.get(index), bytes.is_empty()) {
-            let (part, rest) = bytes.split_at(bytes.len().min(8 - within));
+        let mut within = offset % 8;
+        for word in self.payload.iter().skip(offset / 8) {
+            if bytes.is_empty() {
+                break;
+            }
             let mut merged = word.load(Relaxed).to_ne_bytes();
-            merged[within..within + part.len()].copy_from_slice(part);
+            let room = merged.iter_mut().skip(std::mem::take(&mut within));
+            let (part, rest) = bytes.split_at(bytes.len().min(room.len()));
+            for (to, from) in room.zip(part) {
+                *to = *from;
+            }
             word.store(u64::from_ne_bytes(merged), Relaxed);
-            (bytes, index, within) = (rest, index + 1, 0);
+            bytes = rest;
         }
     }
 
@@ -196,8 +198,9 @@ impl<'a> Block<'a> {
             *to = from.load(Relaxed).to_ne_bytes();
         }
         if let (Some(from), false) = (rest.first(), tail.is_empty()) {
-            let last = from.load(Relaxed).to_ne_bytes();
-            tail.copy_from_slice(&last[..tail.len()]);
+            for (to, from) in tail.iter_mut().zip(from.load(Relaxed).to_ne_bytes()) {
+                *to = from;
+            }
         }
     }
 

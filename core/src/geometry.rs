@@ -34,6 +34,8 @@ const PAGE: usize = 4096;
 pub(crate) const MAX_BLOCKS: u64 = (1 << BLOCK_BITS) - 1;
 /// Largest capacity: half the blocks.
 pub(crate) const MAX_CAPACITY: u64 = 1 << (BLOCK_BITS - 1);
+/// Most handles. An audit may look at every record, and a look for the dead may audit every one.
+pub(crate) const MAX_HANDLES: u64 = 1 << 14;
 /// Largest `max_message`: 1 GiB.
 pub(crate) const MAX_MESSAGE: u64 = 1 << 30;
 const MAX_WATCHDOG: Duration = Duration::from_secs(3600);
@@ -151,6 +153,9 @@ impl Geometry {
         if capacity as u64 > MAX_CAPACITY {
             return Err(too_large("capacity", capacity, MAX_CAPACITY));
         }
+        if handles as u64 > MAX_HANDLES {
+            return Err(too_large("handles", handles, MAX_HANDLES));
+        }
         if max_message as u64 > MAX_MESSAGE {
             return Err(too_large("max_message", max_message, MAX_MESSAGE));
         }
@@ -177,7 +182,7 @@ impl Geometry {
         let watchdog = Duration::from_micros(watchdog_micros);
         let max_attempts = u16::try_from(claims.max_attempts).unwrap_or(0);
         let sane = 1u64.checked_shl(capacity_log2).is_some_and(|it| it <= MAX_CAPACITY)
-            && handles > 0
+            && (1..=MAX_HANDLES).contains(&handles.into())
             && max_attempts > 0
             && max_message <= MAX_MESSAGE
             && (Duration::from_millis(1)..=MAX_WATCHDOG).contains(&watchdog);
@@ -206,9 +211,12 @@ impl Geometry {
         let block_len = max_message
             .checked_add(BLOCK_HEADER_WORDS * 8)?
             .checked_next_multiple_of(BLOCK_STRIDE)?;
-        let records_at = (capacity * 8).checked_next_multiple_of(RECORD_LEN)? + HEADER_LEN;
+        let records_at = capacity
+            .checked_mul(8)?
+            .checked_next_multiple_of(RECORD_LEN)?
+            .checked_add(HEADER_LEN)?;
         let cells_at = rows.checked_mul(RECORD_LEN)?.checked_add(records_at)?;
-        let row = (cells * 8).checked_next_multiple_of(CELL_ROW)?;
+        let row = cells.checked_mul(8)?.checked_next_multiple_of(CELL_ROW)?;
         let blocks_at =
             rows.checked_mul(row)?.checked_add(cells_at)?.checked_next_multiple_of(PAGE)?;
         let file_len = blocks
@@ -245,7 +253,11 @@ impl Geometry {
             payload,
         }
     }
+}
 
+/// What `compute` has found to fit.
+#[expect(clippy::arithmetic_side_effects, reason = "`compute` checked each of these sums")]
+impl Geometry {
     pub(crate) fn laps(&self) -> Laps {
         Laps::of_capacity_log2(self.capacity_log2)
     }

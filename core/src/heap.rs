@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use crate::census::Census;
 use crate::error::{Corrupt, CreateError, Fault, TryRecvError, TrySendError};
+use crate::finding::Finding;
 use crate::frame::{Block, Frame};
 use crate::gate::Gate;
 use crate::geometry::{Geometry, Wishes};
 use crate::join::Join;
 use crate::port::{Port, SEND_CELL};
 use crate::position::Position;
-use crate::ring::{Control, Record, Ring};
+use crate::ring::{Control, Record, Ring, Stop};
 use crate::slot::Verb;
 use crate::sync::AtomicU64;
 
@@ -19,6 +20,7 @@ use crate::sync::AtomicU64;
 #[derive(Debug)]
 pub struct HeapRing {
     geometry: Geometry,
+    finding: Finding,
     control: Control,
     slots: Vec<AtomicU64>,
     records: Vec<Record>,
@@ -31,6 +33,7 @@ impl HeapRing {
     ///
     /// # Errors
     /// Those of [`Builder::create`](crate::Builder::create) that are about the numbers.
+    #[expect(clippy::arithmetic_side_effects, reason = "`plan` has found the products to fit")]
     pub fn new(capacity: usize, max_message: usize, handles: usize) -> Result<Self, CreateError> {
         let watchdog = Duration::from_millis(100);
         let (leases, max_attempts) = (1, u16::MAX);
@@ -39,6 +42,7 @@ impl HeapRing {
         let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         let heap = Self {
             geometry,
+            finding: Finding::default(),
             control: Control::new(),
             slots: words(geometry.capacity()),
             records: (0..handles).map(|_| Record::new()).collect(),
@@ -88,6 +92,7 @@ impl HeapRing {
     }
 
     /// A join of all that was sent so far.
+    #[expect(clippy::expect_used, reason = "nobody else writes to the ring of a model")]
     pub fn join(&self) -> HeapJoin<'_> {
         let join = self.ring().begin_join();
         HeapJoin { ring: self.ring(), join: join.expect("nobody scribbles on a private ring") }
@@ -122,6 +127,7 @@ impl HeapRing {
     fn ring(&self) -> Ring<'_> {
         Ring {
             geometry: self.geometry,
+            finding: &self.finding,
             control: &self.control,
             slots: &self.slots,
             records: &self.records,
@@ -202,8 +208,10 @@ impl HeapPort<'_> {
     ) -> Result<(usize, Vec<u8>), TryRecvError> {
         let cell = self.port.free_cell(0, 0)?;
         self.port.recv(cell, &mut self.recv_at, on_lost)?;
-        let mut message = Vec::new();
-        self.port.read_into(cell, &mut message).inspect_err(|_| self.port.acknowledge(cell))?;
+        let frame = self.port.frame(cell).inspect_err(|_| self.port.acknowledge(cell));
+        let frame = frame.map_err(Fault::from)?;
+        let mut message = vec![0; frame.len()];
+        self.port.block(cell).map_err(Fault::from)?.read(&mut message);
         Ok((cell, message))
     }
 
@@ -222,7 +230,8 @@ impl HeapPort<'_> {
     /// # Errors
     /// [`TrySendError::Full`].
     pub fn give_back(&self, cell: usize) -> Result<(), TrySendError> {
-        self.port.give_back(cell).map_err(TrySendError::from)
+        let frame = self.port.frame(cell).map_err(Stop::from)?;
+        Ok(self.port.give_back(cell, frame)?)
     }
 }
 

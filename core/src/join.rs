@@ -58,7 +58,8 @@ impl Ring<'_> {
         Ok(false)
     }
 
-    /// Whether any handle may have a message received before `until` and not acknowledged.
+    /// Whether any handle may have a message received before `until` and not acknowledged. One look
+    /// at each record and at each cell.
     fn is_in_hands(&self, until: Position) -> bool {
         let ids = 0..self.geometry.handles();
         ids.zip(self.records).any(|(id, record)| {

@@ -16,6 +16,8 @@ pub struct KillPoint {
     pub at: &'static Location<'static>,
     /// The access or the system call.
     pub what: &'static str,
+    /// The address of the word that is accessed.
+    pub word: Option<usize>,
 }
 
 static ARMED: AtomicBool = AtomicBool::new(false);
@@ -33,12 +35,22 @@ pub fn disarm() {
     ARMED.store(false, Relaxed);
 }
 
-/// The calling line is about to do `what`.
+/// The calling line is about to do `what`, a system call.
 #[track_caller]
 #[inline]
 pub fn kill_point(what: &'static str) {
     if ARMED.load(Relaxed) {
-        reached(KillPoint { at: Location::caller(), what });
+        reached(KillPoint { at: Location::caller(), what, word: None });
+    }
+}
+
+/// The calling line is about to access `word`.
+#[track_caller]
+#[inline]
+fn access<T>(what: &'static str, word: &T) {
+    if ARMED.load(Relaxed) {
+        let word = Some(core::ptr::from_ref(word).addr());
+        reached(KillPoint { at: Location::caller(), what, word });
     }
 }
 
@@ -72,14 +84,14 @@ macro_rules! killable {
             #[track_caller]
             #[inline]
             pub fn load(&self, order: Ordering) -> $word {
-                kill_point("load");
+                access("load", self);
                 self.0.load(order)
             }
 
             #[track_caller]
             #[inline]
             pub fn store(&self, word: $word, order: Ordering) {
-                kill_point("store");
+                access("store", self);
                 self.0.store(word, order);
             }
 
@@ -92,21 +104,21 @@ macro_rules! killable {
                 success: Ordering,
                 failure: Ordering,
             ) -> Result<$word, $word> {
-                kill_point("compare_exchange");
+                access("compare_exchange", self);
                 self.0.compare_exchange(current, new, success, failure)
             }
 
             #[track_caller]
             #[inline]
             pub fn fetch_add(&self, more: $word, order: Ordering) -> $word {
-                kill_point("fetch_add");
+                access("fetch_add", self);
                 self.0.fetch_add(more, order)
             }
 
             #[track_caller]
             #[inline]
             pub fn fetch_or(&self, bits: $word, order: Ordering) -> $word {
-                kill_point("fetch_or");
+                access("fetch_or", self);
                 self.0.fetch_or(bits, order)
             }
         }

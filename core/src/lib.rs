@@ -27,6 +27,18 @@
 //! anything undefined. Whoever opens a queue trusts its peers with the messages; where that is too
 //! much, give each peer a queue of its own.
 
+// What another process wrote cannot make us panic: nothing here panics by itself.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unreachable,
+        clippy::unwrap_used
+    )
+)]
 #![cfg_attr(loom, allow(dead_code, reason = "a model has no segment, and so no header, no types"))]
 
 #[cfg(not(target_pointer_width = "64"))]
@@ -35,6 +47,7 @@ compile_error!("Parkline needs 64-bit atomics and addresses");
 mod audit;
 mod census;
 mod error;
+mod finding;
 mod frame;
 mod gate;
 mod geometry;

@@ -2,7 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use crate::error::{Corrupt, Fault};
+use crate::error::Corrupt;
 use crate::frame::{Block, Frame};
 use crate::geometry::TypeMark;
 use crate::port::Port;
@@ -44,7 +44,7 @@ pub trait Message: sealed::Sealed {
 
     /// The message, copied out.
     #[doc(hidden)]
-    fn read(cell: InBlock<'_>) -> Result<Self::Owned, Fault>;
+    fn read(from: InBlock<'_>) -> Result<Self::Owned, Corrupt>;
 
     #[doc(hidden)]
     fn mark() -> Mark;
@@ -64,16 +64,10 @@ pub struct InBlock<'a> {
 pub struct Mark(pub(crate) TypeMark);
 
 impl<'a> InBlock<'a> {
-    /// The message in `cell`, its header read once and checked.
+    /// The message in `cell`, whose header was read as `frame`.
     #[inline]
-    pub(crate) fn of(port: &Port<'a>, cell: usize) -> Result<Self, Fault> {
-        Ok(Self { frame: port.frame(cell)?, block: port.block(cell)? })
-    }
-
-    /// The message in `cell`, about to be handed out once more.
-    pub(crate) fn again(port: &Port<'a>, cell: usize) -> Result<Self, Fault> {
-        port.hand_out_again(cell)?;
-        Self::of(port, cell)
+    pub(crate) fn of(port: &Port<'a>, cell: usize, frame: Frame) -> Result<Self, Corrupt> {
+        Ok(Self { frame, block: port.block(cell)? })
     }
 
     pub(crate) fn block(self) -> Block<'a> {
@@ -98,7 +92,7 @@ impl Message for [u8] {
         self
     }
 
-    fn read(from: InBlock<'_>) -> Result<Vec<u8>, Fault> {
+    fn read(from: InBlock<'_>) -> Result<Vec<u8>, Corrupt> {
         let mut message = vec![0; from.frame.len()];
         from.block.read(&mut message);
         Ok(message)
@@ -117,9 +111,9 @@ impl<T: FromBytes + IntoBytes + Immutable> Message for T {
     }
 
     #[inline]
-    fn read(from: InBlock<'_>) -> Result<T, Fault> {
+    fn read(from: InBlock<'_>) -> Result<T, Corrupt> {
         if from.frame.len() != size_of::<T>() {
-            return Err(Corrupt { what: "a message has not the size of the queue's type" }.into());
+            return Err(Corrupt { what: "a message has not the size of the queue's type" });
         }
         let mut message = T::new_zeroed();
         from.block.read(message.as_mut_bytes());

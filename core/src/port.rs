@@ -89,7 +89,7 @@ impl<'a> Port<'a> {
         let is_free = |cell: &usize| self.cell(*cell).is_some_and(|cell| !cell.is_held());
         let mut free = (hint..self.cells.len()).chain(0..hint).filter(is_free);
         let first = free.next();
-        let enough = spare == 0 || free.nth(spare - 1).is_some();
+        let enough = spare == 0 || free.nth(spare.wrapping_sub(1)).is_some();
         let out = Fault::LeasesOut { max: self.cells.len().saturating_sub(1) };
         first.filter(|_| enough).ok_or(out)
     }
@@ -100,30 +100,25 @@ impl<'a> Port<'a> {
         (0..self.cells.len()).filter(is_held)
     }
 
-    /// Sends the message in `cell` again, flagged as redelivered. Refused only while the ring is
-    /// full: it stays in the cell then.
-    pub(crate) fn give_back(&self, cell: usize) -> Result<(), Stop> {
-        self.mark_returned(cell)?;
+    /// Sends the message in `cell`, whose header was read as `frame`, again, flagged as redelivered.
+    /// Refused only while the ring is full: it stays in the cell then.
+    pub(crate) fn give_back(&self, cell: usize, frame: Frame) -> Result<(), Stop> {
+        self.block(cell)?.set_frame(frame.returned());
         let mut at = self.start(Verb::Return)?;
         self.ring.swap(Verb::Return, self, cell, &mut at)
     }
 
-    /// Flags the message in `cell` as one that comes again.
-    pub(crate) fn mark_returned(&self, cell: usize) -> Result<(), Fault> {
-        self.block(cell)?.set_frame(self.frame(cell)?.returned());
-        Ok(())
-    }
-
     /// Gives all held messages back for which there is room; how many went and how many stay.
+    #[expect(clippy::arithmetic_side_effects, reason = "counts of cells")]
     pub(crate) fn give_all_back(&self) -> (usize, usize) {
         let (mut gone, mut left) = (0, 0);
         for cell in self.held() {
             // Somebody scribbled on it: there is no message to be saved.
-            if self.frame(cell).is_err() {
+            let Ok(frame) = self.frame(cell) else {
                 self.acknowledge(cell);
                 continue;
-            }
-            match self.give_back(cell) {
+            };
+            match self.give_back(cell, frame) {
                 Ok(()) => gone += 1,
                 // A fault is the ring's: the message is whole, and waits.
                 Err(_) => left += 1,
@@ -157,32 +152,18 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// The header of the message in `cell`, read once and checked.
+    /// The header of the message in `cell`, checked. Who has it works with this copy, and does not
+    /// read it again: a peer may have changed it.
     #[inline]
-    pub(crate) fn frame(&self, cell: usize) -> Result<Frame, Fault> {
-        Ok(self.block(cell)?.frame(self.ring.geometry.max_message())?)
-    }
-
-    /// Whether the message in `cell` came back, and the attempt is not counted yet.
-    #[inline]
-    pub(crate) fn is_returned(&self, cell: usize) -> bool {
-        self.block(cell).is_ok_and(|block| block.is_returned())
+    pub(crate) fn frame(&self, cell: usize) -> Result<Frame, Corrupt> {
+        self.block(cell)?.frame(self.ring.geometry.max_message())
     }
 
     /// Counts one more attempt for the message in `cell`, which is about to be handed out.
-    pub(crate) fn hand_out_again(&self, cell: usize) -> Result<(), Fault> {
-        self.block(cell)?.set_frame(self.frame(cell)?.handed_out());
-        Ok(())
-    }
-
-    /// Replaces what is in `message` by the message in `cell`.
-    #[inline]
-    pub(crate) fn read_into(&self, cell: usize, message: &mut Vec<u8>) -> Result<(), Fault> {
-        let frame = self.frame(cell)?;
-        message.clear();
-        message.resize(frame.len(), 0);
-        self.block(cell)?.read(message);
-        Ok(())
+    pub(crate) fn hand_out_again(&self, cell: usize, frame: Frame) -> Result<Frame, Corrupt> {
+        let again = frame.handed_out();
+        self.block(cell)?.set_frame(again);
+        Ok(again)
     }
 
     #[inline]

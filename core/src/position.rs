@@ -55,7 +55,7 @@ impl Laps {
 
     pub(crate) fn index(self, at: Position) -> usize {
         // Below the capacity, which is at most 2^20: fits any usize.
-        (at.0 & (self.capacity() - 1)) as usize
+        (at.0 & self.capacity().wrapping_sub(1)) as usize
     }
 
     pub(crate) fn lap(self, at: Position) -> Lap {

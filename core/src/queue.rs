@@ -344,6 +344,7 @@ impl Joining {
 
     fn is_joined(&mut self) -> Result<bool, Fault> {
         let ring = self.segment.ring().ok_or(Fault::Forked)?;
+        ring.finding.check()?;
         let join = match &mut self.join {
             Some(join) => join,
             None => self.join.insert(ring.begin_join()?),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::attachment::Attachment;
-use crate::error::{Fault, RecvError, RecvTimeoutError, TryRecvError, TrySendError};
+use crate::error::{Corrupt, Fault, RecvError, RecvTimeoutError, TryRecvError, TrySendError};
 use crate::frame::Frame;
 use crate::message::{InBlock, Message};
 use crate::port::Port;
@@ -15,6 +15,11 @@ use crate::sender::Sender;
 use crate::side::{Side, WaitsFor};
 use crate::slot::Verb;
 use crate::wait::{Patience, wait_at};
+
+/// How many messages can come back while one receive gives up others, beyond all that there can be
+/// at a time. Each is one that another receiver was quicker to take and to return: as good as never
+/// so many in a row.
+const COME_BACK: usize = 1024;
 
 /// Receives from a queue. Exclusive: no lock, no counter, nothing shared with another handle but
 /// the ring itself.
@@ -37,8 +42,6 @@ pub struct Receiver<M: Message + ?Sized = [u8]> {
     at: Position,
     /// Where to begin the search for a free cell.
     hint: usize,
-    /// What a batch met after its last good message.
-    late: Option<Fault>,
     /// Cells with what the record's last owner, now dead, did not acknowledge and the ring had no
     /// room for: received first.
     inheritance: Vec<usize>,
@@ -68,15 +71,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         let port = attachment.port()?;
         let (at, inheritance) = (port.start(Verb::Recv)?, port.held().collect());
         let dead_letters = DeadLetters::Dropped;
-        Ok(Self {
-            attachment,
-            at,
-            hint: 0,
-            late: None,
-            inheritance,
-            dead_letters,
-            carries: PhantomData,
-        })
+        Ok(Self { attachment, at, hint: 0, inheritance, dead_letters, carries: PhantomData })
     }
 
     /// Has `handler` called with each message that this handle receives after it was handed out
@@ -144,14 +139,14 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// [lease](Self::try_lease) it is delivered again as long as it was not acknowledged.
     #[inline]
     pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
-        let cell = self.take_cell(0)?;
+        let (cell, frame) = self.take_cell(0)?;
         let port = self.attachment.same_port();
-        let message = InBlock::of(port, cell).and_then(M::read);
+        let message = InBlock::of(port, cell, frame).and_then(M::read);
         // The acknowledgement comes last: who is killed before it has the message delivered again.
         self.notify_of_room(1);
         port.acknowledge(cell);
         self.attachment.notify_joiners();
-        Ok(message?)
+        message.map_err(|corrupt| self.attachment.keep(corrupt).into())
     }
 
     /// Takes the oldest message, waiting on the calling thread while there is none.
@@ -191,8 +186,8 @@ impl<M: Message + ?Sized> Receiver<M> {
         Ok(self.wait_until(until, Self::try_recv).ok_or(RecvTimeoutError::Timeout)??)
     }
 
-    /// Takes up to `limit` messages in order, appends them to `messages`, and wakes senders once.
-    /// Returns how many.
+    /// Takes up to `limit` messages in order, at most the queue's capacity, appends them to
+    /// `messages`, and wakes senders once. Returns how many.
     ///
     /// # Errors
     /// As [`try_recv`](Self::try_recv), when there is not even one. A fault that comes after some
@@ -217,35 +212,22 @@ impl<M: Message + ?Sized> Receiver<M> {
         messages: &mut Vec<M::Owned>,
         limit: usize,
     ) -> Result<usize, TryRecvError> {
-        if let Some(fault) = self.late.take() {
-            return Err(fault.into());
-        }
-        let (mut taken, mut kept) = (0, 0);
-        let stopped = loop {
-            if kept == limit {
-                break None;
-            }
+        // More than what was there may come meanwhile, for ever.
+        let most = limit.min(self.attachment.segment.geometry().capacity());
+        let mut taken = 0u32;
+        for _ in 0..most {
             match self.take_one() {
-                Ok(Ok(message)) => messages.push(message),
-                Ok(Err(fault)) => {
-                    taken += 1;
-                    break Some(TryRecvError::Fault(fault));
-                }
-                Err(error) => break Some(error),
+                Ok(message) => messages.push(message),
+                Err(error) if taken == 0 => return Err(error),
+                // A fault is told by the next call, too.
+                Err(_) => break,
             }
-            (taken, kept) = (taken + 1, kept + 1);
-        };
+            taken = taken.saturating_add(1);
+        }
         if taken > 0 {
-            self.notify(u32::try_from(taken).unwrap_or(u32::MAX));
+            self.notify(taken);
         }
-        match stopped {
-            Some(error) if kept == 0 => Err(error),
-            Some(TryRecvError::Fault(fault)) => {
-                self.late = Some(fault);
-                Ok(kept)
-            }
-            _ => Ok(kept),
-        }
+        Ok(taken as usize)
     }
 
     /// As [`try_recv_many`](Self::try_recv_many), waiting on the calling thread until there is at
@@ -289,14 +271,12 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// ```
     pub fn try_lease(&mut self) -> Result<Lease<M>, TryRecvError> {
         // One cell stays free for `try_recv`.
-        let cell = self.take_cell(1)?;
-        let port = self.attachment.same_port();
-        self.hint = cell + 1;
+        let (cell, frame) = self.take_cell(1)?;
+        self.hint = cell.wrapping_add(1);
         let attachment = Arc::clone(&self.attachment);
-        let frame = port.frame(cell).inspect_err(|_| port.acknowledge(cell));
         // Also joiners: one that saw us in the midst of it sleeps, though it waits for another.
         self.notify(1);
-        Ok(Lease { attachment, cell, frame: frame?, returned: false, carries: PhantomData })
+        Ok(Lease { attachment, cell, frame, returned: false, carries: PhantomData })
     }
 
     /// As [`try_lease`](Self::try_lease), waiting on the calling thread while there is no message.
@@ -346,7 +326,11 @@ impl<M: Message + ?Sized> Receiver<M> {
             "a lease goes back through the receiver that took it"
         );
         let port = self.attachment.port().map_err(Stop::from);
-        match port.and_then(|port| port.give_back(lease.cell).map(|()| port.ring().control)) {
+        let given = port.and_then(|port| {
+            port.give_back(lease.cell, lease.frame)?;
+            Ok(port.ring().control)
+        });
+        match given {
             Ok(control) => {
                 lease.returned = true;
                 self.attachment.carry_out(control.after_send.readable.notify(1));
@@ -363,27 +347,33 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.attachment.side(WaitsFor::Message)
     }
 
-    /// Takes one message; the outer error says that none was taken.
+    /// Takes one message, copied out and acknowledged. Those who wait for room are for the caller to
+    /// tell.
     #[inline]
-    fn take_one(&mut self) -> Result<Result<M::Owned, Fault>, TryRecvError> {
-        let cell = self.take_cell(0)?;
+    fn take_one(&mut self) -> Result<M::Owned, TryRecvError> {
+        let (cell, frame) = self.take_cell(0)?;
         let port = self.attachment.same_port();
-        let message = InBlock::of(port, cell).and_then(M::read);
-        port.acknowledge(cell);
-        Ok(message)
+        match InBlock::of(port, cell, frame).and_then(M::read) {
+            Ok(message) => {
+                port.acknowledge(cell);
+                Ok(message)
+            }
+            Err(corrupt) => Err(self.drop_corrupt(cell, corrupt)),
+        }
     }
 
-    /// Takes one message into a free cell that leaves `spare` others free, and tells which.
+    /// Takes one message into a free cell that leaves `spare` others free, and tells which, with the
+    /// message's header.
     #[inline]
-    fn take_cell(&mut self, spare: usize) -> Result<usize, TryRecvError> {
+    fn take_cell(&mut self, spare: usize) -> Result<(usize, Frame), TryRecvError> {
         if self.inheritance.is_empty() {
             let cell = self.take_next(spare)?;
-            if !self.attachment.same_port().is_returned(cell) {
-                return Ok(cell);
+            match self.attachment.same_port().frame(cell) {
+                Ok(frame) if !frame.is_returned() => return Ok((cell, frame)),
+                frame => return self.take_again(spare, Some((cell, frame))),
             }
-            self.inheritance.push(cell);
         }
-        self.take_again(spare)
+        self.take_again(spare, None)
     }
 
     /// Takes the oldest message of the ring.
@@ -403,29 +393,56 @@ impl<M: Message + ?Sized> Receiver<M> {
     }
 
     /// Takes a message that some receiver had before, unless it had enough attempts, and then the
-    /// next.
+    /// next. `first` was taken already.
     #[cold]
-    fn take_again(&mut self, spare: usize) -> Result<usize, TryRecvError> {
-        loop {
-            let next = self.inheritance.pop();
-            let cell = next.map_or_else(|| self.take_next(spare), Ok)?;
+    fn take_again(
+        &mut self,
+        spare: usize,
+        first: Option<(usize, Result<Frame, Corrupt>)>,
+    ) -> Result<(usize, Frame), TryRecvError> {
+        let mut first = first;
+        // All messages that there can be, and then those that came back meanwhile.
+        let blocks = self.attachment.segment.geometry().blocks();
+        for _ in 0..blocks.saturating_add(COME_BACK) {
+            let inherited = if first.is_none() { self.inheritance.pop() } else { None };
+            let (cell, frame) = match (first.take(), inherited) {
+                (Some(taken), _) => taken,
+                (None, Some(cell)) => (cell, self.attachment.port()?.frame(cell)),
+                (None, None) => {
+                    let cell = self.take_next(spare)?;
+                    (cell, self.attachment.same_port().frame(cell))
+                }
+            };
             let port = self.attachment.port()?;
-            if next.is_none() && !port.is_returned(cell) {
-                return Ok(cell);
-            }
-            let message = InBlock::again(port, cell).inspect_err(|_| {
-                port.acknowledge(cell);
-                self.notify(1);
-            })?;
+            let message = match frame {
+                Ok(frame) if inherited.is_none() && !frame.is_returned() => {
+                    return Ok((cell, frame));
+                }
+                Ok(frame) => port
+                    .hand_out_again(cell, frame)
+                    .and_then(|frame| InBlock::of(port, cell, frame)),
+                Err(corrupt) => Err(corrupt),
+            };
+            let message = message.map_err(|corrupt| self.drop_corrupt(cell, corrupt))?;
             if !self.dead_letters.take(port, message) {
-                return Ok(cell);
+                return Ok((cell, message.frame()));
             }
             // A handler may do anything, fork included.
-            let port = self.attachment.port()?;
+            let port = self.attachment.mapped_port()?;
             port.record().tally.dead_lettered.increment();
             port.acknowledge(cell);
             self.notify(1);
         }
+        let endless = Corrupt { what: "more messages come back than there can be" };
+        Err(self.attachment.keep(endless).into())
+    }
+
+    /// Lets go of a message that is none.
+    #[cold]
+    fn drop_corrupt(&self, cell: usize, corrupt: Corrupt) -> TryRecvError {
+        self.attachment.same_port().acknowledge(cell);
+        self.notify(1);
+        self.attachment.keep(corrupt).into()
     }
 
     /// Tells those who wait for room, and those who wait for acknowledgements.
@@ -549,9 +566,10 @@ impl<M: Message + ?Sized> Lease<M> {
     /// Copies the message out.
     ///
     /// # Errors
-    /// [`Fault::Forked`]; [`Fault::Corrupt`] if a peer scribbled on the message's header meanwhile.
+    /// [`Fault::Forked`]; [`Fault::Corrupt`] if a peer scribbled on the segment.
     pub fn read(&self) -> Result<M::Owned, Fault> {
-        M::read(InBlock::of(self.attachment.port()?, self.cell)?)
+        let message = InBlock::of(self.attachment.port()?, self.cell, self.frame);
+        message.and_then(M::read).map_err(|corrupt| self.attachment.keep(corrupt))
     }
 
     /// Copies the start of the message into `buffer`; returns how many bytes that is.
@@ -587,7 +605,7 @@ impl<M: Message + ?Sized> Drop for Lease<M> {
     fn drop(&mut self) {
         if !self.returned
             && !std::thread::panicking()
-            && let Ok(port) = self.attachment.port()
+            && let Ok(port) = self.attachment.mapped_port()
         {
             port.acknowledge(self.cell);
             self.attachment.notify_joiners();

@@ -51,7 +51,7 @@ pub(crate) struct Watch {
 impl Watch {
     pub(crate) fn begin(period: Duration) -> Self {
         let (has_news, is_owed) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { next: Mutex::new(Instant::now() + period), has_news, is_owed }
+        Self { next: Mutex::new(after(period)), has_news, is_owed }
     }
 }
 
@@ -79,7 +79,7 @@ impl Segment {
             return;
         }
         let period = self.geometry().watchdog();
-        *next = now + if has_news { period.min(SECOND_LOOK) } else { period };
+        *next = after(if has_news { period.min(SECOND_LOOK) } else { period });
         // What fails here fails again for somebody who is told.
         let _ = self.recover();
     }
@@ -104,6 +104,7 @@ impl Segment {
     /// Audits all dead handles that left something open.
     pub(crate) fn recover(&self) -> Result<Recovered, AttachError> {
         let ring = self.ring().ok_or(AttachError::Forked)?;
+        ring.finding.check()?;
         // Before the look: what it leaves is owed by then.
         self.watch.is_owed.store(false, Relaxed);
         let mut found = Recovered::default();
@@ -137,6 +138,7 @@ impl Segment {
 
 impl Recovered {
     /// Recovers record `id`, whose lock the caller has.
+    #[expect(clippy::arithmetic_side_effects, reason = "counts of records and of their cells")]
     fn add_record(&mut self, ring: Ring<'_>, id: u32) -> Result<(), Corrupt> {
         // Somebody else may have been quicker.
         if !ring.is_dirty(id) {
@@ -156,6 +158,12 @@ impl Recovered {
         }
         Ok(())
     }
+}
+
+/// When `period`, an hour at most, will have passed.
+fn after(period: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(period).unwrap_or(now)
 }
 
 /// Has everybody look again: some may sleep whose wake died with its sender.

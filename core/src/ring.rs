@@ -36,6 +36,7 @@
 //! The exchange is SeqCst for the gates' sake: [announce] in `gate.rs` is its partner.
 
 use crate::error::{Corrupt, Fault, TryRecvError, TrySendError};
+use crate::finding::Finding;
 use crate::frame::Block;
 use crate::gate::Gate;
 use crate::geometry::Geometry;
@@ -46,8 +47,9 @@ use crate::stats::Tally;
 use crate::sync::Ordering::SeqCst;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-/// How often an operation looks again before it calls the segment corrupt. A failed exchange means
-/// that another handle got through, so honest peers come nowhere near it.
+/// How often an operation looks again before it calls the segment corrupt: the bound of every loop
+/// here that a peer can keep going. A failed exchange means that another handle got through, so
+/// honest peers come nowhere near it.
 const LOOKS: u32 = 1 << 16;
 const UNSETTLED: Corrupt = Corrupt { what: "the slots never settle" };
 
@@ -180,6 +182,7 @@ enum Look {
 #[derive(Clone, Copy)]
 pub(crate) struct Ring<'a> {
     pub(crate) geometry: Geometry,
+    pub(crate) finding: &'a Finding,
     pub(crate) control: &'a Control,
     pub(crate) slots: &'a [AtomicU64],
     pub(crate) records: &'a [Record],
@@ -214,12 +217,13 @@ impl<'a> Ring<'a> {
         cell: usize,
         at: &mut Position,
     ) -> Result<(), Stop> {
+        self.finding.check()?;
         for _ in 0..LOOKS {
             if self.swap_once(verb, port, cell, at)? {
                 return Ok(());
             }
         }
-        Err(UNSETTLED.into())
+        Err(self.finding.keep(UNSETTLED).into())
     }
 
     /// Announces, exchanges, and settles who owns what. `false` when the slot was not, or is no
@@ -238,7 +242,7 @@ impl<'a> Ring<'a> {
             return Ok(false);
         }
         let (offer, gain) = (port.block_in(cell), seen.block());
-        let block = self.block(gain)?;
+        let block = self.block(gain).map_err(|corrupt| self.finding.keep(corrupt))?;
         let (swapped, settled) = match verb {
             // [message]: the exchange releases the frame and its payload.
             Verb::Send | Verb::Return => {
@@ -274,6 +278,7 @@ impl<'a> Ring<'a> {
 
     /// Moves the cursor to the position whose turn it is.
     pub(crate) fn turn(&self, verb: Verb, at: &mut Position) -> Result<(), Stop> {
+        self.finding.check()?;
         for _ in 0..LOOKS {
             let (slot, seen) = self.look_at(*at)?;
             if self.is_turn(verb, seen, *at) {
@@ -281,7 +286,7 @@ impl<'a> Ring<'a> {
             }
             self.step(verb, slot, seen, at)?;
         }
-        Err(UNSETTLED.into())
+        Err(self.finding.keep(UNSETTLED).into())
     }
 
     /// Whether an exchange may be tried: the usual answer, and a short way to it. Why not is for
@@ -323,7 +328,8 @@ impl<'a> Ring<'a> {
             (_, Look::Nonsense) => {
                 let fresh = self.start(verb)?;
                 if fresh == *at {
-                    return Err(Corrupt { what: "a slot is behind its position" }.into());
+                    let behind = Corrupt { what: "a slot is behind its position" };
+                    return Err(self.finding.keep(behind).into());
                 }
                 *at = fresh;
             }
@@ -391,7 +397,7 @@ impl<'a> Ring<'a> {
         let before = laps.shift(laps.start_of(seen.lap()), -1);
         match self.look(verb, seen, before) {
             Look::Passed(passed) => self.frontier(verb, passed),
-            _ => Err(Corrupt { what: "slot 0 is in no known state" }),
+            _ => Err(self.finding.keep(Corrupt { what: "slot 0 is in no known state" })),
         }
     }
 
@@ -403,10 +409,11 @@ impl<'a> Ring<'a> {
             let (_, seen) = self.look_at(at)?;
             Ok(matches!(self.look(verb, seen, at), Look::Passed(_)))
         };
-        let mut step = 1;
+        // At most as many looks as the capacity has bits, on the way up and on the way down.
+        let mut step = 1u64;
         while step < self.laps().capacity() && is_passed(passed.plus(step))? {
             passed = passed.plus(step);
-            step *= 2;
+            step <<= 1;
         }
         while step > 1 {
             step /= 2;

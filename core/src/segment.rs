@@ -23,7 +23,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
-use std::sync::atomic;
+use std::sync::{Arc, atomic};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use zerocopy::IntoBytes;
 
 use crate::error::{AttachError, CreateError, OpenError};
+use crate::finding::Finding;
 use crate::fork::{ForkGuard, hold_forks};
 use crate::geometry::{CONTROL_OFFSET, Geometry, HEADER_LEN, RECORD_LEN, TypeMark};
 use crate::recovery::Watch;
@@ -92,7 +93,7 @@ impl Segment {
             call: "F_ADD_SEALS",
             cause: io::Error::other(error),
         })?;
-        let view = Mapping::new(file.as_fd(), geometry)
+        let view = Mapping::new(file.as_fd(), geometry, Arc::default())
             .map_err(|cause| CreateError::Memory { bytes: len, cause })?;
         view.ring().lay_out();
         let fd = OwnedFd::from(memfd.into_file());
@@ -118,14 +119,15 @@ impl Segment {
         let file_len = file.metadata().map_err(os("fstat"))?.len();
         let mut page = [0; HEADER_LEN];
         let mut len = 0;
+        // Ends with the page or with the file, whichever is shorter.
         while let Some(rest) = page.get_mut(len..).filter(|rest| !rest.is_empty()) {
             match file.read_at(rest, len as u64).map_err(os("pread"))? {
                 0 => break,
-                n => len += n,
+                n => len = len.saturating_add(n),
             }
         }
         let (geometry, payload) = Geometry::check(page.get(..len).unwrap_or_default(), file_len)?;
-        let view = Mapping::new(file.as_fd(), geometry).map_err(os("mmap"))?;
+        let view = Mapping::new(file.as_fd(), geometry, Arc::default()).map_err(os("mmap"))?;
         let fd = OwnedFd::from(file);
         let identity = identity(&fd).map_err(os("fstat"))?;
         Ok(Self::of(fd, identity, view, payload))
@@ -157,10 +159,12 @@ impl Segment {
         mut accept: impl FnMut(&Mapping, u32) -> Result<Option<P>, AttachError>,
     ) -> Result<(P, Mapping), AttachError> {
         let os = |call| move |cause: io::Error| AttachError::Os { call, cause };
+        self.view.finding.check()?;
         let locks = self.locks().map_err(|cause| AttachError::Proc { cause })?;
-        let mapping = Mapping::new(locks.description.as_fd(), *self.geometry());
+        let finding = Arc::clone(&self.view.finding);
+        let mapping = Mapping::new(locks.description.as_fd(), *self.geometry(), finding);
         let mapping = mapping.map_err(os("mmap"))?;
-        let until = Instant::now() + AUDIT_PATIENCE;
+        let begin = Instant::now();
         loop {
             let mut corrupt = None;
             for id in 0..self.geometry().handles() {
@@ -186,7 +190,7 @@ impl Segment {
             // One that is audited, or was a moment ago, is free in a moment.
             let mut ids = 0..self.geometry().handles();
             let all_live = ids.all(|id| matches!(self.owner(id), Ok(Some(Owner::Handle))));
-            if all_live || Instant::now() >= until {
+            if all_live || begin.elapsed() >= AUDIT_PATIENCE {
                 let handles = self.geometry().handles() as usize;
                 return Err(AttachError::NoFreeHandle { handles });
             }
@@ -246,6 +250,8 @@ pub(crate) struct Mapping {
     base: NonNull<c_void>,
     guard: ForkGuard,
     geometry: Geometry,
+    /// Shared by all mappings of one opened queue.
+    finding: Arc<Finding>,
 }
 
 // SAFETY: the mapping is plain shared memory, valid on every thread, and reached only through
@@ -255,7 +261,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(fd: BorrowedFd<'_>, geometry: Geometry) -> io::Result<Self> {
+    fn new(fd: BorrowedFd<'_>, geometry: Geometry, finding: Arc<Finding>) -> io::Result<Self> {
         kill_point("mmap");
         let guard = ForkGuard::new()?;
         // Until the mapping is not inherited.
@@ -268,7 +274,7 @@ impl Mapping {
         let base =
             unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
         let base = NonNull::new(base).ok_or(io::ErrorKind::InvalidInput)?;
-        let mapping = Self { base, guard, geometry };
+        let mapping = Self { base, guard, geometry, finding };
         // SAFETY: the range is the mapping just made. A forked child finds nothing there, and does
         // not look: every use asks the guard first.
         unsafe { rustix::mm::madvise(base.as_ptr(), len, Advice::LinuxDontFork) }?;
@@ -292,8 +298,12 @@ impl Mapping {
         let cells = self.at::<AtomicU64>(geometry.cells_at());
         let blocks = self.at::<AtomicU64>(geometry.blocks_at());
         let handles = geometry.handles() as usize;
+        // Less than the file's length, both.
+        let cells_len = handles.saturating_mul(geometry.cell_stride());
+        let blocks_len = geometry.blocks().saturating_mul(geometry.block_words());
         Ring {
             geometry,
+            finding: &self.finding,
             // SAFETY: in bounds by the assertions above, aligned, any bits are valid; all fields
             // are atomics.
             control: unsafe { control.as_ref() },
@@ -303,14 +313,9 @@ impl Mapping {
             // SAFETY: as for the slots.
             records: unsafe { NonNull::slice_from_raw_parts(records, handles).as_ref() },
             // SAFETY: as for the slots.
-            cells: unsafe {
-                NonNull::slice_from_raw_parts(cells, handles * geometry.cell_stride()).as_ref()
-            },
+            cells: unsafe { NonNull::slice_from_raw_parts(cells, cells_len).as_ref() },
             // SAFETY: as for the slots.
-            blocks: unsafe {
-                let words = geometry.blocks() * geometry.block_words();
-                NonNull::slice_from_raw_parts(blocks, words).as_ref()
-            },
+            blocks: unsafe { NonNull::slice_from_raw_parts(blocks, blocks_len).as_ref() },
         }
     }
 
@@ -416,7 +421,7 @@ fn lock_of(id: u32, owner: Owner, kind: libc::c_int) -> libc::flock {
     libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: LOCKS_AT + LOCK_STRIDE * i64::from(id),
+        l_start: LOCKS_AT.saturating_add(LOCK_STRIDE.saturating_mul(id.into())),
         l_len: owner.len(),
         l_pid: 0,
     }

@@ -134,7 +134,7 @@ impl<M: Message + ?Sized> Sender<M> {
         let mut batch = Batch { sender: self, sent: 0 };
         for message in messages {
             match batch.sender.commit_one(message) {
-                Ok(()) => batch.sent += 1,
+                Ok(()) => batch.sent = batch.sent.saturating_add(1),
                 Err(error) if batch.sent == 0 => return Err(error),
                 Err(_) => break,
             }
@@ -191,7 +191,7 @@ impl<M: Message + ?Sized> Sender<M> {
 
     #[inline]
     fn notify(&self, count: u32) {
-        if let Ok(port) = self.attachment.port() {
+        if let Ok(port) = self.attachment.mapped_port() {
             self.attachment.carry_out(port.ring().control.after_send.readable.notify(count));
         }
     }
@@ -425,7 +425,7 @@ impl io::Write for Reservation<'_> {
         let room = self.len().saturating_sub(self.written);
         let part = bytes.get(..bytes.len().min(room)).unwrap_or_default();
         self.write_at(self.written, part);
-        self.written += part.len();
+        self.written = self.written.saturating_add(part.len());
         Ok(part.len())
     }
 

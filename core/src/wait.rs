@@ -44,6 +44,8 @@ pub fn wait_at<T>(
         return Some(answer);
     }
     let mut slept = false;
+    // Ends with an answer or with the time: a peer that keeps changing the word keeps us awake, at one
+    // system call a round, and no more.
     let answer = loop {
         let sleep = gate.announce();
         if let Some(answer) = attempt() {

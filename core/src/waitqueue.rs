@@ -115,7 +115,7 @@ impl WaitQueue {
         let key = match place {
             Some(Place(key)) => *key,
             None => {
-                inner.arrivals += 1;
+                inner.arrivals = inner.arrivals.wrapping_add(1);
                 *place = Some(Place(inner.arrivals));
                 inner.arrivals
             }

@@ -84,13 +84,20 @@ fn a_max_message_beyond_the_largest_is_refused() {
 
 #[test]
 fn more_blocks_than_a_word_can_name_are_refused() {
-    let error = Queue::builder().capacity(524_288).handles(262_144).leases(1).create().unwrap_err();
-    assert!(matches!(error, CreateError::TooManyBlocks { capacity: 524_288, leases: 1, .. }));
-    assert_says(error, &["524288", "262144", "1048575", "ask for fewer"]);
-    for (handles, leases) in [(usize::MAX, 4), (64, usize::MAX), (usize::MAX, usize::MAX)] {
+    let error = Queue::builder().capacity(524_288).handles(8192).leases(63).create().unwrap_err();
+    assert!(matches!(error, CreateError::TooManyBlocks { capacity: 524_288, leases: 63, .. }));
+    assert_says(error, &["524288", "8192", "1048575", "ask for fewer"]);
+    for (handles, leases) in [(16_384, 64), (64, usize::MAX), (1, usize::MAX)] {
         let error = Queue::builder().handles(handles).leases(leases).create().unwrap_err();
         assert!(matches!(error, CreateError::TooManyBlocks { .. }), "{error:?}");
     }
+}
+
+#[test]
+fn more_handles_than_an_audit_can_look_at_are_refused() {
+    let error = Queue::builder().handles(16_385).leases(0).create().unwrap_err();
+    assert!(matches!(error, CreateError::TooLarge { what: "handles", asked: 16_385, .. }));
+    assert!(Queue::builder().handles(16_384).leases(0).max_message(0).create().is_ok());
 }
 
 #[test]

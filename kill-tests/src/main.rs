@@ -11,10 +11,13 @@
 //! | `torture`, `workers`, `ledger`, `account`, `stalls` | random kills of a busy queue |
 //! | `operation`, `states`, `case` | what victims are killed in, and a model of what may be left |
 //! | `scene`, `waiter` | the queue and its survivors, who do everything and account |
+//! | `scribble`, `survivor` | a peer that writes anything anywhere, and those who use the queue meanwhile |
+//! | `attack`, `twin` | a hostile peer, and what one process does to itself in its stead |
 //! | `player`, `asleep`, `cores`, `marks`, `shared` | processes by exec, and how they are watched |
 
 mod account;
 mod asleep;
+mod attack;
 mod case;
 #[cfg(kill_points)]
 mod churn;
@@ -36,14 +39,18 @@ mod points;
 mod recoverer;
 mod report;
 mod scene;
+mod scribble;
 mod shared;
 mod stalls;
 mod states;
 mod step;
 #[cfg(kill_points)]
 mod stops;
+mod survivor;
 mod torture;
 mod tracee;
+#[cfg(kill_points)]
+mod twin;
 mod waiter;
 #[cfg(kill_points)]
 mod wakes;
@@ -75,6 +82,9 @@ enum Command {
     /// Stop a peer at kill points, for long.
     #[cfg(kill_points)]
     Stop(stops::Stops),
+    /// Change words between and within the operations of one process.
+    #[cfg(kill_points)]
+    Twin(twin::Twin),
     /// Kill whoever carries a wake.
     #[cfg(kill_points)]
     Wakes(wakes::Wakes),
@@ -82,6 +92,10 @@ enum Command {
     #[cfg(not(kill_points))]
     #[command(name = "wakes")]
     WakesNeedKillPoints(Refused),
+    /// Needs kill points.
+    #[cfg(not(kill_points))]
+    #[command(name = "twin")]
+    TwinNeedsKillPoints(Refused),
     /// Needs kill points.
     #[cfg(not(kill_points))]
     #[command(name = "stop")]
@@ -92,6 +106,8 @@ enum Command {
     PointsNeedKillPoints(Refused),
     /// Kill random workers of a busy queue.
     Torture(torture::Torture),
+    /// Write anything anywhere into a queue that four processes use.
+    Scribble(scribble::Scribble),
 }
 
 /// Arguments that are not looked at.
@@ -120,13 +136,17 @@ fn main() -> ExitCode {
         Command::Stop(args) => stops::run(&args),
         #[cfg(kill_points)]
         Command::Wakes(args) => wakes::run(&args),
+        #[cfg(kill_points)]
+        Command::Twin(args) => twin::run(&args),
         #[cfg(not(kill_points))]
         Command::PointsNeedKillPoints(_)
         | Command::StopNeedsKillPoints(_)
+        | Command::TwinNeedsKillPoints(_)
         | Command::WakesNeedKillPoints(_) => {
             Err(anyhow::anyhow!("this was built without kill points: `cargo kill-points` has them"))
         }
         Command::Torture(args) => torture::run(&args),
+        Command::Scribble(args) => scribble::run(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -150,6 +170,8 @@ fn play(words: &[String]) -> Result<()> {
         "recoverer" => points::play_recoverer(&queue, words),
         "send" => workers::send(&queue, words),
         "receive" => workers::receive(&queue, words),
+        "scribble" => scribble::play(&queue, words),
+        "survive" => survivor::play(queue, words),
         other => bail!("no part is called `{other}`"),
     }
 }

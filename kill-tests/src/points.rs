@@ -67,7 +67,7 @@ pub(crate) fn begin() {
 pub(crate) fn end() {
     disarm();
     // The place after the last.
-    reached(KillPoint { at: std::panic::Location::caller(), what: "end" });
+    reached(KillPoint { at: std::panic::Location::caller(), what: "end", word: None });
 }
 
 fn fate() -> Result<Fate> {

@@ -116,7 +116,8 @@ where
         }
     }
 
-    /// Waits until there is a message, then takes up to `limit` in order and appends them to
+    /// Waits until there is a message, then takes up to `limit` in order, at most the queue's
+    /// capacity, and appends them to
     /// `messages`. Returns how many.
     ///
     /// # Errors

@@ -1,0 +1,17 @@
+//! A segment with a hostile peer: whatever is written between operations, and in the midst of one, each
+//! ends within bounds, in an answer, and a new queue works afterwards.
+#![no_main]
+
+#[cfg(not(kill_points))]
+compile_error!("a word changes at a kill point: RUSTFLAGS='--cfg kill_points' cargo +nightly fuzz run segment");
+
+#[path = "../../kill-tests/src/attack/mod.rs"]
+mod attack;
+
+use libfuzzer_sys::fuzz_target;
+
+use self::attack::world::Attack;
+
+fuzz_target!(|attack: Attack| {
+    attack.run();
+});

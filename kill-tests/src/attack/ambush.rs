@@ -1,0 +1,113 @@
+//! A word changes in the midst of an operation: between two reads of it, say.
+//!
+//! The kill points name each access to a shared word before it happens. The `after`th from now finds
+//! another value than it would have: whoever believes that a word is still what it was falls in.
+
+use std::fs;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arbitrary::Arbitrary;
+use parkline_core::driver::{KillPoint, arm, disarm};
+
+use super::words::{Place, Segment, Word};
+
+/// One ambush.
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub(crate) struct Ambush {
+    /// How many accesses pass before it.
+    after: u8,
+    /// How many accesses find something else.
+    times: u8,
+    /// Where the word lies, if it is not the very one that is accessed.
+    at: Option<Place>,
+    word: Word,
+}
+
+/// Most accesses before an ambush: some operations.
+const FARTHEST: u8 = 64;
+/// Most changes of one ambush.
+const MOST: u8 = 8;
+/// Most times that the process's mappings are read anew.
+const MOST_READ: u8 = 8;
+
+/// A mapping: from, to, and where that is in the file if it is a segment's.
+type Mapped = (usize, usize, Option<u64>);
+
+struct Laid {
+    ambush: Ambush,
+    segment: Arc<Segment>,
+    mapped: Vec<Mapped>,
+    read: u8,
+}
+
+static LAID: Mutex<Option<Laid>> = Mutex::new(None);
+
+/// Lays an ambush for what this process does to `segment`. There is one at a time.
+pub(crate) fn lay(mut ambush: Ambush, segment: &Arc<Segment>) {
+    (ambush.after, ambush.times) = (ambush.after % FARTHEST, ambush.times % MOST + 1);
+    let (segment, mapped) = (Arc::clone(segment), mapped());
+    *laid() = Some(Laid { ambush, segment, mapped, read: 0 });
+    arm(reached);
+}
+
+/// Takes away what was laid.
+pub(crate) fn clear() {
+    disarm();
+    *laid() = None;
+}
+
+fn laid() -> std::sync::MutexGuard<'static, Option<Laid>> {
+    LAID.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn reached(point: KillPoint) {
+    let mut laid = laid();
+    let Some(it) = laid.as_mut() else { return };
+    if let Some(left) = it.ambush.after.checked_sub(1) {
+        it.ambush.after = left;
+        return;
+    }
+    let at = match it.ambush.at {
+        Some(place) => Some(it.segment.offset(place)),
+        None => point.word.and_then(|address| it.offset_of(address)),
+    };
+    if let Some(at) = at {
+        it.segment.write(at, &it.ambush.word);
+        it.ambush.times -= 1;
+    }
+    if it.ambush.times == 0 || it.read == MOST_READ {
+        drop(laid);
+        clear();
+    }
+}
+
+impl Laid {
+    /// Where in the segment an address lies; `None` if it is in private memory.
+    fn offset_of(&mut self, address: usize) -> Option<u64> {
+        let find = |mapped: &[Mapped]| {
+            mapped.iter().copied().find(|(from, to, _)| (*from..*to).contains(&address))
+        };
+        let within = find(&self.mapped).or_else(|| {
+            // A handle that was just made has a mapping of its own.
+            self.read += 1;
+            self.mapped = mapped();
+            find(&self.mapped)
+        });
+        let (from, _, offset) = within?;
+        Some((offset? + (address - from) as u64) / 8 * 8)
+    }
+}
+
+fn mapped() -> Vec<Mapped> {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let of_line = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (from, to) = words.next()?.split_once('-')?;
+        let offset = words.nth(1)?;
+        let parse = |hex| usize::from_str_radix(hex, 16).ok();
+        let is_segment = line.contains("/memfd:parkline ");
+        let offset = parse(offset).filter(|_| is_segment);
+        Some((parse(from)?, parse(to)?, offset.map(|offset| offset as u64)))
+    };
+    maps.lines().filter_map(of_line).collect()
+}

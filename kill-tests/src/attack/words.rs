@@ -1,0 +1,195 @@
+//! Where the words of a segment lie, and values for them: random ones are refused at once and test
+//! little, so most look like words of the protocol.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use arbitrary::Arbitrary;
+use parkline_core::Queue;
+
+/// See `core/src/geometry.rs`.
+const CONTROL_AT: u64 = 1024;
+const SLOTS_AT: u64 = 4096;
+const LINE: u64 = 128;
+const PAGE: u64 = 4096;
+
+/// A mapped segment from without: its file, and the numbers of its shape.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    file: File,
+    len: u64,
+    capacity: u64,
+    handles: u64,
+    cells: u64,
+    blocks: u64,
+    stride: u64,
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub(crate) enum Place {
+    Anywhere(u32),
+    /// What is read when the queue is opened.
+    Header(u8),
+    /// Gates, and what hardly ever changes.
+    Control(u8),
+    Slot(u16),
+    /// Of the first, where all operations begin that have no cursor.
+    FirstSlot,
+    /// What a handle is about to do.
+    Op(u8),
+    /// Another word of a record.
+    Record(u8, u8),
+    Cell(u8, u8),
+    Owner(u16),
+    /// The header of a message.
+    Frame(u16),
+    Payload(u16, u16),
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub(crate) enum Word {
+    Any(u64),
+    Small(u16),
+    /// What is there, with other bits.
+    Flip(u8),
+    /// What is there, and some more.
+    Plus(i8),
+    Slot {
+        lap: i8,
+        state: u8,
+        block: u16,
+    },
+    /// What is there in another state of a lap nearby.
+    NextState {
+        laps: i8,
+        state: u8,
+    },
+    Cell {
+        block: u16,
+        held: bool,
+        undated: bool,
+        position: i8,
+    },
+    Op {
+        verb: u8,
+        cell: u8,
+        slot: u8,
+        gain: u16,
+    },
+    /// One that is well formed, but for its length.
+    Frame {
+        len: u16,
+        flags: u8,
+        attempts: i8,
+    },
+    CopyOf(Place),
+}
+
+impl Segment {
+    pub(crate) fn of(queue: &Queue) -> io::Result<Self> {
+        let file = File::from(queue.try_clone_fd()?);
+        let mut leases = [0; 4];
+        file.read_exact_at(&mut leases, 20)?;
+        let (capacity, handles) = (queue.capacity() as u64, queue.handles() as u64);
+        let cells = u64::from(u32::from_ne_bytes(leases)) + 1;
+        Ok(Self {
+            len: file.metadata()?.len(),
+            file,
+            capacity,
+            handles,
+            cells,
+            blocks: capacity + handles * cells,
+            stride: (queue.max_message() as u64 + 16).next_multiple_of(64),
+        })
+    }
+
+    fn cells_at(&self) -> u64 {
+        SLOTS_AT + (self.capacity * 8).next_multiple_of(LINE) + self.handles * LINE
+    }
+
+    fn row(&self) -> u64 {
+        (self.cells * 8).next_multiple_of(LINE)
+    }
+
+    /// The length of the file in bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// The offset of a place: always within the file, on a whole word.
+    pub(crate) fn offset(&self, place: Place) -> u64 {
+        let records_at = self.cells_at() - self.handles * LINE;
+        let blocks_at = (self.cells_at() + self.handles * self.row()).next_multiple_of(PAGE);
+        let handle = |id: u8| u64::from(id) % self.handles;
+        let block = |id: u16| blocks_at + u64::from(id) % self.blocks * self.stride;
+        let at = match place {
+            Place::Anywhere(word) => u64::from(word) * 8,
+            Place::Header(word) => u64::from(word % 16) * 8,
+            // Three lines of their own; the first two words of each are in use.
+            Place::Control(word) => {
+                CONTROL_AT + u64::from(word / 2 % 3) * LINE + u64::from(word % 2) * 8
+            }
+            Place::Slot(index) => SLOTS_AT + u64::from(index) % self.capacity * 8,
+            Place::FirstSlot => SLOTS_AT,
+            Place::Op(id) => records_at + handle(id) * LINE,
+            Place::Record(id, word) => records_at + handle(id) * LINE + u64::from(word % 16) * 8,
+            Place::Cell(id, cell) => {
+                self.cells_at() + handle(id) * self.row() + u64::from(cell) % self.cells * 8
+            }
+            Place::Owner(id) => block(id),
+            Place::Frame(id) => block(id) + 8,
+            Place::Payload(id, word) => block(id) + 16 + u64::from(word) * 8 % self.stride,
+        };
+        at % self.len / 8 * 8
+    }
+
+    fn read(&self, at: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.file.read_exact_at(&mut bytes, at).expect("within the file");
+        u64::from_ne_bytes(bytes)
+    }
+
+    /// Overwrites the word at `at`.
+    pub(crate) fn write(&self, at: u64, word: &Word) {
+        let bits = self.bits(at, word, &|at| self.read(at));
+        self.file.write_all_at(&bits.to_ne_bytes(), at).expect("within the file");
+    }
+
+    /// What `word` is at `at`, where `read` says what is there now.
+    pub(crate) fn bits(&self, at: u64, word: &Word, read: &impl Fn(u64) -> u64) -> u64 {
+        match *word {
+            Word::Any(bits) => bits,
+            Word::Small(bits) => bits.into(),
+            Word::Flip(bit) => read(at) ^ 1 << (bit % 64),
+            Word::Plus(more) => read(at).wrapping_add_signed(more.into()),
+            Word::Slot { lap, state, block } => {
+                signed(lap) << 22 | u64::from(state & 3) << 20 | u64::from(block)
+            }
+            Word::NextState { laps, state } => {
+                let there = read(at);
+                let lap = (there >> 22).wrapping_add_signed(laps.into());
+                lap << 22 | u64::from(state & 3) << 20 | there & 0xf_ffff
+            }
+            Word::Cell { block, held, undated, position } => {
+                let flags = u64::from(held) << 20 | u64::from(undated) << 21;
+                signed(position) << 22 | flags | u64::from(block)
+            }
+            Word::Op { verb, cell, slot, gain } => {
+                let (verb, cell) = (u64::from(verb & 3) << 60, u64::from(cell) << 40);
+                verb | cell | u64::from(slot) << 20 | u64::from(gain)
+            }
+            Word::Frame { len, flags, attempts } => {
+                // Half of them short, as messages are.
+                let len = if len >> 15 == 0 { len % 64 } else { len };
+                signed(attempts) << 48 | u64::from(flags & 3) << 40 | 1 << 32 | u64::from(len)
+            }
+            Word::CopyOf(place) => read(self.offset(place)),
+        }
+    }
+}
+
+/// Small numbers of both signs.
+fn signed(n: i8) -> u64 {
+    i64::from(n).cast_unsigned()
+}

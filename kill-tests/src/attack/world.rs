@@ -1,0 +1,460 @@
+//! A queue, all that one process can hold of it, and the steps of an attack: what its users do, and
+//! what is written under their hands.
+//!
+//! Nothing here depends on time: waiting calls give up at once, and nobody looks for the dead by
+//! himself. So the same steps do the same again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use arbitrary::{Arbitrary, Result, Unstructured};
+use parkline_core::driver::{Joining, census};
+use parkline_core::{
+    Fault, JoinTimeoutError, Lease, Queue, Receiver, RecvTimeoutError, SendTimeoutError, Sender,
+    TryRecvError, TrySendError,
+};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::words::{Place, Segment, Word};
+
+/// No call takes longer, of its own time on the processor: what others use of it is no fault of ours.
+const BUDGET: Duration = Duration::from_secs(1);
+
+/// By how much at most a message is longer than the queue takes.
+const TOO_LONG: usize = 4;
+
+/// The shape of an honest queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    capacity: usize,
+    max_message: usize,
+    handles: usize,
+    leases: usize,
+    max_attempts: u16,
+}
+
+impl<'a> Arbitrary<'a> for Shape {
+    fn arbitrary(input: &mut Unstructured<'a>) -> Result<Self> {
+        Ok(Self {
+            capacity: 1 << input.int_in_range(0..=4)?,
+            max_message: input.int_in_range(0..=300)?,
+            handles: input.int_in_range(1..=6)?,
+            leases: input.int_in_range(0..=3)?,
+            max_attempts: input.int_in_range(1..=3)?,
+        })
+    }
+}
+
+impl Shape {
+    pub(crate) fn create(self) -> Option<Queue> {
+        let Self { capacity, max_message, handles, leases, max_attempts } = self;
+        let queue = Queue::builder().capacity(capacity).max_message(max_message).handles(handles);
+        let queue = queue.leases(leases).max_attempts(max_attempts);
+        queue.watchdog(Duration::from_secs(3600)).create().ok()
+    }
+}
+
+#[derive(Arbitrary, Clone, Copy, Debug)]
+pub(crate) enum Step {
+    Scribble(Place, Word),
+    #[cfg(kill_points)]
+    Ambush(super::ambush::Ambush),
+    Sender,
+    Receiver,
+    DropSender(u8),
+    DropReceiver(u8),
+    Send(u8, u16),
+    SendMany(u8, u8),
+    SendInTime(u8),
+    Reserve {
+        who: u8,
+        len: u16,
+        shorter: u16,
+        commit: bool,
+    },
+    Recv(u8),
+    RecvMany(u8, u8),
+    RecvInTime(u8),
+    Lease(u8),
+    Read(u8),
+    Ack(u8),
+    Nack(u8),
+    Ask(u8),
+    Join,
+    JoinOn,
+    Recover,
+    Mourn(u8),
+    /// Seldom, for then all is over.
+    Close(u8),
+    /// As a process does that does not give up after a fault.
+    Open,
+    /// Goes on with another queue.
+    Renew,
+}
+
+/// The queue and all that is held of it.
+pub(crate) struct World {
+    segment: Arc<Segment>,
+    queue: Queue,
+    senders: Vec<Sender>,
+    receivers: Vec<Receiver>,
+    /// With the number of the receiver that took it.
+    leases: Vec<(u64, Lease)>,
+    /// The number of each receiver.
+    numbers: Vec<u64>,
+    started: u64,
+    joining: Option<Joining>,
+    given_up: Arc<AtomicUsize>,
+    forgives: Option<Shape>,
+    faulted: bool,
+    /// What steps met.
+    pub(crate) faults: u64,
+}
+
+impl World {
+    /// With a shape to go on with it forgets a fault at once: it opens the queue anew, or makes
+    /// another.
+    pub(crate) fn new(queue: Queue, forgives: Option<Shape>) -> Self {
+        Self {
+            segment: Arc::new(Segment::of(&queue).expect("a descriptor")),
+            queue,
+            senders: Vec::new(),
+            receivers: Vec::new(),
+            leases: Vec::new(),
+            numbers: Vec::new(),
+            started: 0,
+            joining: None,
+            given_up: Arc::default(),
+            forgives,
+            faulted: false,
+            faults: 0,
+        }
+    }
+
+    /// Does one step within its budget.
+    pub(crate) fn step(&mut self, step: &Step) {
+        let begin = clock_gettime(ClockId::ThreadCPUTime);
+        self.act(step);
+        if self.faulted {
+            self.faulted = false;
+            self.faults += 1;
+            match self.forgives {
+                Some(_) if self.faults.is_multiple_of(4) => self.act(&Step::Open),
+                Some(_) => self.act(&Step::Renew),
+                None => {}
+            }
+        }
+        let took = clock_gettime(ClockId::ThreadCPUTime) - begin;
+        assert!(Duration::try_from(took).is_ok_and(|took| took < BUDGET), "{step:?}: {took:?}");
+    }
+
+    fn act(&mut self, step: &Step) {
+        let max = self.queue.max_message();
+        match *step {
+            Step::Scribble(place, ref word) => {
+                self.segment.write(self.segment.offset(place), word);
+            }
+            #[cfg(kill_points)]
+            Step::Ambush(ambush) => super::ambush::lay(ambush, &self.segment),
+            Step::Sender => match self.queue.sender() {
+                Ok(sender) => self.senders.push(sender),
+                Err(error) => assert!(!error.to_string().is_empty()),
+            },
+            Step::Receiver => self.receiver(),
+            Step::DropSender(who) => {
+                if !self.senders.is_empty() {
+                    self.senders.swap_remove(usize::from(who) % self.senders.len());
+                }
+            }
+            Step::DropReceiver(who) => {
+                if !self.receivers.is_empty() {
+                    let index = usize::from(who) % self.receivers.len();
+                    self.receivers.swap_remove(index);
+                    self.numbers.swap_remove(index);
+                }
+            }
+            Step::Send(who, len) => {
+                let Some(sender) = pick(&mut self.senders, who) else { return };
+                let len = usize::from(len) % (max + TOO_LONG);
+                let sent = sender.try_send(&vec![who; len]);
+                assert!(sent.is_err() || len <= max);
+                self.sent(sent.map(drop));
+            }
+            Step::SendMany(who, count) => {
+                let Some(sender) = pick(&mut self.senders, who) else { return };
+                let sent = sender.try_send_many(vec![b"many".as_slice(); count.into()]);
+                assert!(sent.is_err() || sent.is_ok_and(|sent| sent <= count.into()));
+                self.sent(sent.map(drop));
+            }
+            Step::SendInTime(who) => {
+                let Some(sender) = pick(&mut self.senders, who) else { return };
+                match sender.send_blocking_timeout(b"in time", Duration::ZERO) {
+                    Err(SendTimeoutError::Fault((), fault)) => self.fault(fault),
+                    Ok(()) | Err(SendTimeoutError::Timeout(()) | SendTimeoutError::Closed(())) => {}
+                }
+            }
+            Step::Reserve { who, len, shorter, commit } => {
+                let Some(sender) = pick(&mut self.senders, who) else { return };
+                let len = usize::from(len) % (max + TOO_LONG);
+                let mut message = match sender.try_reserve(len) {
+                    Ok(message) => message,
+                    Err(refused) => return self.sent(Err(refused)),
+                };
+                assert!(message.len() == len && message.len() <= max);
+                message.truncate(shorter.into());
+                assert!(message.as_mut_slice().is_none(), "nobody said that peers are trusted");
+                message.write_at(message.len() / 2, &vec![who; message.len() - message.len() / 2]);
+                if commit {
+                    let committed = message.try_commit().map_err(|refused| refused.map(drop));
+                    self.sent(committed);
+                }
+            }
+            Step::Recv(who) => {
+                let Some(receiver) = pick(&mut self.receivers, who) else { return };
+                let received = receiver.try_recv();
+                assert!(received.as_ref().map_or(0, Vec::len) <= max);
+                self.received(received.map(drop));
+            }
+            Step::RecvMany(who, limit) => {
+                let Some(receiver) = pick(&mut self.receivers, who) else { return };
+                let mut messages = Vec::new();
+                let received = receiver.try_recv_many(&mut messages, limit.into());
+                assert!(messages.len() <= limit.into());
+                assert!(messages.len() <= self.queue.capacity());
+                assert!(messages.iter().all(|message| message.len() <= max));
+                self.received(received.map(drop));
+            }
+            Step::RecvInTime(who) => {
+                let Some(receiver) = pick(&mut self.receivers, who) else { return };
+                match receiver.recv_blocking_timeout(Duration::ZERO) {
+                    Ok(message) => assert!(message.len() <= max),
+                    Err(RecvTimeoutError::Fault(fault)) => self.fault(fault),
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Closed) => {}
+                }
+            }
+            Step::Lease(who) => {
+                if self.receivers.is_empty() {
+                    return;
+                }
+                let index = usize::from(who) % self.receivers.len();
+                let leased = self.receivers[index].try_lease().map(|lease| {
+                    assert!(lease.len() <= max);
+                    self.leases.push((self.numbers[index], lease));
+                });
+                self.received(leased);
+            }
+            Step::Read(which) => {
+                let Some((_, lease)) = pick(&mut self.leases, which) else { return };
+                // Its length is what it was when it was taken, whatever is written meanwhile.
+                let len = lease.len();
+                assert!(lease.read().is_ok_and(|it| it.len() == len) || lease.read().is_err());
+                let copied = lease.copy_to(&mut vec![0; max + 9]);
+                assert!(copied.is_err() || copied == Ok(len));
+                assert!(lease.as_slice().is_none(), "nobody said that peers are trusted");
+            }
+            Step::Ack(which) => {
+                if !self.leases.is_empty() {
+                    let index = usize::from(which) % self.leases.len();
+                    self.leases.swap_remove(index).1.ack();
+                }
+            }
+            Step::Nack(which) => self.nack(which),
+            Step::Ask(who) => self.ask(who),
+            Step::Join => {
+                let joined = self.queue.join_blocking_timeout(Duration::ZERO);
+                if let Err(JoinTimeoutError::Fault(fault)) = joined {
+                    self.fault(fault);
+                }
+            }
+            Step::JoinOn => {
+                let joining = self.joining.get_or_insert_with(|| self.queue.joining());
+                if let Some(joined) = joining.attempt() {
+                    self.joining = None;
+                    joined.unwrap_or_else(|fault| self.fault(fault));
+                }
+            }
+            Step::Recover => {
+                let found = self.queue.recover().map_or(0, |it| it.handles + it.postponed);
+                assert!(found <= self.queue.handles());
+            }
+            Step::Mourn(who) => {
+                if let Some(sender) = pick(&mut self.senders, who) {
+                    sender.side().mourn();
+                }
+                if let Some(receiver) = pick(&mut self.receivers, who) {
+                    receiver.side().mourn();
+                }
+            }
+            Step::Close(n) if n % 16 > 0 => {}
+            Step::Close(_) => {
+                let closed = self.queue.close();
+                closed.unwrap_or_else(|fault| self.fault(fault));
+            }
+            Step::Open => self.open(),
+            Step::Renew => self.renew(),
+        }
+    }
+
+    fn receiver(&mut self) {
+        let Ok(mut receiver) = self.queue.receiver() else { return };
+        match self.started % 3 {
+            0 => {}
+            1 => {
+                let (max, given_up) = (self.queue.max_message(), Arc::clone(&self.given_up));
+                receiver.on_dead_letter(move |letter| {
+                    assert!(letter.message.len() <= max);
+                    given_up.fetch_add(1, Relaxed);
+                });
+            }
+            _ => {
+                if let Ok(sender) = self.queue.sender() {
+                    receiver.forward_dead_letters(sender);
+                }
+            }
+        }
+        self.receivers.push(receiver);
+        self.numbers.push(self.started);
+        self.started += 1;
+    }
+
+    fn nack(&mut self, which: u8) {
+        if self.leases.is_empty() {
+            return;
+        }
+        let index = usize::from(which) % self.leases.len();
+        let number = self.leases[index].0;
+        let Some(mine) = self.numbers.iter().position(|it| *it == number) else { return };
+        let (_, lease) = self.leases.swap_remove(index);
+        if let Err(refused) = self.receivers[mine].nack(lease) {
+            if let TrySendError::Fault(_, fault) = refused {
+                self.fault(fault);
+            }
+            self.leases.push((number, refused.into_inner()));
+        }
+    }
+
+    fn ask(&mut self, who: u8) {
+        let queue = &self.queue;
+        assert!(queue.len() <= queue.capacity());
+        let _ = (queue.stats(), queue.is_closed(), format!("{queue:?}"), census(queue).is_ok());
+        let sender = pick(&mut self.senders, who).map(|it| it.side());
+        let receiver = pick(&mut self.receivers, who).map(|it| it.side());
+        for side in sender.into_iter().chain(receiver).chain([queue.joining().side()]) {
+            side.is_ready();
+            side.keep_watch();
+            side.pass_on();
+            let _ = side.arrivals();
+            assert!(side.peers().len() <= queue.handles());
+        }
+    }
+
+    /// Opens the queue anew, if it can still be opened, and lets go of all that it held.
+    fn open(&mut self) {
+        let fd = self.queue.try_clone_fd().expect("a descriptor");
+        let shape = |queue: &Queue| (queue.capacity(), queue.max_message(), queue.handles());
+        if let Ok(queue) = Queue::open(fd) {
+            // Another shape in a file of the same length: the words lie elsewhere now.
+            if shape(&queue) == shape(&self.queue) {
+                self.queue = queue;
+            }
+        }
+        self.begin();
+    }
+
+    /// Goes on with another queue.
+    fn renew(&mut self) {
+        let Some(queue) = self.forgives.and_then(Shape::create) else { return };
+        // What was laid is another queue's.
+        #[cfg(kill_points)]
+        super::ambush::clear();
+        self.segment = Arc::new(Segment::of(&queue).expect("a descriptor"));
+        self.queue = queue;
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        self.leases.clear();
+        self.senders.clear();
+        self.receivers.clear();
+        self.numbers.clear();
+        self.joining = None;
+        self.act(&Step::Sender);
+        self.act(&Step::Receiver);
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        assert!(!fault.to_string().is_empty());
+        self.faulted |= matches!(fault, Fault::Corrupt(_));
+    }
+
+    fn sent(&mut self, answer: std::result::Result<(), TrySendError>) {
+        if let Err(TrySendError::Fault((), fault)) = answer {
+            self.fault(fault);
+        }
+    }
+
+    fn received(&mut self, answer: std::result::Result<(), TryRecvError>) {
+        if let Err(TryRecvError::Fault(fault)) = answer {
+            self.fault(fault);
+        }
+    }
+}
+
+fn pick<T>(all: &mut [T], which: u8) -> Option<&mut T> {
+    let count = all.len().max(1);
+    all.get_mut(usize::from(which) % count)
+}
+
+/// The attack of `segment` and of the twin: any shape, any steps.
+#[cfg(kill_points)]
+#[derive(Debug)]
+pub(crate) struct Attack {
+    shape: Shape,
+    forgiving: bool,
+    steps: Vec<Step>,
+}
+
+#[cfg(kill_points)]
+impl<'a> Arbitrary<'a> for Attack {
+    fn arbitrary(input: &mut Unstructured<'a>) -> Result<Self> {
+        let (shape, forgiving) = (input.arbitrary()?, input.ratio(7, 8)?);
+        // As many steps as the bytes last.
+        let mut steps = Vec::new();
+        while !input.is_empty() {
+            steps.push(input.arbitrary()?);
+        }
+        Ok(Self { shape, forgiving, steps })
+    }
+}
+
+#[cfg(kill_points)]
+impl Attack {
+    /// How many steps there were, and how many met a fault.
+    pub(crate) fn run(&self) -> (u64, u64) {
+        let Some(queue) = self.shape.create() else { return (0, 0) };
+        let mut world = World::new(queue, self.forgiving.then_some(self.shape));
+        world.step(&Step::Sender);
+        world.step(&Step::Receiver);
+        for step in &self.steps {
+            world.step(step);
+        }
+        let faults = world.faults;
+        drop(world);
+        super::ambush::clear();
+        serves(&self.shape);
+        (self.steps.len() as u64, faults)
+    }
+}
+
+/// After the attack a new queue in this process works.
+#[cfg(kill_points)]
+fn serves(shape: &Shape) {
+    let fresh = Shape { handles: 2, max_message: 8, ..*shape }.create().expect("memory");
+    let mut sender = fresh.sender().expect("the first handle");
+    let mut receiver = fresh.receiver().expect("the second");
+    for n in 0..3u64 {
+        sender.try_send(&n.to_ne_bytes()).expect("there is room");
+        assert_eq!(receiver.try_recv().expect("a message"), n.to_ne_bytes());
+    }
+}

@@ -1,0 +1,399 @@
+//! A survivor of the scribbler: it makes every call there is, in any order, and writes down how long
+//! each took.
+//!
+//! When it is told that the queue is corrupt it opens it anew, which nobody should do outside of a
+//! test.
+
+use std::io::stdout;
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Relaxed, Release},
+};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use parkline_core::driver::census;
+use parkline_core::{
+    AttachError, Fault, JoinTimeoutError, Lease, Queue, Receiver, RecvTimeoutError,
+    SendTimeoutError, Sender, TryRecvError, TrySendError,
+};
+use parkline_uring::{AsyncJoin, AsyncReceiver, AsyncSender, block_on};
+use zerocopy::FromZeros;
+
+use crate::ledger::now;
+use crate::player;
+use crate::shared;
+
+/// The calls of a survivor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    Open,
+    AttachSender,
+    AttachReceiver,
+    TrySend,
+    TrySendMany,
+    SendInTime,
+    SendInTask,
+    Reserve,
+    TryRecv,
+    TryRecvMany,
+    RecvInTime,
+    RecvInTask,
+    TryLease,
+    LeaseInTime,
+    Read,
+    Acknowledge,
+    Nack,
+    JoinInTime,
+    JoinInTask,
+    Recover,
+    Ask,
+    Close,
+    LetGo,
+}
+
+impl Call {
+    pub(crate) const ALL: [Self; 23] = [
+        Self::Open,
+        Self::AttachSender,
+        Self::AttachReceiver,
+        Self::TrySend,
+        Self::TrySendMany,
+        Self::SendInTime,
+        Self::SendInTask,
+        Self::Reserve,
+        Self::TryRecv,
+        Self::TryRecvMany,
+        Self::RecvInTime,
+        Self::RecvInTask,
+        Self::TryLease,
+        Self::LeaseInTime,
+        Self::Read,
+        Self::Acknowledge,
+        Self::Nack,
+        Self::JoinInTime,
+        Self::JoinInTask,
+        Self::Recover,
+        Self::Ask,
+        Self::Close,
+        Self::LetGo,
+    ];
+    pub(crate) const COUNT: usize = Self::ALL.len();
+}
+
+/// What a survivor writes down.
+#[derive(Debug, FromZeros)]
+#[repr(C)]
+pub(crate) struct Survivor {
+    /// 1 when it shall try whether a new queue works, and end.
+    pub(crate) end: AtomicU64,
+    /// 1 when a new queue did.
+    pub(crate) served: AtomicU64,
+    /// When the call under way began; 0 between calls.
+    pub(crate) begun: AtomicU64,
+    /// Which it is.
+    calling: AtomicU64,
+    pub(crate) calls: [AtomicU64; Call::COUNT],
+    /// How many said that the queue is corrupt.
+    pub(crate) corrupt: [AtomicU64; Call::COUNT],
+    /// The longest that one took, less what it might wait, in nanoseconds.
+    pub(crate) longest: [AtomicU64; Call::COUNT],
+}
+
+impl Survivor {
+    /// The call under way, or the last.
+    pub(crate) fn call(&self) -> Option<Call> {
+        Call::ALL.get(self.calling.load(Relaxed) as usize).copied()
+    }
+}
+
+/// How long calls wait.
+const PATIENCE: Duration = Duration::from_millis(3);
+/// Calls on a queue that was opened once.
+const LIFE: u32 = 200;
+
+/// The part of a survivor.
+pub(crate) fn play(queue: Queue, words: &[String]) -> Result<()> {
+    player::die_with_parent()?;
+    // A panic anywhere, on whatever thread, is one of this process.
+    std::panic::set_hook(Box::new(|panic| {
+        eprintln!("a survivor panics: {panic}");
+        std::process::abort();
+    }));
+    let [seed] = words else { bail!("a survivor has one word: {words:?}") };
+    let ledger: &Survivor = shared::map(stdout())?;
+    let mut it = Surviving {
+        random: fastrand::Rng::with_seed(seed.parse()?),
+        ledger,
+        queue,
+        sender: None,
+        receiver: None,
+        leases: Vec::new(),
+        corrupt: false,
+    };
+    while ledger.end.load(Relaxed) == 0 {
+        it.live()?;
+    }
+    serve()?;
+    ledger.served.store(1, Relaxed);
+    Ok(())
+}
+
+struct Surviving {
+    random: fastrand::Rng,
+    ledger: &'static Survivor,
+    queue: Queue,
+    sender: Option<Sender>,
+    receiver: Option<Receiver>,
+    leases: Vec<Lease>,
+    /// The last call said so.
+    corrupt: bool,
+}
+
+impl Surviving {
+    /// Opens the queue, uses it, and lets it go.
+    fn live(&mut self) -> Result<()> {
+        let fd = self.queue.try_clone_fd()?;
+        // It may be refused: the header is scribbled on, too.
+        if let Ok(queue) = self.call(Call::Open, Duration::ZERO, |_| Queue::open(fd)) {
+            self.queue = queue;
+        }
+        let mut faults = 0;
+        for _ in 0..LIFE {
+            self.attach();
+            if self.sender.is_none() && self.receiver.is_none() {
+                std::thread::yield_now();
+                break;
+            }
+            self.act();
+            // Once more, for all calls must say it, and not just the first.
+            faults += u32::from(std::mem::take(&mut self.corrupt));
+            if faults > 4 {
+                break;
+            }
+        }
+        self.call(Call::LetGo, Duration::ZERO, |it| {
+            it.leases.clear();
+            (it.sender, it.receiver) = (None, None);
+        });
+        Ok(())
+    }
+
+    fn attach(&mut self) {
+        if self.sender.is_none() {
+            let sender = self.call(Call::AttachSender, Duration::ZERO, |it| it.queue.sender());
+            self.sender =
+                sender.map_err(|error| self.attach_error(Call::AttachSender, &error)).ok();
+        }
+        if self.receiver.is_none() {
+            let receiver =
+                self.call(Call::AttachReceiver, Duration::ZERO, |it| it.queue.receiver());
+            let error = |error| self.attach_error(Call::AttachReceiver, &error);
+            self.receiver = receiver.map_err(error).ok();
+            if let (Some(receiver), true) = (&mut self.receiver, self.random.bool()) {
+                receiver.on_dead_letter(|letter| assert!(letter.message.len() <= 1 << 13));
+            }
+        }
+    }
+
+    fn attach_error(&mut self, call: Call, error: &AttachError) {
+        if matches!(error, AttachError::Corrupt(_)) {
+            self.said_corrupt(call);
+        }
+    }
+
+    fn act(&mut self) {
+        let call = Call::ALL[self.random.usize(Call::AttachReceiver as usize + 1..Call::COUNT)];
+        match call {
+            Call::TrySend
+            | Call::TrySendMany
+            | Call::SendInTime
+            | Call::SendInTask
+            | Call::Reserve => self.send(call),
+            Call::TryRecv
+            | Call::TryRecvMany
+            | Call::RecvInTime
+            | Call::RecvInTask
+            | Call::TryLease
+            | Call::LeaseInTime => self.receive(call),
+            Call::Read | Call::Acknowledge | Call::Nack => self.settle(call),
+            Call::JoinInTime | Call::JoinInTask => {
+                let joined = self.call(call, PATIENCE, |it| match call {
+                    Call::JoinInTask => block_on(it.queue.join_timeout(PATIENCE)),
+                    _ => it.queue.join_blocking_timeout(PATIENCE),
+                });
+                if let Err(JoinTimeoutError::Fault(fault)) = joined {
+                    self.fault(call, fault);
+                }
+            }
+            Call::Recover => {
+                if let Err(error) = self.call(call, Duration::ZERO, |it| it.queue.recover()) {
+                    self.attach_error(call, &error);
+                }
+            }
+            Call::Ask => self.call(call, Duration::ZERO, |it| {
+                let queue = &it.queue;
+                assert!(queue.len() <= queue.capacity());
+                let _ = (queue.stats(), format!("{queue:?}"), census(queue).is_ok());
+                for side in it
+                    .sender
+                    .as_ref()
+                    .map(|it| it.side())
+                    .into_iter()
+                    .chain(it.receiver.as_ref().map(|it| it.side()))
+                {
+                    side.pass_on();
+                    side.mourn();
+                }
+            }),
+            // It is seldom that all is over.
+            Call::Close if self.random.u8(..64) > 0 => {}
+            Call::Close => {
+                if let Err(fault) = self.call(call, Duration::ZERO, |it| it.queue.close()) {
+                    self.fault(call, fault);
+                }
+            }
+            Call::Open | Call::AttachSender | Call::AttachReceiver | Call::LetGo => {}
+        }
+    }
+
+    fn send(&mut self, call: Call) {
+        let Some(mut sender) = self.sender.take() else { return };
+        let message = vec![b'm'; self.random.usize(..=self.queue.max_message().min(1 << 12))];
+        let fault = self.call(call, waits(call), |_| match call {
+            Call::TrySend => try_sent(sender.try_send(&message)),
+            Call::TrySendMany => try_sent(sender.try_send_many([&message[..]; 5])),
+            Call::SendInTime => sent(sender.send_blocking_timeout(&message, PATIENCE)),
+            Call::SendInTask => sent(block_on(sender.send_timeout(&message[..], PATIENCE))),
+            _ => match sender.try_reserve(message.len()) {
+                Ok(mut reserved) => {
+                    reserved.write_at(0, &message);
+                    try_sent(reserved.try_commit())
+                }
+                Err(refused) => try_sent(Err::<(), _>(refused)),
+            },
+        });
+        self.sender = Some(sender);
+        fault.into_iter().for_each(|fault| self.fault(call, fault));
+    }
+
+    fn receive(&mut self, call: Call) {
+        let Some(mut receiver) = self.receiver.take() else { return };
+        let mut leased = None;
+        let fault = self.call(call, waits(call), |_| match call {
+            Call::TryRecv => try_received(receiver.try_recv()),
+            Call::TryRecvMany => try_received(receiver.try_recv_many(&mut Vec::new(), 5)),
+            Call::RecvInTime => received(receiver.recv_blocking_timeout(PATIENCE)),
+            Call::RecvInTask => received(block_on(receiver.recv_timeout(PATIENCE))),
+            Call::TryLease => try_received(receiver.try_lease().map(|it| leased = Some(it))),
+            _ => received(receiver.lease_blocking_timeout(PATIENCE).map(|it| leased = Some(it))),
+        });
+        self.receiver = Some(receiver);
+        self.leases.extend(leased);
+        fault.into_iter().for_each(|fault| self.fault(call, fault));
+    }
+
+    fn settle(&mut self, call: Call) {
+        let (Some(lease), Some(mut receiver)) = (self.leases.pop(), self.receiver.take()) else {
+            return;
+        };
+        let fault = self.call(call, Duration::ZERO, |it| match call {
+            Call::Read => {
+                let read = lease.read();
+                assert!(read.as_ref().map_or(lease.len(), Vec::len) == lease.len(), "cut short");
+                let fault = read.err();
+                it.leases.push(lease);
+                fault
+            }
+            Call::Acknowledge => {
+                lease.ack();
+                None
+            }
+            _ => try_sent(receiver.nack(lease)),
+        });
+        self.receiver = Some(receiver);
+        fault.into_iter().for_each(|fault| self.fault(call, fault));
+    }
+
+    /// Makes a call that may wait for `patience`, and writes down how long it took.
+    fn call<R>(&mut self, call: Call, patience: Duration, make: impl FnOnce(&mut Self) -> R) -> R {
+        let (ledger, at, begun) = (self.ledger, call as usize, now());
+        ledger.calling.store(at as u64, Relaxed);
+        ledger.begun.store(begun, Release);
+        let made = make(self);
+        let took = Duration::from_nanos(now().saturating_sub(begun)).saturating_sub(patience);
+        ledger.begun.store(0, Release);
+        ledger.calls[at].fetch_add(1, Relaxed);
+        ledger.longest[at].fetch_max(took.as_nanos() as u64, Relaxed);
+        made
+    }
+
+    fn fault(&mut self, call: Call, fault: Fault) {
+        if matches!(fault, Fault::Corrupt(_)) {
+            self.said_corrupt(call);
+        }
+    }
+
+    fn said_corrupt(&mut self, call: Call) {
+        self.corrupt = true;
+        self.ledger.corrupt[call as usize].fetch_add(1, Relaxed);
+    }
+}
+
+fn waits(call: Call) -> Duration {
+    match call {
+        Call::SendInTime | Call::SendInTask => PATIENCE,
+        Call::RecvInTime | Call::RecvInTask | Call::LeaseInTime => PATIENCE,
+        _ => Duration::ZERO,
+    }
+}
+
+fn try_sent<T, U>(answer: Result<U, TrySendError<T>>) -> Option<Fault> {
+    match answer {
+        Err(TrySendError::Fault(_, fault)) => Some(fault),
+        Ok(_) | Err(TrySendError::Full(_) | TrySendError::Closed(_)) => None,
+    }
+}
+
+fn sent(answer: Result<(), SendTimeoutError>) -> Option<Fault> {
+    match answer {
+        Err(SendTimeoutError::Fault((), fault)) => Some(fault),
+        Ok(()) | Err(SendTimeoutError::Timeout(()) | SendTimeoutError::Closed(())) => None,
+    }
+}
+
+fn try_received<R>(answer: Result<R, TryRecvError>) -> Option<Fault> {
+    match answer {
+        Err(TryRecvError::Fault(fault)) => Some(fault),
+        Ok(_) | Err(TryRecvError::Empty | TryRecvError::Closed) => None,
+    }
+}
+
+fn received<R>(answer: Result<R, RecvTimeoutError>) -> Option<Fault> {
+    match answer {
+        Err(RecvTimeoutError::Fault(fault)) => Some(fault),
+        Ok(_) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Closed) => None,
+    }
+}
+
+/// A new queue works in this process: messages come as they were sent, waits end, and a join does.
+fn serve() -> Result<()> {
+    let queue = Queue::builder().capacity(4).max_message(8).create()?;
+    let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+    for n in 0..1000u64 {
+        sender.send_blocking(&n.to_ne_bytes())?;
+        let message =
+            if n % 2 == 0 { receiver.recv_blocking()? } else { block_on(receiver.recv())? };
+        ensure!(message == n.to_ne_bytes(), "message {n} is garbled: {message:?}");
+    }
+    let empty = block_on(receiver.recv_timeout(PATIENCE));
+    ensure!(empty == Err(RecvTimeoutError::Timeout), "{empty:?}");
+    let waiting = std::thread::spawn(move || receiver.recv_blocking());
+    sender.send_blocking(b"last")?;
+    let last = waiting.join().ok().context("the receiver panicked")??;
+    ensure!(last == b"last", "the last message is garbled: {last:?}");
+    queue.join_blocking()?;
+    let census = census(&queue)?;
+    ensure!(census.in_ring + census.held + census.busy == 0, "left over: {census:?}");
+    Ok(())
+}
