@@ -142,6 +142,14 @@ fn part() {
         "close all descriptors" => descriptors::close_all(&queue),
         "execute another program" => descriptors::execute(&queue),
         "fork while attaching" => forks::while_attaching(&queue, id),
+        "hang in the handler" => {
+            let mut receiver = queue.receiver().unwrap();
+            receiver.on_dead_letter(|letter| {
+                say(String::from_utf8(letter.message).unwrap());
+                hang();
+            });
+            let _ = receiver.try_recv();
+        }
         other => panic!("no part is called {other}"),
     }
 }

@@ -253,3 +253,23 @@ fn what_the_killed_had_comes_before_the_end() {
     job.ack();
     assert_eq!(receiver.recv_blocking(), Err(RecvError::Closed));
 }
+
+/// Caught: a dead letter that is acknowledged before its handler returns.
+#[test]
+fn a_dead_letter_whose_handler_dies_with_it_comes_again() {
+    let queue = builder().max_attempts(1).create().unwrap();
+    queue.sender().unwrap().try_send(b"poison").unwrap();
+    lease_and_die(&queue);
+    assert_eq!(queue.recover().unwrap().messages, 1);
+    let mut player = Player::start(&queue, "hang in the handler", 0);
+    assert_eq!(player.says().as_deref(), Some("poison"));
+    player.kill();
+    assert_eq!(queue.recover().unwrap().messages, 1);
+    let mut receiver = queue.receiver().unwrap();
+    let (letters, dead) = std::sync::mpsc::channel();
+    receiver.on_dead_letter(move |letter| letters.send(letter).unwrap());
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    let letter = dead.recv().unwrap();
+    assert_eq!((letter.message, letter.attempts), (b"poison".to_vec(), 3));
+    assert_whole(&queue);
+}
