@@ -9,6 +9,9 @@ use crate::reactor::lock;
 ///
 /// Clones are the same handle. Each operation takes a short lock, which is never held while
 /// waiting.
+///
+/// A forked child must leave it alone: as every inherited handle it is of no use there, and if another
+/// thread of the parent was in an operation at the fork, the lock stays taken for ever.
 #[derive(Debug)]
 pub struct Shared<H>(Arc<Mutex<H>>);
 

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use parkline_uring::{AsyncReceiver, AsyncSender, Queue, RecvError, RecvTimeoutError};
+use parkline_uring::{
+    AsyncReceiver, AsyncSender, Backend, Queue, RecvError, RecvTimeoutError, backend,
+};
 use tokio::runtime::Runtime;
 use tokio::task::yield_now;
 
@@ -164,7 +166,11 @@ fn the_wake_of_a_dropped_task_goes_to_another_of_the_same_handle() {
         let other_told = begin(&mut other);
         queue.sender().unwrap().try_send(&7).unwrap();
         until(&doomed_told).await;
-        assert!(!other_told.0.load(Relaxed), "one wake, one task");
+        // The helper serves all tests of this process, and looks everywhere when one's watchdog is
+        // due.
+        if let Backend::IoUring = backend() {
+            assert!(!other_told.0.load(Relaxed), "one wake, one task");
+        }
         drop(doomed);
         until(&other_told).await;
         assert_eq!(other.await, Ok(7));
