@@ -419,13 +419,33 @@ pub(crate) struct Attack {
 impl<'a> Arbitrary<'a> for Attack {
     fn arbitrary(input: &mut Unstructured<'a>) -> Result<Self> {
         let (shape, forgiving) = (input.arbitrary()?, input.ratio(7, 8)?);
-        // As many steps as the bytes last.
+        // As many steps as the bytes last. Now and then some of noise, of which a fuzzer makes little.
         let mut steps = Vec::new();
         while !input.is_empty() {
-            steps.push(input.arbitrary()?);
+            if input.ratio(15, 16)? {
+                steps.push(input.arbitrary()?);
+            } else {
+                let noise = noise(input.arbitrary()?);
+                let mut noise = Unstructured::new(&noise);
+                while !noise.is_empty() {
+                    steps.push(noise.arbitrary()?);
+                }
+            }
         }
         Ok(Self { shape, forgiving, steps })
     }
+}
+
+/// Random bytes of a seed: see SplitMix64.
+#[cfg(kill_points)]
+fn noise(mut seed: u64) -> Vec<u8> {
+    let next = |_| {
+        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ mixed >> 31).to_ne_bytes()
+    };
+    (0..64).flat_map(next).collect()
 }
 
 #[cfg(kill_points)]
