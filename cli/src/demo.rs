@@ -301,3 +301,35 @@ fn bar() -> ProgressBar {
             });
     ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails if the second answer has a path, or is not counted (each seen failing).
+    #[test]
+    fn a_job_that_is_answered_again_is_printed_once() {
+        let mut ledger = Ledger::new(1);
+        ledger.sent(7, "file".into());
+        assert_eq!(ledger.answered(7, false).unwrap(), Some("file".into()));
+        assert_eq!(ledger.answered(7, true).unwrap(), None);
+        assert_eq!(ledger.repeated, 1);
+        assert!(ledger.answered(7, false).is_err(), "nobody had it before");
+    }
+
+    /// Fails if kills are not counted, if an answer does not count them anew, or if one that was
+    /// printed before does (each seen failing).
+    #[test]
+    fn so_many_kills_without_a_result_spare_the_next() {
+        let mut ledger = Ledger::new(1);
+        assert!(!ledger.spares_nobody(), "nothing to do");
+        (0..3).for_each(|index| ledger.sent(index, "file".into()));
+        let mut kills = || (0..100).filter(|_| ledger.spares_nobody()).count();
+        assert_eq!(kills(), MOST_IN_VAIN as usize);
+        ledger.answered(0, false).unwrap();
+        let mut kills = || (0..100).filter(|_| ledger.spares_nobody()).count();
+        assert_eq!(kills(), MOST_IN_VAIN as usize);
+        ledger.answered(0, true).unwrap();
+        assert!(!ledger.spares_nobody());
+    }
+}
