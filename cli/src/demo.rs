@@ -317,15 +317,17 @@ mod tests {
         assert!(ledger.answered(7, false).is_err(), "nobody had it before");
     }
 
-    /// Fails if kills are not counted, if an answer does not count them anew, or if one that was
-    /// printed before does (each seen failing).
+    /// Fails if kills are not counted, if an answer does not count them anew, if one that was printed
+    /// before does, or if a kill ends a stall (each seen failing).
     #[test]
     fn so_many_kills_without_a_result_spare_the_next() {
         let mut ledger = Ledger::new(1);
         assert!(!ledger.spares_nobody(), "nothing to do");
         (0..3).for_each(|index| ledger.sent(index, "file".into()));
+        let quiet_since = ledger.quiet_since;
         let mut kills = || (0..100).filter(|_| ledger.spares_nobody()).count();
         assert_eq!(kills(), MOST_IN_VAIN as usize);
+        assert_eq!(ledger.quiet_since, quiet_since);
         ledger.answered(0, false).unwrap();
         let mut kills = || (0..100).filter(|_| ledger.spares_nobody()).count();
         assert_eq!(kills(), MOST_IN_VAIN as usize);

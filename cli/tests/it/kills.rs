@@ -19,7 +19,7 @@ fn number(summary: &str, row: &str) -> f64 {
     number.and_then(|it| it.parse().ok()).unwrap_or_else(|| panic!("{row} in {summary}"))
 }
 
-/// Fails if a job is acknowledged before it is hashed (seen failing: hangs), if a killed worker is
+/// Fails if a job is acknowledged before it is hashed, if a killed worker is
 /// an error, if it is not replaced, if what is redelivered is counted at the results queue, or if
 /// kills are not counted (each seen failing).
 #[test]
@@ -58,8 +58,8 @@ fn a_kill_has_one_job_redelivered_at_most() {
 
 /// The one worker would live for a hundredth of a second; and all the while no result comes.
 ///
-/// Fails if kills do not wait for a result (seen failing: hangs), if no stall is noted, or if a kill
-/// ends it (each seen failing).
+/// Fails if kills do not wait for a result (seen failing: hangs), or if no stall is noted (seen
+/// failing).
 #[test]
 fn a_file_that_takes_longer_than_a_worker_lives_is_hashed_and_its_time_is_the_longest_stall() {
     let tree = tempfile::tempdir().unwrap();
