@@ -56,15 +56,15 @@ impl Crew {
         Ok(Self { posts, kills, killed: 0, _leash: leash })
     }
 
-    /// Waits until at all posts a worker has ended well. Meanwhile kills a random one each `period`,
-    /// while there is work for it.
+    /// Waits until at all posts a worker has ended well. Meanwhile kills a random one each `period`
+    /// that `may_kill` says so.
     ///
     /// # Errors
     /// As soon as one has ended otherwise and was not killed here.
     pub(crate) async fn ended(
         &mut self,
         period: Option<Duration>,
-        is_at_work: impl Fn() -> bool,
+        may_kill: impl Fn() -> bool,
     ) -> Result<()> {
         let mut ticks = period.map(interval);
         if let Some(ticks) = &mut ticks {
@@ -83,7 +83,7 @@ impl Crew {
                     None => return Ok(()),
                 },
                 _ = tick => {
-                    let victim = fastrand::choice(&self.kills).filter(|_| is_at_work());
+                    let victim = fastrand::choice(&self.kills).filter(|_| may_kill());
                     victim.into_iter().for_each(|it| it.notify_one());
                 }
             }

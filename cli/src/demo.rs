@@ -26,12 +26,14 @@ use walkdir::WalkDir;
 use crate::crew::Crew;
 use crate::job::{Job, Report};
 use crate::summary::{Reported, Summary};
-use crate::worker::MOST_JOBS;
 use crate::{say, sums};
 
 const CAPACITY: usize = 1024;
 /// Results that are taken, and printed, at a time.
 const BATCH: usize = 64;
+/// Kills in a row with no result between them. The next waits for one: however long a file takes,
+/// some worker lives long enough.
+const MOST_IN_VAIN: u32 = 8;
 
 pub(crate) fn run(args: &crate::Demo) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -45,7 +47,9 @@ async fn demo(args: &crate::Demo) -> Result<ExitCode> {
     let handles = 1 + workers + if args.kill.is_some() { workers } else { 0 };
     // However often its workers are killed, a job is not given up.
     let queue = Queue::builder().capacity(CAPACITY).handles(handles).max_attempts(u16::MAX);
-    let jobs = queue.max_message(Job::LONGEST).leases(MOST_JOBS.min(args.tasks as usize));
+    // One job in hand, whatever the number of tasks. A worker that had begun many would finish none
+    // of them for long, and lose them all when it is killed.
+    let jobs = queue.max_message(Job::LONGEST).leases(1);
     let jobs = jobs.create().context("no queue for jobs")?;
     let results = queue.max_message(Report::LONGEST).leases(0);
     let results = results.create().context("no queue for results")?;
@@ -61,7 +65,7 @@ async fn demo(args: &crate::Demo) -> Result<ExitCode> {
         std::future::pending().await
     };
     let watch = async {
-        crew.ended(args.kill, || demo.is_unanswered()).await?;
+        crew.ended(args.kill, || demo.ledger.borrow_mut().spares_nobody()).await?;
         // All that they sent is in the queue; who still waits for more learns that there is none.
         results.close()?;
         std::future::pending().await
@@ -115,6 +119,8 @@ struct Ledger {
     bytes: u64,
     failures: u64,
     repeated: u64,
+    /// Kills since a result came last.
+    in_vain: u32,
     expected: u32,
     reported: Reported,
     begun: Instant,
@@ -132,6 +138,7 @@ impl Ledger {
             bytes: 0,
             failures: 0,
             repeated: 0,
+            in_vain: 0,
             expected,
             reported: Reported::default(),
             begun: now,
@@ -160,11 +167,19 @@ impl Ledger {
             let now = Instant::now();
             self.stall = self.stall.max(now - self.quiet_since);
             self.quiet_since = now;
+            self.in_vain = 0;
         } else {
             ensure!(redelivered, "job {index} was answered twice");
             self.repeated += 1;
         }
         Ok(path)
+    }
+
+    /// Whether a worker may be killed now; it is.
+    fn spares_nobody(&mut self) -> bool {
+        let may = !self.unanswered.is_empty() && self.in_vain < MOST_IN_VAIN;
+        self.in_vain += u32::from(may);
+        may
     }
 }
 
@@ -285,4 +300,38 @@ fn bar() -> ProgressBar {
                 let _ = write!(out, "{:.0}", state.per_sec());
             });
     ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_style(style)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails if the second answer has a path, or is not counted (each seen failing).
+    #[test]
+    fn a_job_that_is_answered_again_is_printed_once() {
+        let mut ledger = Ledger::new(1);
+        ledger.sent(7, "file".into());
+        assert_eq!(ledger.answered(7, false).unwrap(), Some("file".into()));
+        assert_eq!(ledger.answered(7, true).unwrap(), None);
+        assert_eq!(ledger.repeated, 1);
+        assert!(ledger.answered(7, false).is_err(), "nobody had it before");
+    }
+
+    /// Fails if kills are not counted, if an answer does not count them anew, if one that was printed
+    /// before does, or if a kill ends a stall (each seen failing).
+    #[test]
+    fn so_many_kills_without_a_result_spare_the_next() {
+        let mut ledger = Ledger::new(1);
+        assert!(!ledger.spares_nobody(), "nothing to do");
+        (0..3).for_each(|index| ledger.sent(index, "file".into()));
+        let quiet_since = ledger.quiet_since;
+        let mut kills = || (0..100).filter(|_| ledger.spares_nobody()).count();
+        assert_eq!(kills(), MOST_IN_VAIN as usize);
+        assert_eq!(ledger.quiet_since, quiet_since);
+        ledger.answered(0, false).unwrap();
+        let mut kills = || (0..100).filter(|_| ledger.spares_nobody()).count();
+        assert_eq!(kills(), MOST_IN_VAIN as usize);
+        ledger.answered(0, true).unwrap();
+        assert!(!ledger.spares_nobody());
+    }
 }

@@ -80,10 +80,11 @@ struct Demo {
     /// Tasks in each worker that wait for jobs, all on its one thread
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     tasks: u32,
-    /// Kill a random worker N times a second, 0.001 to 1000, and start another; its jobs go to others
+    /// Kill a random worker N times a second, 0.001 to 1000, and start another; its job goes to others
     ///
-    /// All files are hashed all the same, and each is printed once. But a file that takes longer to
-    /// hash than a worker lives is never done: then kill less often.
+    /// All files are hashed all the same, and each is printed once. Eight kills in a row that no
+    /// result comes between are the most: the next waits for one. So a file that takes longer to hash
+    /// than a worker lives is done, too.
     #[arg(long, value_name = "N", value_parser = period)]
     kill: Option<Duration>,
 }

@@ -1,9 +1,10 @@
 //! The child: one process, one thread, one event loop, and on it many tasks that wait for jobs.
 //!
-//! A task that hashes holds the loop for a chunk at a time. Its job is leased until the result is
-//! sent: should the process be killed before, another gets the job. The process ends when the jobs queue is
-//! closed and drained, or when its parent does, by whatever death: then the pipe that is its stdin
-//! has no writer.
+//! One job is in hand at a time, the only lease there is; meanwhile the other tasks wait for it, or
+//! for a message. The task that hashes holds the loop for a chunk at a time. Its job is leased until
+//! the result is sent: should the process be killed before, another gets the job. The process ends
+//! when the jobs queue is closed and drained, or when its parent does, by whatever death: then the
+//! pipe that is its stdin has no writer.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, stdin};
@@ -27,9 +28,6 @@ use tokio::task::{JoinSet, yield_now};
 use crate::crew::{JOBS_FD, RESULTS_FD};
 use crate::job::{Job, Report};
 
-/// Jobs, and so open files, that a worker has at a time, however many tasks: well below the usual
-/// limit of descriptors.
-pub(crate) const MOST_JOBS: usize = 64;
 const CHUNK: u64 = 64 * 1024;
 
 pub(crate) fn run(args: &crate::Worker) -> Result<ExitCode> {

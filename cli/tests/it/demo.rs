@@ -8,17 +8,17 @@ use std::thread;
 
 use crate::{finish, kill, parkline, run, run_refused, text, trees};
 
-const BACKENDS: [&str; 2] = ["io_uring", "futex"];
+pub(crate) const BACKENDS: [&str; 2] = ["io_uring", "futex"];
 const SYS_IO_URING_SETUP: i64 = 425;
 
-fn demo(tree: &Path, backend: &str, args: &[&str]) -> Command {
+pub(crate) fn demo(tree: &Path, backend: &str, args: &[&str]) -> Command {
     let mut command = parkline(&["demo", "."]);
     command.args(args).current_dir(tree).env("PARKLINE_BACKEND", backend);
     command
 }
 
 /// Has `sha256sum -c` check the sums of that many files.
-fn check(tree: &Path, sums: &[u8], files: usize) {
+pub(crate) fn check(tree: &Path, sums: &[u8], files: usize) {
     assert_eq!(sums.iter().filter(|byte| **byte == b'\n').count(), files, "{}", text(sums));
     let mut checker = Command::new("sha256sum");
     checker.args(["-c", "--strict", "--quiet"]).current_dir(tree);
@@ -28,7 +28,7 @@ fn check(tree: &Path, sums: &[u8], files: usize) {
 }
 
 /// The value of a row of the summary.
-fn figure<'a>(summary: &'a str, row: &str) -> &'a str {
+pub(crate) fn figure<'a>(summary: &'a str, row: &str) -> &'a str {
     let found = summary.lines().find_map(|line| line.trim_start().strip_prefix(row));
     found.unwrap_or_else(|| panic!("no {row} in {summary}")).trim()
 }

@@ -2,6 +2,7 @@
 
 mod demo;
 mod doctor;
+mod kills;
 mod trees;
 
 use std::process::{Child, Command, Output, Stdio};

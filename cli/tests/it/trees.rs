@@ -60,6 +60,11 @@ pub(crate) fn empty_files(count: usize) -> TempDir {
     tree
 }
 
+/// Zeros, which take longer to hash than to read.
+pub(crate) fn add_big(tree: &Path, name: &str, len: u64) {
+    fs::File::create(tree.join(name)).unwrap().set_len(len).unwrap();
+}
+
 /// Adds a file whose path, from `tree`, is longer than `PATH_MAX`. Nobody, root included, can open
 /// it from there.
 pub(crate) fn add_out_of_reach(tree: &Path) {
