@@ -1,11 +1,12 @@
 //! A receiver that sleeps on a thread of its own until there is something.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use parkline_core::Queue;
+use parkline_core::{Queue, RecvTimeoutError};
 
 use crate::asleep::Sleeper;
 use crate::message;
@@ -15,36 +16,52 @@ use crate::states::{AFTER, Arrival};
 /// How much later than the watchdog says a survivor may come to its message.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
-/// Receives until [`AFTER`] comes.
+/// Receives until [`AFTER`] comes; where messages have no bytes to tell it by, until nothing comes
+/// after it was sent.
 #[derive(Debug)]
-pub(crate) struct Waiter(JoinHandle<Result<Vec<Arrival>>>);
+pub(crate) struct Waiter {
+    thread: JoinHandle<Result<Vec<Arrival>>>,
+    all_sent: Arc<AtomicBool>,
+}
 
 impl Waiter {
     /// Asleep when this returns.
     pub(crate) fn start(queue: &Queue, len: usize) -> Result<Self> {
         let mut receiver = queue.receiver()?;
         let (tell, told) = mpsc::channel();
+        let all_sent = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&all_sent);
         let thread = thread::spawn(move || {
             tell.send(Sleeper::this_thread())?;
             let mut arrivals = Vec::new();
             loop {
-                let lease = receiver.lease_blocking()?;
+                let was_over = is_over.load(Relaxed);
+                let lease = match len {
+                    0 => receiver.lease_blocking_timeout(WATCHDOG),
+                    _ => receiver.lease_blocking().map_err(RecvTimeoutError::from),
+                };
+                let lease = match lease {
+                    Err(RecvTimeoutError::Timeout) if was_over => return Ok(arrivals),
+                    Err(RecvTimeoutError::Timeout) => continue,
+                    lease => lease?,
+                };
                 let redelivered = lease.redelivered();
                 let id = message::id(&lease.read()?, len).context("a message arrived garbled")?;
                 lease.ack();
                 arrivals.push(Arrival { id, redelivered });
-                if id == AFTER || len == 0 && arrivals.len() == 2 {
+                if len > 0 && id == AFTER {
                     return Ok(arrivals);
                 }
             }
         });
         told.recv()?.until_asleep()?;
-        Ok(Self(thread))
+        Ok(Self { thread, all_sent })
     }
 
     /// All that arrived.
     pub(crate) fn seen(self) -> Result<Vec<Arrival>> {
-        self.0.join().map_err(|_| anyhow!("the waiter panicked"))?
+        self.all_sent.store(true, Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the waiter panicked"))?
     }
 
     /// # Errors
