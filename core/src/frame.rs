@@ -178,6 +178,15 @@ impl<'a> Block<'a> {
     /// Copies `bytes` to `offset` in the payload; what has no room is left out.
     pub(crate) fn write_at(&self, offset: usize, mut bytes: &[u8]) {
         let (mut index, mut within) = (offset / 8, offset % 8);
+        // Whole words at a time, where they lie on words.
+        if within == 0
+            && let Some(rest) = self.payload.get(index..)
+        {
+            let whole = bytes.len() / 8;
+            let (words, tail) = bytes.split_at(whole * 8);
+            self.at(rest).write(words);
+            (bytes, index) = (tail, index + whole);
+        }
         while let (Some(word), false) = (self.payload.get(index), bytes.is_empty()) {
             let (part, rest) = bytes.split_at(bytes.len().min(8 - within));
             let mut merged = word.load(Relaxed).to_ne_bytes();
@@ -199,6 +208,27 @@ impl<'a> Block<'a> {
             let last = from.load(Relaxed).to_ne_bytes();
             tail.copy_from_slice(&last[..tail.len()]);
         }
+    }
+
+    /// Copies what is at `offset` in the payload into `out`, if there is that much of it.
+    pub(crate) fn read_at(&self, offset: usize, out: &mut [u8]) {
+        let Some(rest) = self.payload.get(offset / 8..) else { return };
+        let within = offset % 8;
+        let (head, out) = out.split_at_mut(out.len().min((8 - within) % 8));
+        let rest = match rest.split_first() {
+            Some((first, rest)) if !head.is_empty() => {
+                let first = first.load(Relaxed).to_ne_bytes();
+                head.copy_from_slice(&first[within..within + head.len()]);
+                rest
+            }
+            _ => rest,
+        };
+        self.at(rest).read(out);
+    }
+
+    /// The same block, as if its payload began later.
+    fn at(&self, payload: &'a [AtomicU64]) -> Self {
+        Self { payload, ..*self }
     }
 
     /// Copies the whole payload of `from`, as far as there is room.
@@ -248,6 +278,21 @@ mod tests {
             let mut received = [0; 32];
             block.read(&mut received);
             assert_eq!(received, *sent);
+        }
+    }
+
+    #[test]
+    fn every_part_is_read_as_it_lies() {
+        let words = words(2 + 4);
+        let block = Block::new(&words).unwrap();
+        let sent: Vec<u8> = (0..32).collect();
+        block.write(&sent);
+        for from in 0..=32 {
+            for to in from..=32 {
+                let mut part = vec![0; to - from];
+                block.read_at(from, &mut part);
+                assert_eq!(part, sent[from..to]);
+            }
         }
     }
 
