@@ -1,6 +1,6 @@
 """The queue's view for tasks: `asyncio.Queue`'s methods."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -39,6 +39,24 @@ class AioQueue(Generic[T]):
         if item is PENDING:
             item = await complete(self._queue._begin_get())
         return item
+
+    async def put_many(self, items: Iterable[T]) -> int:
+        """Puts items one after the other, waiting where there is no room. Returns how many.
+
+        Cancelled, it has put those that it came to."""
+        count = 0
+        for item in items:
+            await self.put(item)
+            count += 1
+        return count
+
+    async def get_many(self, max_items: int) -> list[T]:
+        """Takes up to `max_items`, in order: what is there, but waits for the first."""
+        items = self._queue._take_many(max_items)
+        if not items and max_items > 0:
+            items = [await complete(self._queue._begin_get())]
+            items += self._queue._take_many(max_items - 1)
+        return items
 
     def put_nowait(self, item: T) -> None:
         """Puts an item, or raises `Full`."""

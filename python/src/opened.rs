@@ -2,7 +2,7 @@
 //! items that are out on lease.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use parkline_core::driver::ForkGuard;
@@ -27,6 +27,32 @@ pub(crate) struct Opened {
     pub(crate) putters: AtomicUsize,
     /// How often the item that was got last had been handed out.
     last_attempts: AtomicU32,
+    pub(crate) late: Late,
+}
+
+/// What a batch met after its last good item.
+#[derive(Default)]
+pub(crate) struct Late {
+    /// A look at it spares the lock.
+    is_there: AtomicBool,
+    error: Mutex<Option<PyErr>>,
+}
+
+impl Late {
+    pub(crate) fn put(&self, error: PyErr) {
+        let before = self.error.lock().unwrap_or_else(PoisonError::into_inner).replace(error);
+        self.is_there.store(true, Relaxed);
+        drop(before);
+    }
+
+    pub(crate) fn take(&self) -> Option<PyErr> {
+        // The GIL orders it.
+        if !self.is_there.load(Relaxed) {
+            return None;
+        }
+        self.is_there.store(false, Relaxed);
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// An item that was got and not yet done.
@@ -48,6 +74,7 @@ impl Opened {
             getters: AtomicUsize::new(0),
             putters: AtomicUsize::new(0),
             last_attempts: AtomicU32::new(1),
+            late: Late::default(),
         })
     }
 

@@ -1,15 +1,16 @@
 //! The queue's blocking calls, and the beginnings of its async ones.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use parkline_uring::{Fault, Lease, Stats, TryRecvError, TrySendError};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyException, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyType};
+use pyo3::types::{PyDict, PyList, PyType};
 
 use crate::blocking::{self, LOOK_EVERY, deadline};
 use crate::codec::Codec;
@@ -76,6 +77,9 @@ impl Queue {
     }
 
     fn try_take(&self, py: Python<'_>, opened: &Opened) -> PyResult<Option<Py<PyAny>>> {
+        if let Some(error) = opened.late.take() {
+            return Err(error);
+        }
         let taken = opened.receiver(py)?.lock().try_lease();
         match taken {
             Ok(lease) => self.hand_over(py, opened, lease).map(Some),
@@ -128,6 +132,51 @@ impl Queue {
             Err(TrySendError::Closed(())) => Err(shut_down(py)),
             Err(TrySendError::Fault((), fault)) => Err(errors::fault(py, fault)),
         }
+    }
+
+    /// All encoded before any is sent.
+    fn encode_all(&self, items: &Bound<'_, PyAny>) -> PyResult<VecDeque<Encoded>> {
+        items.try_iter()?.map(|item| self.codec.encode(&item?)).collect()
+    }
+
+    /// Sends the first of `items` for which there is room; whether some are left.
+    fn try_offer_many(
+        py: Python<'_>,
+        opened: &Opened,
+        items: &mut VecDeque<Encoded>,
+    ) -> PyResult<bool> {
+        while let Some(item) = items.front() {
+            if !Self::try_offer(py, opened, item)? {
+                return Ok(true);
+            }
+            items.pop_front();
+        }
+        Ok(false)
+    }
+
+    /// Takes what is there, until `items` are `most`; whether there are any. An error after the
+    /// first item is for the next call to tell.
+    fn try_take_many(
+        &self,
+        py: Python<'_>,
+        opened: &Opened,
+        most: usize,
+        items: &mut Vec<Py<PyAny>>,
+    ) -> PyResult<bool> {
+        while items.len() < most {
+            match self.try_take(py, opened) {
+                Ok(Some(item)) => items.push(item),
+                Ok(None) => break,
+                Err(error) if items.is_empty() || !error.is_instance_of::<PyException>(py) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    opened.late.put(error);
+                    break;
+                }
+            }
+        }
+        Ok(!items.is_empty())
     }
 
     /// Sends an item, waiting for room until `until`; whether there was.
@@ -269,6 +318,50 @@ impl Queue {
         self.get(py, false, None)
     }
 
+    /// Puts all items in order, waiting while there is no room.
+    #[pyo3(signature = (items, timeout = None))]
+    fn put_many(
+        &self,
+        py: Python<'_>,
+        items: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<usize> {
+        let opened = self.opened()?;
+        let until = deadline(timeout)?;
+        let mut items = self.encode_all(items)?;
+        let all = items.len();
+        while Self::try_offer_many(py, &opened, &mut items)? {
+            let Some(first) = items.pop_front() else { break };
+            if !Self::offer_until(py, &opened, first, until)? {
+                let left = items.len() + 1;
+                return Err(errors::full(py, (format!("{} of {all} items were put", all - left),)));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes up to `max_items`, in order: what is there, but waits for the first.
+    #[pyo3(signature = (max_items, block = true, timeout = None))]
+    fn get_many<'py>(
+        &self,
+        py: Python<'py>,
+        max_items: usize,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let opened = self.opened()?;
+        let mut items = Vec::new();
+        if max_items > 0 && !self.try_take_many(py, &opened, max_items, &mut items)? {
+            let first = match block {
+                true => self.take_until(py, &opened, deadline(timeout)?)?,
+                false => None,
+            };
+            items.push(first.ok_or_else(|| errors::empty(py, ()))?);
+            self.try_take_many(py, &opened, max_items, &mut items)?;
+        }
+        PyList::new(py, items)
+    }
+
     /// How many items wait.
     fn qsize(&self) -> PyResult<usize> {
         Ok(self.opened()?.queue.len())
@@ -376,6 +469,18 @@ impl Queue {
         drop(opened);
     }
 
+    /// How many calls and tasks of this process wait for an item.
+    #[getter]
+    fn waiting_getters(&self) -> PyResult<usize> {
+        Ok(self.opened()?.getters.load(Relaxed))
+    }
+
+    /// How many calls and tasks of this process wait for room.
+    #[getter]
+    fn waiting_putters(&self) -> PyResult<usize> {
+        Ok(self.opened()?.putters.load(Relaxed))
+    }
+
     fn fileno(&self) -> PyResult<RawFd> {
         Ok(self.opened()?.queue.as_fd().as_raw_fd())
     }
@@ -434,6 +539,13 @@ impl Queue {
         let opened = this.get().opened()?;
         let receiver = opened.receiver(this.py())?;
         Ok(Wait::get(&opened, this, receiver))
+    }
+
+    /// What is there, up to `max_items`.
+    fn _take_many<'py>(&self, py: Python<'py>, max_items: usize) -> PyResult<Bound<'py, PyList>> {
+        let mut items = Vec::new();
+        self.try_take_many(py, &*self.opened()?, max_items, &mut items)?;
+        PyList::new(py, items)
     }
 
     /// `None` if it was put, or the wait for room.

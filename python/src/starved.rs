@@ -14,6 +14,8 @@ pub(crate) struct Starved {
     /// Moves when a lease has come back.
     fed: AtomicU32,
     threads: AtomicUsize,
+    /// How many tasks wait: a look at it spares the lock.
+    seats: AtomicUsize,
     tasks: Mutex<Tasks>,
 }
 
@@ -47,12 +49,18 @@ impl Starved {
         tasks.last += 1;
         let seat = tasks.last;
         tasks.waiting.insert(seat, waker);
+        self.seats.store(tasks.waiting.len(), SeqCst);
         Seat(seat)
     }
 
     /// A task looks again, or gives up; in the latter case a wake that it got goes to another.
     pub(crate) fn leave(&self, Seat(seat): Seat, gives_up: bool) {
-        let waker = self.tasks().waiting.remove(&seat);
+        let waker = {
+            let mut tasks = self.tasks();
+            let waker = tasks.waiting.remove(&seat);
+            self.seats.store(tasks.waiting.len(), SeqCst);
+            waker
+        };
         if waker.is_none() && gives_up {
             self.wake_task();
         }
@@ -65,11 +73,18 @@ impl Starved {
         if self.threads.load(SeqCst) > 0 {
             let _ = futex::wake(&self.fed, Flags::PRIVATE, 1);
         }
-        self.wake_task();
+        if self.seats.load(SeqCst) > 0 {
+            self.wake_task();
+        }
     }
 
     fn wake_task(&self) {
-        let first = self.tasks().waiting.pop_first();
+        let first = {
+            let mut tasks = self.tasks();
+            let first = tasks.waiting.pop_first();
+            self.seats.store(tasks.waiting.len(), SeqCst);
+            first
+        };
         if let Some((_, waker)) = first {
             waker.wake();
         }
