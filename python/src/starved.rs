@@ -78,7 +78,8 @@ impl Starved {
         }
     }
 
-    fn wake_task(&self) {
+    /// Has the first of those tasks look again.
+    pub(crate) fn wake_task(&self) {
         let first = {
             let mut tasks = self.tasks();
             let first = tasks.waiting.pop_first();

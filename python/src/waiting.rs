@@ -135,10 +135,8 @@ impl Wait {
         let cx = &mut Context::from_waker(waker);
         match task {
             Task::Get(future, seat) => {
-                if let Some(seat) = seat.take() {
-                    self.opened.starved.leave(seat, false);
-                }
-                match future.as_mut().poll(cx) {
+                let was_starved = seat.take().map(|seat| self.opened.starved.leave(seat, false));
+                let polled = match future.as_mut().poll(cx) {
                     Poll::Ready(Err(RecvError::Fault(Fault::LeasesOut { .. }))) => {
                         *seat = Some(self.opened.starved.wait(waker.clone()));
                         if let Some(receiver) = self.opened.known_receiver() {
@@ -151,7 +149,13 @@ impl Wait {
                         Err(RecvError::Closed) => Outcome::Closed,
                         Err(RecvError::Fault(fault)) => Outcome::Fault(fault),
                     }),
+                };
+                // It waits for an item now, or for nothing any more: so can the next.
+                let is_fed = seat.is_none() && !matches!(polled, Poll::Ready(Outcome::Got(_)));
+                if was_starved.is_some() && is_fed {
+                    self.opened.starved.wake_task();
                 }
+                polled
             }
             Task::Put(future) => future.as_mut().poll(cx).map(|put| match put {
                 Ok(()) => Outcome::Done,
