@@ -31,7 +31,7 @@ class Queue(Generic[T]):
         joinable: bool = False,
         handles: int = 64,
         leases: int | None = None,
-        lazy_memory: bool | None = None,
+        lazy_memory: bool = True,
         max_attempts: int = 5,
         watchdog: float = 0.1,
         _fd: int | None = None,

@@ -19,12 +19,10 @@ use crate::errors;
 use crate::opened::Opened;
 use crate::waiting::{Wait, pending};
 
-/// From here on a segment's memory is found when it is first used.
-const LAZY_FROM: usize = 64 << 20;
-
 /// How many items a process can have got and not done, of a joinable queue.
 const LEASES_OF_JOINABLE: usize = 256;
-const LEASES_OF_OTHERS: usize = 8;
+/// As long as an item is copied out.
+const LEASES_OF_OTHERS: usize = 4;
 
 #[pyclass(subclass, frozen, weakref, module = "parkline._parkline")]
 pub(crate) struct Queue {
@@ -214,7 +212,7 @@ impl Queue {
         joinable = false,
         handles = 64,
         leases = None,
-        lazy_memory = None,
+        lazy_memory = true,
         max_attempts = 5,
         watchdog = 0.1,
         _fd = None,
@@ -228,7 +226,7 @@ impl Queue {
         joinable: bool,
         handles: usize,
         leases: Option<usize>,
-        lazy_memory: Option<bool>,
+        lazy_memory: bool,
         max_attempts: u16,
         watchdog: f64,
         _fd: Option<RawFd>,
@@ -259,13 +257,7 @@ impl Queue {
                     .leases(leases)
                     .max_attempts(max_attempts)
                     .watchdog(watchdog);
-                let blocks = handles.saturating_mul(leases.saturating_add(1));
-                let bytes = blocks.saturating_add(maxsize).saturating_mul(max_message);
-                let builder = match lazy_memory {
-                    Some(false) => builder,
-                    None if bytes < LAZY_FROM => builder,
-                    _ => builder.lazy_memory(),
-                };
+                let builder = if lazy_memory { builder.lazy_memory() } else { builder };
                 builder.create().map_err(errors::create)?
             }
         };

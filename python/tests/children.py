@@ -67,3 +67,15 @@ def use_sent_handles(handles: parkline.Queue[Any]) -> None:
 def square(queue: parkline.Queue[int], number: int) -> int:
     queue.put(number * number)
     return os.getpid()
+
+
+def put_after(
+    queue: parkline.Queue[int],
+    numbers: range,
+    ready: parkline.Queue[str],
+    go: parkline.Queue[str],
+) -> None:
+    """Puts when it is told to."""
+    ready.put("ready")
+    go.get()
+    put_numbers(queue, numbers)
