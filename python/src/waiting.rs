@@ -178,6 +178,8 @@ impl Wait {
         event_loop: &EventLoop,
         future: Py<PyAny>,
     ) -> PyResult<Py<PyAny>> {
+        // Before the poll: the alarm may go off within it, on another thread.
+        event_loop.expect(self.name, future);
         let outcome = event_loop.attend(py, || {
             let waker = Waker::from(event_loop.alarm(self.name));
             let mut state = self.state();
@@ -188,11 +190,11 @@ impl Wait {
             drop(over);
             polled
         })?;
+        if outcome.is_ready() {
+            event_loop.forget(self.name);
+        }
         match outcome {
-            Poll::Pending => {
-                event_loop.expect(self.name, future);
-                Ok(pending(py))
-            }
+            Poll::Pending => Ok(pending(py)),
             Poll::Ready(Outcome::Got(lease)) => {
                 self.queue.get().hand_over(py, &self.opened, lease)
             }

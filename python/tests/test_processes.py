@@ -99,23 +99,24 @@ def test_a_sent_handle_that_is_gone_says_so() -> None:
 def test_a_forked_child_goes_on_with_the_handle_it_has() -> None:
     """Fails if `after_fork` never opens anew (seen failing): the handles say that they are the
     parent's."""
-    q = parkline.Queue[Any](8)
-    q.put("before")
-    assert q.get() == "before"
+    there, back = parkline.Queue[Any](8), parkline.Queue[Any](8)
+    for q in (there, back):
+        q.put("before")
+        assert q.get() == "before"
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            q.put("from the child")
-            q.put(q.get(timeout=30) == "for the child")
-            asyncio.run(q.aio.put("from a task"))
+            back.put("from the child")
+            back.put(there.get(timeout=30) == "for the child")
+            asyncio.run(back.aio.put("from a task"))
             status = 0
         finally:
             os._exit(status)
-    assert q.get(timeout=30) == "from the child"
-    q.put("for the child")
+    assert back.get(timeout=30) == "from the child"
+    there.put("for the child")
     assert os.waitpid(child, 0)[1] == 0
-    assert q.get_many(4) == [True, "from a task"]
+    assert back.get_many(4) == [True, "from a task"]
 
 
 def test_a_fork_while_a_loop_waits_leaves_both_whole() -> None:
