@@ -80,11 +80,16 @@ impl Opened {
 
     /// The same queue for this forked child, or `None` where it is its own.
     pub(crate) fn after_fork(&self) -> PyResult<Option<Self>> {
-        if !self.guard.is_forked() {
+        if !self.is_forked() {
             return Ok(None);
         }
         let queue = Queue::open(self.queue.try_clone_fd()?).map_err(errors::open)?;
         Self::new(queue).map(Some)
+    }
+
+    /// Whether this is the parent's, inherited by a forked child.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.guard.is_forked()
     }
 
     pub(crate) fn sender(&self, py: Python<'_>) -> PyResult<&Shared<Sender>> {

@@ -107,6 +107,11 @@ impl Wait {
             self.count(&mut state, false);
             state.task.take()
         };
+        if self.opened.is_forked() {
+            // It waits in the parent, by what does not exist here.
+            std::mem::forget(task);
+            return;
+        }
         if let Some(Task::Get(future, seat)) = task {
             drop(future);
             if let Some(seat) = seat {

@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import os
 import pickle
 import subprocess
@@ -150,6 +151,31 @@ def test_a_fork_while_a_loop_waits_leaves_both_whole() -> None:
         await results.aio.put(await get)
 
     asyncio.run(main())
+
+
+def test_a_forked_child_can_drop_what_waits_in_its_parent() -> None:
+    """Fails if `LoopRing` or `Wait` end in the child what is the parent's (seen failing)."""
+    q = parkline.Queue[str](1)
+    loop = asyncio.new_event_loop()
+
+    async def wait() -> None:
+        while not q.waiting_getters:
+            await asyncio.sleep(0)
+
+    task = loop.create_task(q.aio.get())
+    loop.run_until_complete(wait())
+    child = os.fork()
+    if child == 0:
+        loop._ready.clear()  # type: ignore[attr-defined]
+        loop.close()
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
+        del task, loop
+        gc.collect()
+        q.put("from the child")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert loop.run_until_complete(task) == "from the child"
+    loop.close()
 
 
 def test_a_descriptor_is_all_that_is_needed() -> None:

@@ -58,7 +58,8 @@ impl LoopRing {
     /// the descriptor is readable; does nothing else otherwise.
     pub fn drive(&self) {
         for _ in 0..ROUNDS {
-            if !self.reactor.drain() {
+            // In a forked child the ring's memory is not there.
+            if self.reactor.is_forked() || !self.reactor.drain() {
                 return;
             }
         }
@@ -79,6 +80,8 @@ impl AsRawFd for LoopRing {
 
 impl Drop for LoopRing {
     fn drop(&mut self) {
-        self.reactor.shut_down();
+        if !self.reactor.is_forked() {
+            self.reactor.shut_down();
+        }
     }
 }
