@@ -5,7 +5,6 @@ here is only who is told when a descriptor is readable.
 """
 
 import asyncio
-import functools
 import logging
 import os
 import threading
@@ -50,8 +49,14 @@ def _remember(key: Any, made: EventLoop) -> None:
         _by_loop[key] = made
 
 
-@functools.cache
+_is_said = False
+
+
 def _say_how() -> None:
+    global _is_said
+    if _is_said:
+        return
+    _is_said = True
     _, why = backend()
     if why is not None and os.environ.get("PARKLINE_BACKEND") != "futex":  # as was asked for
         logging.getLogger("parkline").warning("tasks wait on a helper thread, not in io_uring: %s", why)

@@ -19,7 +19,20 @@ threading._register_atexit(_parkline._end_blocking_calls)  # type: ignore[attr-d
 class Queue(_parkline.Queue[T], Generic[T]):
     """A bounded queue, for any number of putters and getters in any number of processes.
 
-    Its methods are those of `queue.Queue`; `aio` is the same queue with those of `asyncio.Queue`.
+    Its methods are those of `queue.Queue`; `aio` is the same queue with those of `asyncio.Queue`. A
+    handle pickles into any process of this host; the queue lives as long as one process has it.
+
+    `maxsize`: for how many items there is room, rounded up to a power of two; there is no unbounded one.
+    `max_message`: the longest encoded item in bytes. Every item takes the room of the longest, of
+        memory that the kernel finds when it is first used; `lazy_memory=False` reserves it now.
+    `codec`: "pickle" (protocol 5; large buffers are copied once on each side), "raw" (bytes in, bytes
+        out, no pickle: for peers that one does not trust), or a pair of callables, to bytes and back.
+    `joinable`: an item is out on lease until `task_done()`. If its process dies before, it comes again,
+        to another; after `max_attempts` times it is given up.
+    `leases`: how many items one handle can have out; 256 for a joinable queue. With all of them out, a
+        `get` waits for a `task_done`.
+    `handles`: how many processes can put, and get, at a time: each that does takes one for either.
+    `watchdog`: seconds after which whoever waits looks whether others have died.
     """
 
     __slots__ = ()

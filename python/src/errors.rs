@@ -10,7 +10,10 @@ use pyo3::types::PyType;
 
 macro_rules! exception {
     ($function:ident, $name:literal) => {
-        pub(crate) fn $function(py: Python<'_>, args: impl pyo3::PyErrArguments + Send + Sync + 'static) -> PyErr {
+        pub(crate) fn $function(
+            py: Python<'_>,
+            args: impl pyo3::PyErrArguments + 'static,
+        ) -> PyErr {
             static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
             match TYPE.import(py, "parkline._errors", $name) {
                 Ok(exception) => PyErr::from_type(exception.clone(), args),

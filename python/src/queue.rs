@@ -271,6 +271,9 @@ impl Queue {
         class.clone().unbind()
     }
 
+    /// Puts an item, waiting while the queue is full. When this returns, it is in shared memory,
+    /// and survives this process. Raises `Full`, `ShutDown`, `MessageTooLarge`, and what the
+    /// encoding raises, before anything is put.
     #[pyo3(signature = (item, block = true, timeout = None))]
     fn put(
         &self,
@@ -290,10 +293,12 @@ impl Queue {
         Err(errors::full(py, ()))
     }
 
+    /// Puts an item, or raises `Full`.
     fn put_nowait(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<()> {
         self.put(py, item, false, None)
     }
 
+    /// Takes the oldest item, waiting while there is none. Raises `Empty`, `ShutDown`.
     #[pyo3(signature = (block = true, timeout = None))]
     fn get(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
         let opened = self.opened()?;
@@ -306,11 +311,13 @@ impl Queue {
         Err(errors::empty(py, ()))
     }
 
+    /// Takes an item, or raises `Empty`.
     fn get_nowait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         self.get(py, false, None)
     }
 
-    /// Puts all items in order, waiting while there is no room.
+    /// Puts items in order, waiting where there is no room. All are encoded before any is put.
+    /// Returns how many; `Full` says how many were put until the time was over.
     #[pyo3(signature = (items, timeout = None))]
     fn put_many(
         &self,
@@ -354,40 +361,47 @@ impl Queue {
         PyList::new(py, items)
     }
 
-    /// How many items wait.
+    /// How many items wait. Others put and get meanwhile; never more than `maxsize`.
     fn qsize(&self) -> PyResult<usize> {
         Ok(self.opened()?.queue.len())
     }
 
+    /// Whether no item waits. Others may put one before you act on it.
     fn empty(&self) -> PyResult<bool> {
         Ok(self.opened()?.queue.is_empty())
     }
 
+    /// Whether there is no room. Others may make some before you act on it.
     fn full(&self) -> PyResult<bool> {
         let queue = &self.opened()?.queue;
         Ok(queue.len() >= queue.capacity())
     }
 
+    /// For how many items there is room: a power of two.
     #[getter]
     fn maxsize(&self) -> PyResult<usize> {
         Ok(self.opened()?.queue.capacity())
     }
 
+    /// The longest encoded item in bytes.
     #[getter]
     fn max_message(&self) -> PyResult<usize> {
         Ok(self.opened()?.queue.max_message())
     }
 
+    /// Whether an item is out on lease until `task_done`.
     #[getter]
     fn joinable(&self) -> bool {
         self.joinable
     }
 
+    /// How items become bytes: "pickle", "raw", or a pair of callables.
     #[getter]
     fn codec<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.codec.spec(py)
     }
 
+    /// Whether somebody shut the queue down. There may still be items in it.
     #[getter]
     fn is_shutdown(&self) -> PyResult<bool> {
         Ok(self.opened()?.queue.is_closed())
@@ -399,6 +413,8 @@ impl Queue {
         self.slot().is_none()
     }
 
+    /// Says that this task or thread is done with the oldest item that it got; where it has none,
+    /// with the oldest that this handle got. `ValueError` when there is none at all.
     fn task_done(&self, py: Python<'_>) -> PyResult<()> {
         let opened = self.opened()?;
         if !self.joinable {
@@ -412,18 +428,21 @@ impl Queue {
         Err(PyValueError::new_err("task_done() called too many times"))
     }
 
+    /// How often the item that this task or thread got last was handed out, this time included.
     #[getter]
     fn last_attempts(&self, py: Python<'_>) -> PyResult<u32> {
         let opened = self.opened()?;
         Ok(opened.attempts(if self.joinable { holder(py)? } else { 0 }))
     }
 
+    /// Whether somebody had the item before that this task or thread got last, and died with it.
     #[getter]
     fn last_redelivered(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.last_attempts(py)? > 1)
     }
 
-    /// Waits until all that was put before is got, and, if the queue is joinable, done.
+    /// Waits until all that was put before is got, and, if the queue is joinable, done. What a
+    /// killed process had is waited for until another is done with it. Raises `TimeoutError`.
     #[pyo3(signature = (timeout = None))]
     fn join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         let opened = self.opened()?;
@@ -437,6 +456,8 @@ impl Queue {
         }
     }
 
+    /// Shuts the queue down, for everybody: no more is put, what is in it can be got, and who waits
+    /// in vain gets `ShutDown`. With `immediate` what is in it is thrown away.
     #[pyo3(signature = (immediate = false))]
     fn shutdown(&self, py: Python<'_>, immediate: bool) -> PyResult<()> {
         let opened = self.opened()?;
@@ -455,7 +476,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Lets go of this handle; others, of this process and of all others, go on.
+    /// Lets go of this handle. What it got and was not done with comes again, to others. Calls that
+    /// are under way end as if it were open.
     fn close(&self) {
         let opened = self.slot().take();
         drop(opened);
@@ -473,16 +495,19 @@ impl Queue {
         Ok(self.opened()?.putters.load(Relaxed))
     }
 
+    /// The queue's descriptor, to be passed on: see `from_fd`.
     fn fileno(&self) -> PyResult<RawFd> {
         Ok(self.opened()?.queue.as_fd().as_raw_fd())
     }
 
-    /// Delivers again what dead processes held.
+    /// Has what dead processes held delivered again, now; returns how many items. It happens by
+    /// itself wherever somebody waits.
     fn recover(&self, py: Python<'_>) -> PyResult<usize> {
         let found = self.opened()?.queue.recover();
         found.map(|it| it.messages).map_err(|error| errors::attach(py, error))
     }
 
+    /// What happened at this queue, in all processes together.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let Stats { sent, received, redelivered, dead_lettered, recovered, parks, wakes, .. } =
             self.opened()?.queue.stats();

@@ -11,9 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use parkline_core::driver::{Joining, Side};
 use parkline_uring::driver::wait;
-use parkline_uring::{
-    Fault, Lease, Receiver, RecvError, SendError, Sender, Shared, TryRecvError,
-};
+use parkline_uring::{Fault, Lease, Receiver, RecvError, SendError, Sender, Shared, TryRecvError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -167,9 +165,10 @@ impl Wait {
                 Err(SendError::Closed(())) => Outcome::Closed,
                 Err(SendError::Fault((), fault)) => Outcome::Fault(fault),
             }),
-            Task::Join(future) => {
-                future.as_mut().poll(cx).map(|it| it.map_or_else(Outcome::Fault, |()| Outcome::Done))
-            }
+            Task::Join(future) => future
+                .as_mut()
+                .poll(cx)
+                .map(|it| it.map_or_else(Outcome::Fault, |()| Outcome::Done)),
         }
     }
 }
@@ -200,9 +199,7 @@ impl Wait {
         }
         match outcome {
             Poll::Pending => Ok(pending(py)),
-            Poll::Ready(Outcome::Got(lease)) => {
-                self.queue.get().hand_over(py, &self.opened, lease)
-            }
+            Poll::Ready(Outcome::Got(lease)) => self.queue.get().hand_over(py, &self.opened, lease),
             Poll::Ready(Outcome::Done) => Ok(py.None()),
             Poll::Ready(Outcome::Closed) => Err(queue::shut_down(py)),
             Poll::Ready(Outcome::Fault(fault)) => Err(errors::fault(py, fault)),

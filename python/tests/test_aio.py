@@ -16,15 +16,18 @@ Runner = Callable[[Coroutine[Any, Any, Any]], Any]
 
 def uvloop_run(main: Coroutine[Any, Any, Any]) -> Any:
     uvloop = pytest.importorskip("uvloop")
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+    loop = uvloop.new_event_loop()
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        loop.close()
 
 
 def asyncio_run(main: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(main, debug=True)
 
 
-RUNNERS = [asyncio_run, uvloop_run] if hasattr(asyncio, "Runner") else [asyncio_run]
+RUNNERS = [asyncio_run, uvloop_run]
 
 
 @pytest.fixture(params=RUNNERS, ids=lambda it: it.__name__)
