@@ -25,7 +25,8 @@ class Future(Protocol):
     def set_result(self, result: None, /) -> None: ...
 
 
-_by_loop: "weakref.WeakKeyDictionary[Any, EventLoop]" = weakref.WeakKeyDictionary()
+# Weak on both sides: a loop holds its ring by what it polls, and lets go of it when it is closed.
+_by_loop: "weakref.WeakKeyDictionary[Any, weakref.ref[EventLoop]]" = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -40,13 +41,14 @@ os.register_at_fork(after_in_child=_forget)
 
 def _find(key: Any) -> EventLoop | None:
     with _lock:
-        return _by_loop.get(key)
+        known = _by_loop.get(key)
+    return None if known is None else known()
 
 
 def _remember(key: Any, made: EventLoop) -> None:
     _say_how()
     with _lock:
-        _by_loop[key] = made
+        _by_loop[key] = weakref.ref(made)
 
 
 _is_said = False

@@ -24,7 +24,7 @@ thread_local! {
 
 /// One event loop's ring and bell. Without io_uring its tasks wait by the process's helper thread,
 /// and the bell is all there is.
-#[pyclass(frozen, module = "parkline._parkline")]
+#[pyclass(frozen, weakref, module = "parkline._parkline")]
 pub(crate) struct EventLoop {
     ring: Option<LoopRing>,
     mail: Arc<Mail>,

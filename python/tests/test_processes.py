@@ -225,8 +225,8 @@ def test_ten_thousand_tasks_wait_for_nothing_at_all(spawn: Any) -> None:
 
 
 def test_a_storm_of_timeouts_loses_and_repeats_nothing(spawn: Any) -> None:
-    """100,000 rounds of `wait_for(q.aio.get(), tiny)` against two putters. Fails if a future that is
-    cancelled keeps its item (seen failing)."""
+    """100,000 rounds of `wait_for(q.aio.get(), tiny)` against two putters. Fails if
+    `complete` awaits anything between a poll that is over and its return (seen failing)."""
     rounds = 100_000
     numbers = [range(0, 20_000), range(20_000, 40_000)]
 

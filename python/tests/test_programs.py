@@ -77,7 +77,7 @@ def run(program: str) -> str:
 
 
 def test_a_thousand_queues_leave_no_descriptor_and_no_mapping() -> None:
-    """Fails if an event loop keeps what it waited for (seen failing)."""
+    """Fails if `Wait::give_up` forgets its task (seen failing)."""
     program = """
         import asyncio, gc, os, parkline, pickle
 
