@@ -134,6 +134,8 @@ def test_whoever_is_cancelled_when_woken_passes_the_wake_on(run: Runner) -> None
 
     async def main() -> None:
         q = parkline.Queue[int](4, watchdog=3600)
+        q.put(0)  # the first put attaches, and has everybody look
+        assert q.get() == 0
         first, second = (asyncio.create_task(q.aio.get()) for _ in range(2))
         await waiters(q, getters=2)
         q.put(7)
@@ -328,6 +330,8 @@ def test_a_loop_that_is_closed_takes_no_wake_with_it() -> None:
     """Its task is still there, and was never cancelled. Fails if `LoopRing` does not end its waits
     when it is dropped (seen failing)."""
     q = parkline.Queue[int](1, watchdog=3600)
+    q.put(0)  # the first put attaches, and has everybody look
+    assert q.get() == 0
     loop = asyncio.new_event_loop()
     task = loop.create_task(q.aio.get())
     loop.run_until_complete(waiters(q, getters=1))
