@@ -172,20 +172,18 @@ impl<'a> Block<'a> {
     }
 
     /// Copies `bytes` to `offset` in the payload; what has no room is left out.
-    pub(crate) fn write_at(&self, offset: usize, mut bytes: &[u8]) {
-        let mut within = offset % 8;
-        for word in self.payload.iter().skip(offset / 8) {
-            if bytes.is_empty() {
-                break;
-            }
-            let mut merged = word.load(Relaxed).to_ne_bytes();
-            let room = merged.iter_mut().skip(std::mem::take(&mut within));
-            let (part, rest) = bytes.split_at(bytes.len().min(room.len()));
-            for (to, from) in room.zip(part) {
-                *to = *from;
-            }
-            word.store(u64::from_ne_bytes(merged), Relaxed);
-            bytes = rest;
+    pub(crate) fn write_at(&self, offset: usize, bytes: &[u8]) {
+        let within = offset % 8;
+        let mut words = self.payload.get(offset / 8..).unwrap_or_default();
+        let (head, bytes) = bytes.split_at(bytes.len().min(8_usize.wrapping_sub(within) % 8));
+        if let (Some((first, rest)), false) = (words.split_first(), head.is_empty()) {
+            merge(first, within, head);
+            words = rest;
+        }
+        let (whole, tail) = bytes.split_at(bytes.len() & !7);
+        self.at(words).write(whole);
+        if let (Some(last), false) = (words.get(whole.len() / 8), tail.is_empty()) {
+            merge(last, 0, tail);
         }
     }
 
@@ -204,6 +202,26 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// Copies what is at `offset` in the payload into `out`, if there is that much of it.
+    pub(crate) fn read_at(&self, offset: usize, out: &mut [u8]) {
+        let within = offset % 8;
+        let mut words = self.payload.get(offset / 8..).unwrap_or_default();
+        let (head, out) = out.split_at_mut(out.len().min(8_usize.wrapping_sub(within) % 8));
+        if let (Some((first, rest)), false) = (words.split_first(), head.is_empty()) {
+            let first = first.load(Relaxed).to_ne_bytes();
+            for (to, from) in head.iter_mut().zip(first.into_iter().skip(within)) {
+                *to = from;
+            }
+            words = rest;
+        }
+        self.at(words).read(out);
+    }
+
+    /// The same block, as if its payload began later.
+    fn at(&self, payload: &'a [AtomicU64]) -> Self {
+        Self { payload, ..*self }
+    }
+
     /// Copies the first `len` bytes of the payload of `from`, as far as there is room.
     #[cfg(not(loom))]
     pub(crate) fn copy_payload(&self, from: Block<'_>, len: usize) {
@@ -218,6 +236,15 @@ impl<'a> Block<'a> {
     pub(crate) fn payload_ptr(&self) -> *mut u8 {
         self.payload.as_ptr().cast::<u8>().cast_mut()
     }
+}
+
+/// Puts `bytes`, as far as there is room, at `within` of a word.
+fn merge(word: &AtomicU64, within: usize, bytes: &[u8]) {
+    let mut merged = word.load(Relaxed).to_ne_bytes();
+    for (to, from) in merged.iter_mut().skip(within).zip(bytes) {
+        *to = *from;
+    }
+    word.store(u64::from_ne_bytes(merged), Relaxed);
 }
 
 #[cfg(all(test, not(loom)))]
@@ -252,6 +279,21 @@ mod tests {
             let mut received = [0; 32];
             block.read(&mut received);
             assert_eq!(received, *sent);
+        }
+    }
+
+    #[test]
+    fn every_part_is_read_as_it_lies() {
+        let words = words(2 + 4);
+        let block = Block::new(&words).unwrap();
+        let sent: Vec<u8> = (0..32).collect();
+        block.write(&sent);
+        for from in 0..=32 {
+            for to in from..=32 {
+                let mut part = vec![0; to - from];
+                block.read_at(from, &mut part);
+                assert_eq!(part, sent[from..to]);
+            }
         }
     }
 

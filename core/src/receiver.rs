@@ -537,7 +537,7 @@ pub struct Lease<M: Message + ?Sized = [u8]> {
     attachment: Arc<Attachment>,
     cell: usize,
     frame: Frame,
-    /// The cell holds something else by now.
+    /// The cell is not to be acknowledged any more.
     returned: bool,
     carries: PhantomData<fn() -> Box<M>>,
 }
@@ -583,6 +583,17 @@ impl<M: Message + ?Sized> Lease<M> {
         Ok(len)
     }
 
+    /// Copies the message from `offset` on into `buffer`; returns how many bytes that is.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`].
+    pub fn copy_from(&self, offset: usize, buffer: &mut [u8]) -> Result<usize, Fault> {
+        let len = buffer.len().min(self.len().saturating_sub(offset));
+        let block = self.attachment.port()?.block(self.cell)?;
+        block.read_at(offset, buffer.get_mut(..len).unwrap_or_default());
+        Ok(len)
+    }
+
     /// The message's bytes in place, if the queue's opener vouched for all its peers by
     /// [`Queue::trust_peers`](crate::Queue::trust_peers).
     #[expect(unsafe_code, reason = "in-place views, for those who vouched for their peers")]
@@ -599,6 +610,23 @@ impl<M: Message + ?Sized> Lease<M> {
 
     /// Acknowledges: the message will not be delivered again.
     pub fn ack(self) {}
+
+    /// Lets the message go without an acknowledgement: it is delivered again once its receiver, and
+    /// all leases of it, are gone.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"job")?;
+    /// let mut receiver = queue.receiver()?;
+    /// receiver.try_lease()?.abandon();
+    /// assert!(receiver.try_lease().is_err(), "not while the receiver lives");
+    /// drop(receiver);
+    /// assert!(queue.receiver()?.try_lease()?.redelivered());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn abandon(mut self) {
+        self.returned = true;
+    }
 }
 
 impl<M: Message + ?Sized> Drop for Lease<M> {

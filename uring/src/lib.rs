@@ -22,6 +22,7 @@
 //! |---|---|
 //! | a tokio runtime of any flavour (feature `tokio`), tokio-uring's too | an io_uring that the runtime polls |
 //! | [`block_on`] | the calling thread's own io_uring |
+//! | an event loop that drives a [`LoopRing`](driver::LoopRing) | that ring |
 //! | any other executor | one helper thread of the process |
 //! | anything, where io_uring is refused | the same helper thread; [`backend`] tells, and a `tracing` warning |
 //!
@@ -31,14 +32,10 @@
 //! Linux 6.7 for the futex operations of io_uring. Everything works without them, by the helper
 //! thread.
 
-#![cfg_attr(
-    not(feature = "tokio"),
-    allow(dead_code, reason = "the shared ring is for a runtime that polls its descriptor")
-)]
-
 mod backend;
 mod block_on;
 mod current;
+mod event_loop;
 mod helper;
 mod join;
 mod lane;
@@ -55,6 +52,12 @@ mod timers;
 mod tokio;
 mod unpark;
 mod waiting;
+
+/// The seams for bindings: foreign event loops, and waits for what is no call of this crate.
+pub mod driver {
+    pub use crate::event_loop::LoopRing;
+    pub use crate::waiting::wait;
+}
 
 pub use backend::{Backend, Unavailable, backend, try_io_uring};
 pub use block_on::block_on;

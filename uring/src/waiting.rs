@@ -22,9 +22,9 @@ pub(crate) struct Waiting {
     timer: Option<Timer>,
 }
 
-/// Calls `attempt` until it answers; `None` when the deadline has passed. Cancel-safe if `attempt`
-/// does nothing unless it answers.
-pub(crate) async fn wait<H, T>(
+/// Calls `attempt` until it answers, and waits at the `side` of the handle in between; `None` when
+/// the deadline has passed. Cancel-safe if `attempt` does nothing unless it answers.
+pub async fn wait<H, T>(
     handle: &mut H,
     deadline: Option<Instant>,
     side: impl Fn(&H) -> Side,

@@ -1,0 +1,29 @@
+"""A queue between the processes of one Linux host: awaitable in asyncio, blocking in threads.
+
+    >>> import parkline
+    >>> q = parkline.Queue(100)
+    >>> q.put({"id": 1})
+    >>> q.get()
+    {'id': 1}
+
+Its own methods are those of `queue.Queue`, and block the calling thread without the GIL; those of its
+view `q.aio` are `asyncio.Queue`'s. A handle can be pickled into another process at any time. See
+`Queue` for what is different from the standard library's queues.
+"""
+
+from ._aio import AioQueue
+from ._errors import Corrupt, Empty, Full, MessageTooLarge, NoFreeHandle, ShutDown
+from ._parkline import backend
+from ._queue import Queue
+
+__all__ = [
+    "AioQueue",
+    "Corrupt",
+    "Empty",
+    "Full",
+    "MessageTooLarge",
+    "NoFreeHandle",
+    "Queue",
+    "ShutDown",
+    "backend",
+]

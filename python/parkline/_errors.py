@@ -1,0 +1,45 @@
+"""The exceptions: each is both what `queue` raises and what `asyncio` raises."""
+
+import asyncio
+import queue
+import sys
+
+if sys.version_info >= (3, 13):
+
+    class ShutDown(queue.ShutDown, asyncio.QueueShutDown):
+        """The queue was shut down, and, for a get, all that was put before has been got."""
+
+else:
+
+    class ShutDown(Exception):
+        """The queue was shut down, and, for a get, all that was put before has been got."""
+
+
+class Empty(queue.Empty, asyncio.QueueEmpty):
+    """No item is waiting."""
+
+
+class Full(queue.Full, asyncio.QueueFull):
+    """As many items are waiting as the queue has room for."""
+
+
+class MessageTooLarge(ValueError):
+    """An encoded item is longer than the queue's `max_message`. Nothing was put."""
+
+    def __init__(self, text: str, size: int, limit: int) -> None:
+        super().__init__(text, size, limit)
+        self.size = size
+        """The encoded item's length in bytes."""
+        self.limit = limit
+        """The queue's `max_message`."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class NoFreeHandle(RuntimeError):
+    """All of the queue's `handles` are taken, by all processes together."""
+
+
+class Corrupt(RuntimeError):
+    """Some process wrote into the shared memory what no honest peer writes, or uses another codec."""

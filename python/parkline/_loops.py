@@ -1,0 +1,154 @@
+"""The event loops of this process: each has a ring, whose descriptor it polls beside its others.
+
+The loops of asyncio and uvloop poll it by `add_reader`, trio by a system task. What waits is in Rust;
+here is only who is told when a descriptor is readable.
+"""
+
+import asyncio
+import logging
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ._parkline import PENDING, EventLoop, backend
+from ._tasks import async_library
+
+if TYPE_CHECKING:
+    import trio
+
+
+class Future(Protocol):
+    """What a waiting task awaits, and its loop resolves."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: None, /) -> None: ...
+
+
+# Weak on both sides: a loop holds its ring by what it polls, and lets go of it when it is closed.
+_by_loop: "weakref.WeakKeyDictionary[Any, weakref.ref[EventLoop]]" = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def _forget() -> None:
+    """A forked child has no loop that runs, and no ring."""
+    global _by_loop, _lock
+    _by_loop, _lock = weakref.WeakKeyDictionary(), threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _find(key: Any) -> EventLoop | None:
+    with _lock:
+        known = _by_loop.get(key)
+    return None if known is None else known()
+
+
+def _remember(key: Any, made: EventLoop) -> None:
+    _say_how()
+    with _lock:
+        _by_loop[key] = weakref.ref(made)
+
+
+_is_said = False
+
+
+def _say_how() -> None:
+    global _is_said
+    if _is_said:
+        return
+    _is_said = True
+    _, why = backend()
+    if why is not None and os.environ.get("PARKLINE_BACKEND") != "futex":  # as was asked for
+        logging.getLogger("parkline").warning("tasks wait on a helper thread, not in io_uring: %s", why)
+
+
+def _for_asyncio(loop: asyncio.AbstractEventLoop) -> EventLoop:
+    event_loop = _find(loop)
+    if event_loop is None:
+        event_loop = EventLoop()
+        for fd, callback in event_loop.sources():
+            loop.add_reader(fd, callback)
+        _remember(loop, event_loop)
+    return event_loop
+
+
+def _for_trio() -> EventLoop:
+    import trio
+
+    token = trio.lowlevel.current_trio_token()
+    event_loop = _find(token)
+    if event_loop is None:
+        event_loop = EventLoop()
+        for fd, callback in event_loop.sources():
+            trio.lowlevel.spawn_system_task(_poll_for_trio, fd, callback)
+        _remember(token, event_loop)
+    return event_loop
+
+
+async def _poll_for_trio(fd: int, callback: Any) -> None:
+    import trio
+
+    while True:
+        await trio.lowlevel.wait_readable(fd)
+        callback()
+
+
+class _TrioFuture:
+    """The future of a task of trio."""
+
+    def __init__(self, task: "trio.lowlevel.Task") -> None:
+        self._task: trio.lowlevel.Task | None = task
+
+    def done(self) -> bool:
+        return self._task is None
+
+    def set_result(self, result: None, /) -> None:
+        import trio
+
+        task, self._task = self._task, None
+        if task is not None:
+            trio.lowlevel.reschedule(task)
+
+    async def wait(self) -> None:
+        import trio
+
+        def abort(_: object) -> "trio.lowlevel.Abort":
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        if self._task is not None:
+            await trio.lowlevel.wait_task_rescheduled(abort)
+
+
+async def complete(wait: Any) -> Any:
+    """Polls `wait` until it is over, in whatever loop this runs. Cancelled, it has done nothing."""
+    if async_library() == "trio":
+        return await _complete_in_trio(wait)
+    loop = asyncio.get_running_loop()
+    event_loop = _for_asyncio(loop)
+    try:
+        while True:
+            future = loop.create_future()
+            result = wait.poll(event_loop, future)
+            if result is not PENDING:
+                return result
+            await future
+    finally:
+        wait.close(event_loop)
+
+
+async def _complete_in_trio(wait: Any) -> Any:
+    import trio
+
+    event_loop = _for_trio()
+    try:
+        while True:
+            future = _TrioFuture(trio.lowlevel.current_task())
+            result = wait.poll(event_loop, future)
+            if result is not PENDING:
+                return result
+            await future.wait()
+    finally:
+        wait.close(event_loop)

@@ -1,0 +1,82 @@
+"""The queue."""
+
+import concurrent.futures.thread  # noqa: F401  its exit hook has to come after ours
+import threading
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from . import _handles, _parkline
+from ._aio import AioQueue
+from ._errors import ShutDown
+
+T = TypeVar("T")
+
+# The interpreter waits at its exit for all threads: none of them may wait in a queue for ever.
+threading._register_atexit(_parkline._end_blocking_calls)  # type: ignore[attr-defined]
+
+
+class Queue(_parkline.Queue[T], Generic[T]):
+    """A bounded queue, for any number of putters and getters in any number of processes.
+
+    Its methods are those of `queue.Queue`; `aio` is the same queue with those of `asyncio.Queue`. A
+    handle pickles into any process of this host; the queue lives as long as one process has it.
+
+    `maxsize`: for how many items there is room, rounded up to a power of two; there is no unbounded one.
+    `max_message`: the longest encoded item in bytes. Every item takes the room of the longest, of
+        memory that the kernel finds when it is first used; `lazy_memory=False` reserves it now.
+    `codec`: "pickle" (protocol 5; large buffers are copied once on each side), "raw" (bytes in, bytes
+        out, no pickle: for peers that one does not trust), or a pair of callables, to bytes and back.
+    `joinable`: an item is out on lease until `task_done()`. If its process dies before, it comes again,
+        to another; after `max_attempts` times it is given up.
+    `leases`: how many items one handle can have out; 256 for a joinable queue. With all of them out, a
+        `get` waits for a `task_done`.
+    `handles`: how many processes can put, and get, at a time: each that does takes one for either.
+    `watchdog`: seconds after which whoever waits looks whether others have died.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def from_fd(
+        cls,
+        fd: int,
+        *,
+        codec: Any = "pickle",
+        joinable: bool = False,
+    ) -> "Queue[T]":
+        """Opens the queue of a descriptor (`fileno()`) that came from somewhere, a Rust program for
+        example. The descriptor is duplicated and stays yours."""
+        return cls(1, codec=codec, joinable=joinable, _fd=fd)
+
+    @property
+    def aio(self) -> AioQueue[T]:
+        """The same queue for tasks."""
+        return AioQueue(self)
+
+    def __iter__(self) -> Iterator[T]:
+        """Takes items until the queue is shut down."""
+        while True:
+            try:
+                yield self.get()
+            except ShutDown:
+                return
+
+    def __enter__(self) -> "Queue[T]":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Callable[..., "Queue[T]"], tuple[Any, ...]]:
+        return _rebuild, (_handles.send(self.fileno()), self.codec, self.joinable)
+
+
+def _rebuild(handle: Any, codec: Any, joinable: bool) -> Queue[Any]:
+    with _handles.receive(handle) as fd:
+        return Queue.from_fd(fd, codec=codec, joinable=joinable)

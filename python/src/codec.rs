@@ -1,0 +1,271 @@
+//! How items become bytes, and bytes items.
+//!
+//! A message of the pickle codec is one of
+//!
+//! | first byte | |
+//! |---|---|
+//! | `0x80` | a pickle, as `pickle.dumps` makes it |
+//! | `1` | seven zeros, then the bytes of a `bytes` object |
+//! | `2` | three zeros, the number of buffers as u32, `length << 1 \| readonly` of the pickle and each buffer as u64, then they themselves, each at a whole word |
+//!
+//! so that large buffers (protocol 5) go straight into the block and come straight out of it.
+
+use std::sync::{Mutex, PoisonError};
+
+use parkline_uring::Lease;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+
+use crate::buffer::{Buffer, new_bytearray, new_bytes};
+use crate::encoded::{Encoded, PART_ALIGN, Piece};
+use crate::errors;
+
+const PICKLE: u8 = 0x80;
+const BYTES: u8 = 1;
+const OUT_OF_BAND: u8 = 2;
+const BYTES_HEAD: [u8; PART_ALIGN] = [BYTES, 0, 0, 0, 0, 0, 0, 0];
+
+/// Smaller buffers are quicker within the pickle.
+const SMALLEST_OUT_OF_BAND: usize = 4096;
+/// From here on the GIL is released while a message is copied out.
+const LONG_COPY: usize = 1 << 18;
+
+/// How items of one queue travel.
+pub(crate) enum Codec {
+    Raw,
+    Pickle(Picklers),
+    Pair { encode: Py<PyAny>, decode: Py<PyAny> },
+}
+
+/// A message as Python objects: copied out, not yet decoded.
+pub(crate) enum Copied<'py> {
+    Item(Bound<'py, PyAny>),
+    Pickle(Bound<'py, PyBytes>, Option<Bound<'py, PyList>>),
+    Encoded(Bound<'py, PyBytes>),
+}
+
+impl Codec {
+    pub(crate) fn of(codec: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(name) = codec.extract::<&str>() {
+            return match name {
+                "pickle" => Ok(Self::Pickle(Picklers::default())),
+                "raw" => Ok(Self::Raw),
+                other => Err(PyValueError::new_err(format!(
+                    "codec '{other}' is not known; use 'pickle', 'raw', or a pair of callables"
+                ))),
+            };
+        }
+        let pair: (Py<PyAny>, Py<PyAny>) = codec.extract().map_err(|_| {
+            PyTypeError::new_err("a codec is 'pickle', 'raw', or a pair of callables")
+        })?;
+        Ok(Self::Pair { encode: pair.0, decode: pair.1 })
+    }
+
+    /// What this was made of.
+    pub(crate) fn spec<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match self {
+            Self::Raw => "raw".into_bound_py_any(py),
+            Self::Pickle(_) => "pickle".into_bound_py_any(py),
+            Self::Pair { encode, decode } => {
+                Ok(PyTuple::new(py, [encode.bind(py), decode.bind(py)])?.into_any())
+            }
+        }
+    }
+
+    /// # Errors
+    /// Those of pickle, of the callable, `TypeError` for what is no bytes.
+    pub(crate) fn encode(&self, item: &Bound<'_, PyAny>) -> PyResult<Encoded> {
+        match self {
+            Self::Raw => Piece::of(item).map(Encoded::one),
+            Self::Pickle(picklers) => match item.cast_exact::<PyBytes>() {
+                Ok(bytes) => {
+                    let piece = Piece::Bytes(bytes.clone().unbind());
+                    Ok(Encoded::with_head(&BYTES_HEAD[..], vec![piece]))
+                }
+                Err(_) => picklers.dumps(item),
+            },
+            Self::Pair { encode, .. } => {
+                Piece::of(&encode.bind(item.py()).call1((item,))?).map(Encoded::one)
+            }
+        }
+    }
+
+    /// Copies a message out. No Python code runs here.
+    pub(crate) fn copy<'py>(&self, py: Python<'py>, lease: &Lease) -> PyResult<Copied<'py>> {
+        match self {
+            Self::Raw => Ok(Copied::Item(bytes_at(py, lease, 0, lease.len())?.into_any())),
+            Self::Pair { .. } => Ok(Copied::Encoded(bytes_at(py, lease, 0, lease.len())?)),
+            Self::Pickle(_) => {
+                let mut head = [0; PART_ALIGN];
+                lease.copy_to(&mut head).map_err(|fault| errors::fault(py, fault))?;
+                match head[0] {
+                    PICKLE => Ok(Copied::Pickle(bytes_at(py, lease, 0, lease.len())?, None)),
+                    BYTES => {
+                        let len = lease.len().saturating_sub(PART_ALIGN);
+                        Ok(Copied::Item(bytes_at(py, lease, PART_ALIGN, len)?.into_any()))
+                    }
+                    OUT_OF_BAND => copy_parts(py, lease, head),
+                    _ => Err(not_ours(py)),
+                }
+            }
+        }
+    }
+
+    /// # Errors
+    /// Those of pickle, or of the callable.
+    pub(crate) fn decode<'py>(&self, copied: Copied<'py>) -> PyResult<Bound<'py, PyAny>> {
+        match copied {
+            Copied::Item(item) => Ok(item),
+            Copied::Pickle(pickle, None) => loads(pickle.py())?.call1((pickle,)),
+            Copied::Pickle(pickle, Some(buffers)) => {
+                let py = pickle.py();
+                let keywords = PyDict::new(py);
+                keywords.set_item("buffers", buffers)?;
+                loads(py)?.call((pickle,), Some(&keywords))
+            }
+            Copied::Encoded(bytes) => match self {
+                Self::Pair { decode, .. } => decode.bind(bytes.py()).call1((bytes,)),
+                Self::Raw | Self::Pickle(_) => Ok(bytes.into_any()),
+            },
+        }
+    }
+}
+
+fn not_ours(py: Python<'_>) -> PyErr {
+    errors::corrupt(py, ("a message is no item of the pickle codec; its sender uses another",))
+}
+
+fn loads<'py>(py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
+    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    LOADS.import(py, "pickle", "loads")
+}
+
+fn bytes_at<'py>(
+    py: Python<'py>,
+    lease: &Lease,
+    offset: usize,
+    len: usize,
+) -> PyResult<Bound<'py, PyBytes>> {
+    new_bytes(py, len, |to| fill(py, lease, offset, to))
+}
+
+fn fill(py: Python<'_>, lease: &Lease, offset: usize, to: &mut [u8]) -> PyResult<()> {
+    let copied = if to.len() < LONG_COPY {
+        lease.copy_from(offset, to)
+    } else {
+        py.detach(|| lease.copy_from(offset, to))
+    };
+    copied.map(drop).map_err(|fault| errors::fault(py, fault))
+}
+
+/// A pickle and its buffers. What the head says is a peer's word.
+fn copy_parts<'py>(
+    py: Python<'py>,
+    lease: &Lease,
+    head: [u8; PART_ALIGN],
+) -> PyResult<Copied<'py>> {
+    let [_, _, _, _, count @ ..] = head;
+    let count = u32::from_le_bytes(count) as usize;
+    let lengths_len = count.checked_add(1).and_then(|it| it.checked_mul(8));
+    let fits = |end: usize| end <= lease.len();
+    let Some(lengths_len) = lengths_len.filter(|len| fits(PART_ALIGN + len)) else {
+        return Err(not_ours(py));
+    };
+    let mut lengths = vec![0; lengths_len];
+    fill(py, lease, PART_ALIGN, &mut lengths)?;
+    let mut at = PART_ALIGN + lengths_len;
+    let mut pickle = None;
+    let buffers = PyList::empty(py);
+    for length in lengths.as_chunks::<8>().0 {
+        let word = u64::from_le_bytes(*length);
+        let (len, is_readonly) = (usize::try_from(word >> 1)?, word & 1 == 1);
+        if !at.checked_add(len).is_some_and(fits) {
+            return Err(not_ours(py));
+        }
+        match pickle {
+            None => pickle = Some(bytes_at(py, lease, at, len)?),
+            Some(_) if is_readonly => buffers.append(bytes_at(py, lease, at, len)?)?,
+            Some(_) => buffers.append(new_bytearray(py, len, |to| fill(py, lease, at, to))?)?,
+        }
+        at = (at + len).next_multiple_of(PART_ALIGN);
+    }
+    Ok(Copied::Pickle(pickle.ok_or_else(|| not_ours(py))?, Some(buffers)))
+}
+
+/// `pickle.dumps` functions with a collector of buffers each, to be used by one call at a time.
+#[derive(Default)]
+pub(crate) struct Picklers(Mutex<Vec<Pickler>>);
+
+struct Pickler {
+    /// `functools.partial(pickle.dumps, protocol=5, buffer_callback=collector)`: cheaper to call
+    /// than with keywords.
+    dumps: Py<PyAny>,
+    collector: Py<Collector>,
+}
+
+impl Picklers {
+    fn dumps(&self, item: &Bound<'_, PyAny>) -> PyResult<Encoded> {
+        let py = item.py();
+        let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let pickler = idle.map_or_else(|| Pickler::new(py), Ok)?;
+        let pickle = pickler.dumps.bind(py).call1((item,));
+        let buffers = pickler.collector.get().take();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pickler);
+        let pickle = pickle?.cast_into::<PyBytes>()?;
+        if buffers.is_empty() {
+            return Ok(Encoded::one(Piece::Bytes(pickle.unbind())));
+        }
+        let count = u32::try_from(buffers.len())?;
+        let mut head = vec![OUT_OF_BAND, 0, 0, 0];
+        head.extend(count.to_le_bytes());
+        head.extend((pickle.as_bytes().len() as u64 * 2).to_le_bytes());
+        for buffer in &buffers {
+            let word = buffer.len() as u64 * 2 + u64::from(buffer.is_readonly());
+            head.extend(word.to_le_bytes());
+        }
+        let mut parts = vec![Piece::Bytes(pickle.unbind())];
+        parts.extend(buffers.into_iter().map(Piece::Buffer));
+        Ok(Encoded::with_head(head, parts))
+    }
+}
+
+impl Pickler {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let collector = Bound::new(py, Collector::default())?;
+        let keywords = PyDict::new(py);
+        keywords.set_item("protocol", 5)?;
+        keywords.set_item("buffer_callback", &collector)?;
+        let dumps = py.import("pickle")?.getattr("dumps")?;
+        let partial = py.import("functools")?.getattr("partial")?;
+        let dumps = partial.call((dumps,), Some(&keywords))?;
+        Ok(Self { dumps: dumps.unbind(), collector: collector.unbind() })
+    }
+}
+
+/// What pickle calls with each buffer.
+#[pyclass(frozen, module = "parkline._parkline")]
+#[derive(Default)]
+struct Collector(Mutex<Vec<Buffer>>);
+
+impl Collector {
+    fn take(&self) -> Vec<Buffer> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[pymethods]
+impl Collector {
+    /// Whether the buffer is to stay within the pickle.
+    fn __call__(&self, buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let view = Buffer::of(&buffer.call_method0("raw")?)?;
+        if view.len() < SMALLEST_OUT_OF_BAND {
+            return Ok(true);
+        }
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(view);
+        Ok(false)
+    }
+}
+
+use pyo3::IntoPyObjectExt;

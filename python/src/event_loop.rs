@@ -1,0 +1,156 @@
+//! An event loop of this process: the ring that it polls, and whom it has to wake.
+//!
+//! A waker does not touch Python. It leaves its name with the loop and rings a bell, an eventfd that
+//! the loop polls beside the ring; the loop then resolves the futures of those named. So no thread
+//! of ours ever asks for the GIL, and an interpreter that exits has nobody to wait for. In a call
+//! that the loop makes anyway the bell is spared: the loop attends to the names at its end.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Wake;
+use std::thread::{self, ThreadId};
+
+use parkline_uring::driver::LoopRing;
+use pyo3::prelude::*;
+use rustix::event::{EventfdFlags, eventfd};
+
+thread_local! {
+    /// The loop that this thread is attending to.
+    static ATTENDED: Cell<*const Mail> = const { Cell::new(ptr::null()) };
+}
+
+/// One event loop's ring and bell. Without io_uring its tasks wait by the process's helper thread,
+/// and the bell is all there is.
+#[pyclass(frozen, weakref, module = "parkline._parkline")]
+pub(crate) struct EventLoop {
+    ring: Option<LoopRing>,
+    mail: Arc<Mail>,
+    futures: Mutex<HashMap<u64, Py<PyAny>>>,
+    thread: ThreadId,
+}
+
+/// Whom to wake.
+struct Mail {
+    names: Mutex<Vec<u64>>,
+    bell: OwnedFd,
+}
+
+/// The waker of one waiting task.
+pub(crate) struct Alarm {
+    name: u64,
+    mail: Arc<Mail>,
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        locked(&self.mail.names).push(self.name);
+        if ATTENDED.get() != Arc::as_ptr(&self.mail) {
+            // It can only be full, and then it is readable.
+            let _ = rustix::io::write(&self.mail.bell, &1u64.to_ne_bytes());
+        }
+    }
+}
+
+#[pymethods]
+impl EventLoop {
+    #[new]
+    fn new() -> PyResult<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let bell = eventfd(0, flags).map_err(std::io::Error::from)?;
+        let mail = Arc::new(Mail { names: Mutex::default(), bell });
+        let (ring, futures) = (LoopRing::new().ok(), Mutex::default());
+        Ok(Self { ring, mail, futures, thread: thread::current().id() })
+    }
+
+    /// The descriptors that the loop polls, each with what to call when it is readable.
+    fn sources(this: &Bound<'_, Self>) -> PyResult<Vec<(RawFd, Py<PyAny>)>> {
+        let py = this.py();
+        let mut sources = vec![(
+            this.get().mail.bell.as_raw_fd(),
+            this.getattr(pyo3::intern!(py, "answer"))?.unbind(),
+        )];
+        if let Some(ring) = &this.get().ring {
+            sources.push((ring.as_raw_fd(), this.getattr(pyo3::intern!(py, "drive"))?.unbind()));
+        }
+        Ok(sources)
+    }
+
+    /// Drains the ring, and resolves the futures of those whose wait is over.
+    fn drive(&self, py: Python<'_>) -> PyResult<()> {
+        self.attend(py, || {
+            if let Some(ring) = &self.ring {
+                ring.drive();
+            }
+        })
+    }
+
+    /// Answers the bell: resolves the futures of those who were woken elsewhere.
+    fn answer(&self, py: Python<'_>) -> PyResult<()> {
+        // Empty is as good as read.
+        let _ = rustix::io::read(&self.mail.bell, &mut [0; 8]);
+        self.deliver(py)
+    }
+}
+
+impl EventLoop {
+    /// Calls `poll`: futures that are polled in it wait here.
+    pub(crate) fn within<R>(&self, poll: impl FnOnce() -> R) -> R {
+        match &self.ring {
+            Some(ring) => ring.within(poll),
+            None => poll(),
+        }
+    }
+
+    /// Makes a call that may wake tasks of this loop, and has them run.
+    pub(crate) fn attend<R>(&self, py: Python<'_>, call: impl FnOnce() -> R) -> PyResult<R> {
+        if thread::current().id() != self.thread {
+            return Ok(call());
+        }
+        let before = ATTENDED.replace(Arc::as_ptr(&self.mail));
+        let result = call();
+        ATTENDED.set(before);
+        if !locked(&self.mail.names).is_empty() {
+            self.deliver(py)?;
+        }
+        Ok(result)
+    }
+
+    /// The waker of the task `name`.
+    pub(crate) fn alarm(&self, name: u64) -> Arc<Alarm> {
+        Arc::new(Alarm { name, mail: Arc::clone(&self.mail) })
+    }
+
+    /// Has the alarm of task `name` resolve `future`.
+    pub(crate) fn expect(&self, name: u64, future: Py<PyAny>) {
+        let replaced = locked(&self.futures).insert(name, future);
+        drop(replaced);
+    }
+
+    pub(crate) fn forget(&self, name: u64) {
+        let forgotten = locked(&self.futures).remove(&name);
+        drop(forgotten);
+    }
+
+    fn deliver(&self, py: Python<'_>) -> PyResult<()> {
+        let names = std::mem::take(&mut *locked(&self.mail.names));
+        for name in names {
+            let Some(future) = locked(&self.futures).remove(&name) else { continue };
+            let future = future.bind(py);
+            if !future.call_method0(pyo3::intern!(py, "done"))?.is_truthy()? {
+                future.call_method1(pyo3::intern!(py, "set_result"), (py.None(),))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,621 @@
+//! The queue's blocking calls, and the beginnings of its async ones.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use parkline_uring::{Fault, Lease, Stats, TryRecvError, TrySendError};
+use pyo3::exceptions::{PyException, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyList, PyType};
+
+use crate::blocking::{self, LOOK_EVERY, deadline};
+use crate::codec::Codec;
+use crate::encoded::Encoded;
+use crate::errors;
+use crate::opened::Opened;
+use crate::waiting::{Wait, pending};
+
+/// How many items a process can have got and not done, of a joinable queue.
+const LEASES_OF_JOINABLE: usize = 256;
+/// As long as an item is copied out.
+const LEASES_OF_OTHERS: usize = 4;
+
+#[pyclass(subclass, frozen, weakref, module = "parkline._parkline")]
+pub(crate) struct Queue {
+    /// `None` once this handle is closed.
+    opened: Mutex<Option<Arc<Opened>>>,
+    codec: Codec,
+    joinable: bool,
+}
+
+impl Queue {
+    fn slot(&self) -> MutexGuard<'_, Option<Arc<Opened>>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The queue as this process has it: a forked child opens it anew.
+    fn opened(&self) -> PyResult<Arc<Opened>> {
+        let mut slot = self.slot();
+        let opened = slot.as_mut().ok_or_else(errors::closed)?;
+        if let Some(own) = opened.after_fork()? {
+            *opened = Arc::new(own);
+        }
+        Ok(Arc::clone(opened))
+    }
+
+    /// An item that was received, for the caller: decoded, and acknowledged or kept on lease.
+    pub(crate) fn hand_over(
+        &self,
+        py: Python<'_>,
+        opened: &Opened,
+        lease: Lease,
+    ) -> PyResult<Py<PyAny>> {
+        opened.note_attempts(&lease);
+        let copied = self.codec.copy(py, &lease);
+        if !self.joinable {
+            opened.acknowledge(lease);
+            return Ok(self.codec.decode(copied?)?.unbind());
+        }
+        let decoded = copied.and_then(|copied| self.codec.decode(copied));
+        match decoded {
+            Ok(item) => {
+                opened.keep(holder(py)?, lease);
+                Ok(item.unbind())
+            }
+            // Nobody can be done with what nobody got.
+            Err(error) => {
+                opened.acknowledge(lease);
+                Err(error)
+            }
+        }
+    }
+
+    fn try_take(&self, py: Python<'_>, opened: &Opened) -> PyResult<Option<Py<PyAny>>> {
+        if let Some(error) = opened.late.take() {
+            return Err(error);
+        }
+        let taken = opened.receiver(py)?.lock().try_lease();
+        match taken {
+            Ok(lease) => self.hand_over(py, opened, lease).map(Some),
+            Err(TryRecvError::Empty | TryRecvError::Fault(Fault::LeasesOut { .. })) => Ok(None),
+            Err(TryRecvError::Closed) => Err(shut_down(py)),
+            Err(TryRecvError::Fault(fault)) => Err(errors::fault(py, fault)),
+        }
+    }
+
+    /// Takes an item, waiting for it until `until`.
+    fn take_until(
+        &self,
+        py: Python<'_>,
+        opened: &Opened,
+        until: Option<Instant>,
+    ) -> PyResult<Option<Py<PyAny>>> {
+        let receiver = opened.receiver(py)?;
+        let side = receiver.lock().side();
+        let _counted = Counted::new(&opened.getters);
+        loop {
+            let then = opened.starved.now();
+            let attempt = || match receiver.lock().try_lease() {
+                Err(TryRecvError::Empty) => None,
+                settled => Some(settled),
+            };
+            match blocking::wait(py, &side, until, attempt)? {
+                None | Some(Err(TryRecvError::Empty)) => return Ok(None),
+                Some(Ok(lease)) => return self.hand_over(py, opened, lease).map(Some),
+                Some(Err(TryRecvError::Closed)) => return Err(shut_down(py)),
+                Some(Err(TryRecvError::Fault(Fault::LeasesOut { .. }))) => {
+                    let left = until.map(|it| it.saturating_duration_since(Instant::now()));
+                    if left.is_some_and(|left| left.is_zero()) {
+                        return Ok(None);
+                    }
+                    let nap = left.map_or(LOOK_EVERY, |left| left.min(LOOK_EVERY));
+                    py.detach(|| opened.starved.sleep(then, nap));
+                    blocking::check(py)?;
+                }
+                Some(Err(TryRecvError::Fault(fault))) => return Err(errors::fault(py, fault)),
+            }
+        }
+    }
+
+    /// Sends an item if there is room.
+    fn try_offer(py: Python<'_>, opened: &Opened, item: &Encoded) -> PyResult<bool> {
+        let sent = item.try_send(py, &mut opened.sender(py)?.lock());
+        match sent {
+            Ok(()) => Ok(true),
+            Err(TrySendError::Full(())) => Ok(false),
+            Err(TrySendError::Closed(())) => Err(shut_down(py)),
+            Err(TrySendError::Fault((), fault)) => Err(errors::fault(py, fault)),
+        }
+    }
+
+    /// All encoded before any is sent.
+    fn encode_all(&self, items: &Bound<'_, PyAny>) -> PyResult<VecDeque<Encoded>> {
+        items.try_iter()?.map(|item| self.codec.encode(&item?)).collect()
+    }
+
+    /// Sends the first of `items` for which there is room; whether some are left.
+    fn try_offer_many(
+        py: Python<'_>,
+        opened: &Opened,
+        items: &mut VecDeque<Encoded>,
+    ) -> PyResult<bool> {
+        while let Some(item) = items.front() {
+            if !Self::try_offer(py, opened, item)? {
+                return Ok(true);
+            }
+            items.pop_front();
+        }
+        Ok(false)
+    }
+
+    /// Takes what is there, until `items` are `most`; whether there are any. An error after the
+    /// first item is for the next call to tell.
+    fn try_take_many(
+        &self,
+        py: Python<'_>,
+        opened: &Opened,
+        most: usize,
+        items: &mut Vec<Py<PyAny>>,
+    ) -> PyResult<bool> {
+        while items.len() < most {
+            match self.try_take(py, opened) {
+                Ok(Some(item)) => items.push(item),
+                Ok(None) => break,
+                Err(error) if items.is_empty() || !error.is_instance_of::<PyException>(py) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    opened.late.put(error);
+                    break;
+                }
+            }
+        }
+        Ok(!items.is_empty())
+    }
+
+    /// Sends an item, waiting for room until `until`; whether there was.
+    fn offer_until(
+        py: Python<'_>,
+        opened: &Opened,
+        item: Encoded,
+        until: Option<Instant>,
+    ) -> PyResult<bool> {
+        let sender = opened.sender(py)?;
+        let side = sender.lock().side();
+        let item = item.settle(py);
+        let _counted = Counted::new(&opened.putters);
+        let attempt = || match item.try_send(&mut sender.lock()) {
+            Err(TrySendError::Full(())) => None,
+            settled => Some(settled),
+        };
+        match blocking::wait(py, &side, until, attempt)? {
+            Some(Ok(())) => Ok(true),
+            None | Some(Err(TrySendError::Full(()))) => Ok(false),
+            Some(Err(TrySendError::Closed(()))) => Err(shut_down(py)),
+            Some(Err(TrySendError::Fault((), fault))) => Err(errors::fault(py, fault)),
+        }
+    }
+}
+
+#[pymethods]
+impl Queue {
+    #[new]
+    #[pyo3(signature = (
+        maxsize,
+        *,
+        max_message = 8192,
+        codec = None,
+        joinable = false,
+        handles = 64,
+        leases = None,
+        lazy_memory = true,
+        max_attempts = 5,
+        watchdog = 0.1,
+        _fd = None,
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
+    fn new(
+        py: Python<'_>,
+        maxsize: usize,
+        max_message: usize,
+        codec: Option<&Bound<'_, PyAny>>,
+        joinable: bool,
+        handles: usize,
+        leases: Option<usize>,
+        lazy_memory: bool,
+        max_attempts: u16,
+        watchdog: f64,
+        _fd: Option<RawFd>,
+    ) -> PyResult<Self> {
+        let codec = match codec {
+            Some(codec) => Codec::of(codec)?,
+            None => Codec::of(pyo3::intern!(py, "pickle"))?,
+        };
+        let queue = match _fd {
+            Some(fd) => {
+                let fd = borrowed(fd)?.try_clone_to_owned()?;
+                parkline_uring::Queue::open(fd).map_err(errors::open)?
+            }
+            None => {
+                if maxsize == 0 {
+                    return Err(PyValueError::new_err(
+                        "maxsize is 0; this queue is bounded, it must be at least 1",
+                    ));
+                }
+                let usual = if joinable { LEASES_OF_JOINABLE } else { LEASES_OF_OTHERS };
+                let leases = leases.unwrap_or(usual);
+                let watchdog = Duration::try_from_secs_f64(watchdog)
+                    .map_err(|error| PyValueError::new_err(format!("watchdog: {error}")))?;
+                let builder = parkline_uring::Queue::builder()
+                    .capacity(maxsize)
+                    .max_message(max_message)
+                    .handles(handles)
+                    .leases(leases)
+                    .max_attempts(max_attempts)
+                    .watchdog(watchdog);
+                let builder = if lazy_memory { builder.lazy_memory() } else { builder };
+                builder.create().map_err(errors::create)?
+            }
+        };
+        let opened = Mutex::new(Some(Arc::new(Opened::new(queue)?)));
+        Ok(Self { opened, codec, joinable })
+    }
+
+    /// `Queue[T]` is for type checkers.
+    #[classmethod]
+    fn __class_getitem__(class: &Bound<'_, PyType>, _item: &Bound<'_, PyAny>) -> Py<PyType> {
+        class.clone().unbind()
+    }
+
+    /// Puts an item, waiting while the queue is full. When this returns, it is in shared memory,
+    /// and survives this process. Raises `Full`, `ShutDown`, `MessageTooLarge`, and what the
+    /// encoding raises, before anything is put.
+    #[pyo3(signature = (item, block = true, timeout = None))]
+    fn put(
+        &self,
+        py: Python<'_>,
+        item: &Bound<'_, PyAny>,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
+        let opened = self.opened()?;
+        let item = self.codec.encode(item)?;
+        if Self::try_offer(py, &opened, &item)? {
+            return Ok(());
+        }
+        if block && Self::offer_until(py, &opened, item, deadline(timeout)?)? {
+            return Ok(());
+        }
+        Err(errors::full(py, ()))
+    }
+
+    /// Puts an item, or raises `Full`.
+    fn put_nowait(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<()> {
+        self.put(py, item, false, None)
+    }
+
+    /// Takes the oldest item, waiting while there is none. Raises `Empty`, `ShutDown`.
+    #[pyo3(signature = (block = true, timeout = None))]
+    fn get(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        let opened = self.opened()?;
+        if let Some(item) = self.try_take(py, &opened)? {
+            return Ok(item);
+        }
+        if block && let Some(item) = self.take_until(py, &opened, deadline(timeout)?)? {
+            return Ok(item);
+        }
+        Err(errors::empty(py, ()))
+    }
+
+    /// Takes an item, or raises `Empty`.
+    fn get_nowait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        self.get(py, false, None)
+    }
+
+    /// Puts items in order, waiting where there is no room. All are encoded before any is put.
+    /// Returns how many; `Full` says how many were put until the time was over.
+    #[pyo3(signature = (items, timeout = None))]
+    fn put_many(
+        &self,
+        py: Python<'_>,
+        items: &Bound<'_, PyAny>,
+        timeout: Option<f64>,
+    ) -> PyResult<usize> {
+        let opened = self.opened()?;
+        let until = deadline(timeout)?;
+        let mut items = self.encode_all(items)?;
+        let all = items.len();
+        while Self::try_offer_many(py, &opened, &mut items)? {
+            let Some(first) = items.pop_front() else { break };
+            if !Self::offer_until(py, &opened, first, until)? {
+                let left = items.len() + 1;
+                return Err(errors::full(py, (format!("{} of {all} items were put", all - left),)));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes up to `max_items`, in order: what is there, but waits for the first.
+    #[pyo3(signature = (max_items, block = true, timeout = None))]
+    fn get_many<'py>(
+        &self,
+        py: Python<'py>,
+        max_items: usize,
+        block: bool,
+        timeout: Option<f64>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let opened = self.opened()?;
+        let mut items = Vec::new();
+        if max_items > 0 && !self.try_take_many(py, &opened, max_items, &mut items)? {
+            let first = match block {
+                true => self.take_until(py, &opened, deadline(timeout)?)?,
+                false => None,
+            };
+            items.push(first.ok_or_else(|| errors::empty(py, ()))?);
+            self.try_take_many(py, &opened, max_items, &mut items)?;
+        }
+        PyList::new(py, items)
+    }
+
+    /// How many items wait. Others put and get meanwhile; never more than `maxsize`.
+    fn qsize(&self) -> PyResult<usize> {
+        Ok(self.opened()?.queue.len())
+    }
+
+    /// Whether no item waits. Others may put one before you act on it.
+    fn empty(&self) -> PyResult<bool> {
+        Ok(self.opened()?.queue.is_empty())
+    }
+
+    /// Whether there is no room. Others may make some before you act on it.
+    fn full(&self) -> PyResult<bool> {
+        let queue = &self.opened()?.queue;
+        Ok(queue.len() >= queue.capacity())
+    }
+
+    /// For how many items there is room: a power of two.
+    #[getter]
+    fn maxsize(&self) -> PyResult<usize> {
+        Ok(self.opened()?.queue.capacity())
+    }
+
+    /// The longest encoded item in bytes.
+    #[getter]
+    fn max_message(&self) -> PyResult<usize> {
+        Ok(self.opened()?.queue.max_message())
+    }
+
+    /// Whether an item is out on lease until `task_done`.
+    #[getter]
+    fn joinable(&self) -> bool {
+        self.joinable
+    }
+
+    /// How items become bytes: "pickle", "raw", or a pair of callables.
+    #[getter]
+    fn codec<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.codec.spec(py)
+    }
+
+    /// Whether somebody shut the queue down. There may still be items in it.
+    #[getter]
+    fn is_shutdown(&self) -> PyResult<bool> {
+        Ok(self.opened()?.queue.is_closed())
+    }
+
+    /// Whether this handle is closed.
+    #[getter]
+    fn closed(&self) -> bool {
+        self.slot().is_none()
+    }
+
+    /// Says that this task or thread is done with the oldest item that it got; where it has none,
+    /// with the oldest that this handle got. `ValueError` when there is none at all.
+    fn task_done(&self, py: Python<'_>) -> PyResult<()> {
+        let opened = self.opened()?;
+        if !self.joinable {
+            return Err(PyValueError::new_err(
+                "task_done() is for a queue with joinable=True; others are done with an item when they get it",
+            ));
+        }
+        if opened.done(holder(py)?) {
+            return Ok(());
+        }
+        Err(PyValueError::new_err("task_done() called too many times"))
+    }
+
+    /// How often the item that this task or thread got last was handed out, this time included.
+    #[getter]
+    fn last_attempts(&self, py: Python<'_>) -> PyResult<u32> {
+        let opened = self.opened()?;
+        Ok(opened.attempts(if self.joinable { holder(py)? } else { 0 }))
+    }
+
+    /// Whether somebody had the item before that this task or thread got last, and died with it.
+    #[getter]
+    fn last_redelivered(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.last_attempts(py)? > 1)
+    }
+
+    /// Waits until all that was put before is got, and, if the queue is joinable, done. What a
+    /// killed process had is waited for until another is done with it. Raises `TimeoutError`.
+    #[pyo3(signature = (timeout = None))]
+    fn join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        let opened = self.opened()?;
+        let mut joining = opened.queue.joining();
+        let side = joining.side();
+        match blocking::wait(py, &side, deadline(timeout)?, || joining.attempt())? {
+            Some(joined) => joined.map_err(|fault| errors::fault(py, fault)),
+            None => Err(pyo3::exceptions::PyTimeoutError::new_err(
+                "the time is over, and not every item is done",
+            )),
+        }
+    }
+
+    /// Shuts the queue down, for everybody: no more is put, what is in it can be got, and who waits
+    /// in vain gets `ShutDown`. With `immediate` what is in it is thrown away.
+    #[pyo3(signature = (immediate = false))]
+    fn shutdown(&self, py: Python<'_>, immediate: bool) -> PyResult<()> {
+        let opened = self.opened()?;
+        opened.queue.close().map_err(|fault| errors::fault(py, fault))?;
+        if immediate {
+            let receiver = opened.receiver(py)?;
+            loop {
+                let taken = receiver.lock().try_lease();
+                match taken {
+                    Ok(lease) => opened.acknowledge(lease),
+                    Err(TryRecvError::Fault(fault)) => return Err(errors::fault(py, fault)),
+                    Err(TryRecvError::Closed | TryRecvError::Empty) => break,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets go of this handle. What it got and was not done with comes again, to others. Calls that
+    /// are under way end as if it were open.
+    fn close(&self) {
+        let opened = self.slot().take();
+        drop(opened);
+    }
+
+    /// How many calls and tasks of this process wait for an item.
+    #[getter]
+    fn waiting_getters(&self) -> PyResult<usize> {
+        Ok(self.opened()?.getters.load(Relaxed))
+    }
+
+    /// How many calls and tasks of this process wait for room.
+    #[getter]
+    fn waiting_putters(&self) -> PyResult<usize> {
+        Ok(self.opened()?.putters.load(Relaxed))
+    }
+
+    /// The queue's descriptor, to be passed on: see `from_fd`.
+    fn fileno(&self) -> PyResult<RawFd> {
+        Ok(self.opened()?.queue.as_fd().as_raw_fd())
+    }
+
+    /// Has what dead processes held delivered again, now; returns how many items. It happens by
+    /// itself wherever somebody waits.
+    fn recover(&self, py: Python<'_>) -> PyResult<usize> {
+        let found = self.opened()?.queue.recover();
+        found.map(|it| it.messages).map_err(|error| errors::attach(py, error))
+    }
+
+    /// What happened at this queue, in all processes together.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let Stats { sent, received, redelivered, dead_lettered, recovered, parks, wakes, .. } =
+            self.opened()?.queue.stats();
+        let stats = PyDict::new(py);
+        for (name, count) in [
+            ("sent", sent),
+            ("received", received),
+            ("redelivered", redelivered),
+            ("dead_lettered", dead_lettered),
+            ("recovered", recovered),
+            ("parks", parks),
+            ("wakes", wakes),
+        ] {
+            stats.set_item(name, count)?;
+        }
+        Ok(stats)
+    }
+
+    fn __repr__(&self) -> PyResult<String> {
+        if self.slot().is_none() {
+            return Ok("<parkline.Queue closed>".into());
+        }
+        let opened = self.opened()?;
+        let queue = &opened.queue;
+        let mut text = format!("<parkline.Queue {}/{} items", queue.len(), queue.capacity());
+        text += &format!(" of up to {} bytes", queue.max_message());
+        let (getters, putters) = (opened.getters.load(Relaxed), opened.putters.load(Relaxed));
+        text += &format!(", {getters} getters and {putters} putters wait here");
+        if self.joinable {
+            text += &format!(", {} items out here", opened.out_on_lease());
+        }
+        if queue.is_closed() {
+            text += ", shut down";
+        }
+        let (name, _) = crate::backend();
+        Ok(text + &format!(", {name}>"))
+    }
+
+    /// An item, or `PENDING`.
+    fn _take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        Ok(self.try_take(py, &*self.opened()?)?.unwrap_or_else(|| pending(py)))
+    }
+
+    /// The wait for an item.
+    fn _begin_get(this: &Bound<'_, Self>) -> PyResult<Wait> {
+        let opened = this.get().opened()?;
+        let receiver = opened.receiver(this.py())?;
+        Ok(Wait::get(&opened, this, receiver))
+    }
+
+    /// What is there, up to `max_items`.
+    fn _take_many<'py>(&self, py: Python<'py>, max_items: usize) -> PyResult<Bound<'py, PyList>> {
+        let mut items = Vec::new();
+        self.try_take_many(py, &*self.opened()?, max_items, &mut items)?;
+        PyList::new(py, items)
+    }
+
+    /// `None` if it was put, or the wait for room.
+    fn _begin_put(this: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<Option<Wait>> {
+        let py = this.py();
+        let opened = this.get().opened()?;
+        let item = this.get().codec.encode(item)?;
+        if Self::try_offer(py, &opened, &item)? {
+            return Ok(None);
+        }
+        let sender = opened.sender(py)?;
+        Ok(Some(Wait::put(&opened, this, sender, item.settle(py))))
+    }
+
+    /// The wait for all to be done.
+    fn _begin_join(this: &Bound<'_, Self>) -> PyResult<Wait> {
+        Ok(Wait::join(&this.get().opened()?, this))
+    }
+}
+
+/// One more that waits, as long as it lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl<'a> Counted<'a> {
+    fn new(counter: &'a AtomicUsize) -> Self {
+        counter.fetch_add(1, Relaxed);
+        Self(counter)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+pub(crate) fn shut_down(py: Python<'_>) -> PyErr {
+    errors::shut_down(py, ("the queue is shut down",))
+}
+
+/// Who is calling: the task, or outside of one the thread.
+fn holder(py: Python<'_>) -> PyResult<u64> {
+    static HOLDER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    HOLDER.import(py, "parkline._tasks", "holder")?.call0()?.extract()
+}
+
+/// # Errors
+/// `ValueError` for a number that no descriptor has.
+#[expect(unsafe_code, reason = "a descriptor comes from Python as a number")]
+fn borrowed<'a>(fd: RawFd) -> PyResult<BorrowedFd<'a>> {
+    if fd < 0 {
+        return Err(PyValueError::new_err("a file descriptor cannot be negative"));
+    }
+    // SAFETY: it is used at once, to duplicate it; one that is not open is refused by the kernel.
+    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+}

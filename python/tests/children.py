@@ -1,0 +1,81 @@
+"""What the processes of the tests do; a spawned one imports it."""
+
+import asyncio
+import os
+import signal
+from typing import Any
+
+import parkline
+
+
+def echo(jobs: parkline.Queue[Any], results: parkline.Queue[Any]) -> None:
+    """Hands on what it gets until the queue is shut down."""
+    for job in jobs:
+        results.put(job)
+
+
+def echo_in_tasks(jobs: parkline.Queue[Any], results: parkline.Queue[Any], tasks: int) -> None:
+    async def work() -> None:
+        async for job in jobs.aio:
+            await results.aio.put(job)
+
+    async def main() -> None:
+        await asyncio.gather(*(work() for _ in range(tasks)))
+
+    asyncio.run(main())
+
+
+def put_numbers(queue: parkline.Queue[int], numbers: range) -> None:
+    for number in numbers:
+        queue.put(number)
+
+
+def die_in_get(queue: parkline.Queue[Any], ready: parkline.Queue[int]) -> None:
+    ready.put(os.getpid())
+    queue.get()
+
+
+def die_in_put(queue: parkline.Queue[Any], ready: parkline.Queue[int]) -> None:
+    ready.put(os.getpid())
+    while True:
+        queue.put("from the dead")
+
+
+def die_before_done(queue: parkline.Queue[Any], ready: parkline.Queue[Any]) -> None:
+    item = queue.get()
+    ready.put(item)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_before_done_in_mp(queue: Any, ready: Any) -> None:
+    queue.get()
+    ready.send("got it")
+    ready.recv()
+
+
+def put_through_handle(queue: parkline.Queue[Any], item: Any) -> None:
+    queue.put(item)
+
+
+def use_sent_handles(handles: parkline.Queue[Any]) -> None:
+    """Answers in the queue that comes through a queue."""
+    for number, handle in enumerate(handles):
+        with handle:
+            handle.put(number)
+
+
+def square(queue: parkline.Queue[int], number: int) -> int:
+    queue.put(number * number)
+    return os.getpid()
+
+
+def put_after(
+    queue: parkline.Queue[int],
+    numbers: range,
+    ready: parkline.Queue[str],
+    go: parkline.Queue[str],
+) -> None:
+    """Puts when it is told to."""
+    ready.put("ready")
+    go.get()
+    put_numbers(queue, numbers)

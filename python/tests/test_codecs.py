@@ -1,0 +1,207 @@
+"""What goes in comes out."""
+
+import pickle
+from typing import Any
+
+import pytest
+
+import parkline
+
+numpy = pytest.importorskip("numpy")
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        None,
+        True,
+        0,
+        1.5,
+        "",
+        "text \N{SNOWMAN}",
+        b"",
+        b"x",
+        b"\x80" * 100,
+        bytearray(b"mutable"),
+        (),
+        [],
+        {},
+        {"id": 1, "tags": ["a", "b"], "nested": {"x": (1, 2)}},
+        Exception("an error"),
+        {1, 2, 3},
+    ],
+    ids=repr,
+)
+def test_any_item_comes_back(item: Any) -> None:
+    q = parkline.Queue[Any](2)
+    q.put(item)
+    got = q.get()
+    assert type(got) is type(item)
+    assert repr(got) == repr(item)
+
+
+@pytest.mark.parametrize("size", [1, 100, 4095, 4096, 4097, 1 << 16, (1 << 20) + 3, 64 << 20])
+def test_arrays_of_any_size_come_back_writable(size: int) -> None:
+    """In lazy memory: the queue could hold 20 times as much."""
+    q = parkline.Queue[Any](4, max_message=(64 << 20) + 4096)
+    array = numpy.arange(size, dtype=numpy.uint8)
+    q.put(array)
+    got = q.get()
+    assert (got == array).all()
+    got[0] = 7
+
+
+def test_a_large_array_is_not_in_the_pickle() -> None:
+    """It lies in the message as it is. Fails if buffers stay in the pickle (seen failing)."""
+    array = numpy.full(100_000, 1.25)
+    q = parkline.Queue[Any](1, max_message=1 << 20)
+    same = parkline.Queue[bytes].from_fd(q.fileno(), codec="raw")
+    q.put(array)
+    message = same.get()
+    assert message[0] == 2
+    assert message.endswith(array.tobytes())
+    assert len(message) < array.nbytes + 400
+
+
+def test_arrays_of_every_kind_come_back() -> None:
+    q = parkline.Queue[Any](1, max_message=1 << 20)
+    square = numpy.arange(10_000.0).reshape(100, 100)
+    frozen = square.copy()
+    frozen.flags.writeable = False
+    for item in (square, numpy.asfortranarray(square), square[::2, ::3], frozen, [square, square]):
+        q.put(item)
+        numpy.testing.assert_array_equal(q.get(), item)
+    q.put(frozen)
+    assert not q.get().flags.writeable
+
+
+def test_shared_and_several_buffers_keep_their_order() -> None:
+    q = parkline.Queue[Any](1, max_message=1 << 20)
+    arrays = {n: numpy.full(5000 + n, n, dtype=numpy.uint16) for n in range(9)}
+    q.put(arrays)
+    for n, array in q.get().items():
+        numpy.testing.assert_array_equal(array, arrays[n])
+
+
+def test_raw_bytes_are_what_was_put() -> None:
+    q = parkline.Queue[Any](2, codec="raw")
+    for item in (b"", b"bytes", bytearray(b"array"), memoryview(b"view"), numpy.arange(3)):
+        q.put(item)
+        assert q.get() == bytes(item)
+    with pytest.raises(TypeError):
+        q.put("text")
+    with pytest.raises(BufferError):
+        q.put(memoryview(b"strided")[::2])
+    assert q.empty()
+
+
+def test_a_pair_of_callables_is_a_codec() -> None:
+    q = parkline.Queue[str](2, codec=(str.encode, bytes.decode))
+    q.put("text")
+    assert q.get() == "text"
+    with pytest.raises(TypeError):
+        q.put(7)  # type: ignore[arg-type]
+    bad = parkline.Queue[Any](2, codec=(lambda item: item, bytes.decode))
+    with pytest.raises(TypeError):
+        bad.put(7)
+    assert q.empty() and bad.empty()
+
+
+@pytest.mark.parametrize("codec", ["json", 7, (str,), ()])
+def test_other_codecs_are_refused(codec: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="codec"):
+        parkline.Queue[Any](1, codec=codec)
+
+
+def test_what_cannot_be_pickled_is_refused_before_anything_is_claimed() -> None:
+    q = parkline.Queue[Any](1)
+    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+        q.put(lambda: 0)
+    with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+        q.put_many([1, lambda: 0])
+    assert q.empty() and q.stats()["sent"] == 0
+
+
+class Unreadable:
+    """Pickles, and does not come back."""
+
+    def __reduce__(self) -> Any:
+        return (int, ("no number",))
+
+
+def test_what_cannot_be_decoded_raises_in_the_get_that_has_it() -> None:
+    q = parkline.Queue[Any](4, joinable=True)
+    q.put(Unreadable())
+    q.put("next")
+    with pytest.raises(ValueError, match="no number"):
+        q.get()
+    assert q.get() == "next"
+    q.task_done()
+    q.join(timeout=10)
+
+
+def test_a_batch_tells_late_of_what_it_cannot_decode() -> None:
+    """Nothing that was decoded before is lost. Fails if the error is dropped (seen failing)."""
+    q = parkline.Queue[Any](4)
+    q.put_many([1, 2, Unreadable(), 3])
+    assert q.get_many(4) == [1, 2]
+    with pytest.raises(ValueError, match="no number"):
+        q.get_many(4)
+    assert q.get_many(4) == [3]
+
+
+def test_too_large_an_item_tells_both_sizes() -> None:
+    q = parkline.Queue[bytes](1, max_message=10, codec="raw")
+    with pytest.raises(parkline.MessageTooLarge, match="11 bytes.* at most 10") as caught:
+        q.put(b"x" * 11)
+    assert (caught.value.size, caught.value.limit) == (11, 10)
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert (copy.size, copy.limit, str(copy)) == (11, 10, str(caught.value))
+    q.put(b"x" * 10)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\x00",
+        b"text",
+        b"\x02",
+        b"\x02\0\0\0\xff\xff\xff\xff",
+        b"\x02\0\0\0\x01\0\0\0" + b"\xff" * 16,
+        b"\x02\0\0\0\x01\0\0\0" + (0).to_bytes(8, "little") + (1 << 40).to_bytes(8, "little"),
+    ],
+)
+def test_messages_of_no_codec_are_refused(message: bytes) -> None:
+    q = parkline.Queue[Any](1)
+    parkline.Queue[bytes].from_fd(q.fileno(), codec="raw").put(message)
+    with pytest.raises(parkline.Corrupt):
+        q.get()
+    q.put("goes on")
+    assert q.get() == "goes on"
+
+
+def test_a_cut_pickle_is_pickles_to_refuse() -> None:
+    q = parkline.Queue[Any](1)
+    message = pickle.dumps({"a": 1}, 5)[:-3]
+    parkline.Queue[bytes].from_fd(q.fileno(), codec="raw").put(message)
+    with pytest.raises((pickle.UnpicklingError, EOFError)):
+        q.get()
+
+
+def test_an_array_that_changes_while_the_put_waits_is_put_as_it_was() -> None:
+    """Fails if a waiting put keeps the buffer and not a copy (seen failing)."""
+    import threading
+    import time
+
+    q = parkline.Queue[Any](1, codec="raw")
+    q.put(b"first")
+    array = bytearray(b"before")
+    thread = threading.Thread(target=q.put, args=(array,))
+    thread.start()
+    while not q.waiting_putters:
+        time.sleep(0.001)
+    array[:] = b"after!"
+    assert q.get() == b"first"
+    thread.join()
+    assert q.get() == b"before"

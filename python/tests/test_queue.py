@@ -1,0 +1,350 @@
+"""The blocking calls: the ideas of CPython's test_queue, where the semantics are shared."""
+
+import asyncio
+import os
+import queue
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import parkline
+
+
+def wait_for_waiters(q: parkline.Queue[Any], getters: int = 0, putters: int = 0) -> None:
+    while (q.waiting_getters, q.waiting_putters) != (getters, putters):
+        time.sleep(0.001)
+
+
+def test_items_come_in_the_order_of_their_puts() -> None:
+    q = parkline.Queue[int](2)
+    assert q.empty() and not q.full() and q.qsize() == 0 and q.maxsize == 2
+    q.put(111)
+    q.put(222)
+    assert not q.empty() and q.full() and q.qsize() == 2
+    assert [q.get(), q.get()] == [111, 222]
+    assert q.empty()
+
+
+@pytest.mark.parametrize("full", [queue.Full, asyncio.QueueFull, parkline.Full])
+def test_a_full_queue_raises_what_everybody_catches(full: type[Exception]) -> None:
+    q = parkline.Queue[int](1)
+    q.put(1)
+    with pytest.raises(full):
+        q.put_nowait(2)
+    for block, timeout in ((False, None), (True, 0.01), (True, 0)):
+        with pytest.raises(full):
+            q.put(2, block, timeout)
+    assert q.qsize() == 1
+
+
+@pytest.mark.parametrize("empty", [queue.Empty, asyncio.QueueEmpty, parkline.Empty])
+def test_an_empty_queue_raises_what_everybody_catches(empty: type[Exception]) -> None:
+    q = parkline.Queue[int](1)
+    with pytest.raises(empty):
+        q.get_nowait()
+    for block, timeout in ((False, None), (True, 0.01), (True, 0)):
+        with pytest.raises(empty):
+            q.get(block, timeout)
+
+
+def test_a_negative_timeout_is_refused() -> None:
+    q = parkline.Queue[int](1)
+    with pytest.raises(ValueError):
+        q.get(timeout=-1)
+    q.put(1)
+    with pytest.raises(ValueError):
+        q.put(2, timeout=-1)
+
+
+def test_a_queue_without_a_bound_is_refused() -> None:
+    with pytest.raises(ValueError, match="bounded"):
+        parkline.Queue[int](0)
+
+
+def test_the_bound_is_a_power_of_two() -> None:
+    assert parkline.Queue[int](1000).maxsize == 1024
+
+
+def test_a_get_waits_for_a_put_of_another_thread() -> None:
+    q = parkline.Queue[str](1)
+    got: list[str] = []
+    thread = threading.Thread(target=lambda: got.append(q.get()))
+    thread.start()
+    wait_for_waiters(q, getters=1)
+    q.put("here")
+    thread.join()
+    assert got == ["here"]
+
+
+def test_a_put_waits_for_a_get_of_another_thread() -> None:
+    q = parkline.Queue[str](1)
+    q.put("first")
+    thread = threading.Thread(target=q.put, args=("second",))
+    thread.start()
+    wait_for_waiters(q, putters=1)
+    assert q.get() == "first"
+    thread.join()
+    assert q.get() == "second"
+
+
+def test_many_threads_take_each_item_once() -> None:
+    """Fails if a blocked get takes an item and drops it (seen failing)."""
+    q = parkline.Queue[int](4)
+    got: list[int] = []
+    threads = [threading.Thread(target=lambda: got.extend(q)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for number in range(10_000):
+        q.put(number)
+    q.shutdown()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == list(range(10_000))
+
+
+def test_shutdown_lets_the_rest_be_got() -> None:
+    q = parkline.Queue[int](4)
+    q.put(1)
+    q.shutdown()
+    q.shutdown()
+    with pytest.raises(parkline.ShutDown):
+        q.put(2)
+    with pytest.raises(parkline.ShutDown):
+        q.put_nowait(2)
+    assert q.get() == 1
+    with pytest.raises(parkline.ShutDown):
+        q.get()
+    with pytest.raises(parkline.ShutDown):
+        q.get_nowait()
+
+
+def test_an_immediate_shutdown_empties_the_queue_and_ends_joins() -> None:
+    q = parkline.Queue[int](4, joinable=True)
+    q.put(1)
+    q.put(2)
+    q.shutdown(immediate=True)
+    with pytest.raises(parkline.ShutDown):
+        q.get()
+    q.join(timeout=10)
+
+
+def test_shutdown_wakes_who_waits() -> None:
+    q = parkline.Queue[int](1)
+    errors: list[Exception] = []
+
+    def get() -> None:
+        try:
+            q.get()
+        except parkline.ShutDown as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=get) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    wait_for_waiters(q, getters=5)
+    q.shutdown()
+    for thread in threads:
+        thread.join()
+    assert len(errors) == 5
+
+
+if sys.version_info >= (3, 13):
+
+    def test_shutdown_raises_what_everybody_catches() -> None:
+        assert issubclass(parkline.ShutDown, queue.ShutDown)
+        assert issubclass(parkline.ShutDown, asyncio.QueueShutDown)
+
+
+def test_join_waits_until_all_is_done() -> None:
+    q = parkline.Queue[int](8, joinable=True)
+    for number in range(4):
+        q.put(number)
+    with pytest.raises(TimeoutError):
+        q.join(timeout=0.01)
+    for _ in range(4):
+        q.get()
+    with pytest.raises(TimeoutError):
+        q.join(timeout=0.01)
+    for _ in range(4):
+        q.task_done()
+    q.join()
+
+
+def test_task_done_once_too_often_is_refused() -> None:
+    q = parkline.Queue[int](8, joinable=True)
+    with pytest.raises(ValueError):
+        q.task_done()
+    q.put(1)
+    q.get()
+    q.task_done()
+    with pytest.raises(ValueError):
+        q.task_done()
+
+
+def test_task_done_needs_a_joinable_queue() -> None:
+    with pytest.raises(ValueError, match="joinable=True"):
+        parkline.Queue[int](8).task_done()
+
+
+def test_each_thread_is_done_with_its_own_item() -> None:
+    """The other's item stays out. Fails if `done` takes the oldest of all (seen failing)."""
+    q = parkline.Queue[str](8, joinable=True)
+    q.put("of the main thread")
+    q.put("of the other")
+    q.get()
+
+    def other() -> None:
+        q.get()
+        q.task_done()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    same = parkline.Queue[str].from_fd(q.fileno(), joinable=True)
+    q.close()
+    assert same.get(timeout=10) == "of the main thread"
+    assert same.last_redelivered
+
+
+def test_a_handle_that_is_closed_refuses() -> None:
+    q = parkline.Queue[int](1)
+    with q:
+        q.put(1)
+    assert q.closed
+    for call in (q.get, q.qsize, q.task_done, q.shutdown, q.fileno):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+    q.close()
+    assert repr(q) == "<parkline.Queue closed>"
+
+
+def test_what_a_closed_handle_had_not_done_comes_again() -> None:
+    """Fails if closing acknowledges (seen failing)."""
+    q = parkline.Queue[str](4, joinable=True)
+    same = parkline.Queue[str].from_fd(q.fileno(), joinable=True)
+    q.put("job")
+    q.get()
+    assert q.last_attempts == 1 and not q.last_redelivered
+    q.close()
+    assert same.get(timeout=10) == "job"
+    assert same.last_attempts == 2 and same.last_redelivered
+    same.task_done()
+    same.join()
+
+
+def test_with_all_leases_out_a_get_waits_for_a_task_done() -> None:
+    """Fails if `Starved::feed` wakes nobody before `LOOK_EVERY` becomes an hour (seen failing)."""
+    q = parkline.Queue[int](8, joinable=True, leases=1)
+    q.put(1)
+    q.put(2)
+    assert q.get() == 1
+    with pytest.raises(parkline.Empty):
+        q.get(timeout=0.01)
+    
+    def get_and_be_done() -> None:
+        q.get()
+        q.task_done()
+
+    thread = threading.Thread(target=get_and_be_done)
+    thread.start()
+    wait_for_waiters(q, getters=1)
+    q.task_done()
+    thread.join()
+    q.join()
+
+
+def test_the_repr_tells_what_goes_on() -> None:
+    q = parkline.Queue[int](1000, max_message=64)
+    q.put(1)
+    assert repr(q).startswith("<parkline.Queue 1/1024 items of up to 64 bytes, 0 getters and 0 put")
+    assert parkline.backend()[0] in repr(q)
+
+
+def test_batches_go_in_and_come_out_in_order() -> None:
+    q = parkline.Queue[int](16)
+    assert q.put_many(range(10)) == 10
+    assert q.get_many(4) == [0, 1, 2, 3]
+    assert q.get_many(100) == [4, 5, 6, 7, 8, 9]
+    with pytest.raises(parkline.Empty):
+        q.get_many(1, block=False)
+    with pytest.raises(parkline.Full, match="16 of 20"):
+        q.put_many(range(20), timeout=0.01)
+    assert q.get_many(100) == list(range(16))
+
+
+def test_a_batch_that_does_not_fit_goes_on_as_there_is_room() -> None:
+    q = parkline.Queue[int](4)
+    thread = threading.Thread(target=q.put_many, args=(range(1000),))
+    thread.start()
+    got: list[int] = []
+    while len(got) < 1000:
+        got += q.get_many(7)
+    thread.join()
+    assert got == list(range(1000))
+
+
+def test_ctrl_c_ends_a_blocked_get_at_once() -> None:
+    """The signal comes while the thread sleeps. Fails if the sleep does not end for it before
+    `LOOK_EVERY` becomes an hour (seen failing)."""
+    program = """
+        import os, signal, threading, time, parkline
+        q = parkline.Queue(1)
+        def interrupt():
+            while not q.waiting_getters:
+                time.sleep(0.001)
+            with open(f"/proc/self/task/{os.getpid()}/wchan") as asleep:
+                while "futex" not in asleep.read():
+                    asleep.seek(0)
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Thread(target=interrupt, daemon=True).start()
+        try:
+            q.get()
+        except KeyboardInterrupt:
+            print("interrupted", q.waiting_getters)
+    """
+    assert run(program) == "interrupted 0\n"
+
+
+def test_an_interpreter_exits_whatever_waits() -> None:
+    """A daemon thread, another thread, and one of an executor wait in get, one more in put. Fails if
+    nobody ends blocking calls (seen failing): the interpreter waits for its threads."""
+    program = """
+        import concurrent.futures, threading, time, parkline
+        q, full = parkline.Queue(1), parkline.Queue(1)
+        full.put(1)
+        threading.excepthook = lambda args: None
+        threading.Thread(target=q.get, daemon=True).start()
+        threading.Thread(target=q.get).start()
+        threading.Thread(target=full.put, args=(2,)).start()
+        concurrent.futures.ThreadPoolExecutor().submit(q.get)
+        while (q.waiting_getters, full.waiting_putters) != (3, 1):
+            time.sleep(0.001)
+        print("done")
+    """
+    assert run(program) == "done\n"
+
+
+def run(program: str, *arguments: str) -> str:
+    """What a program prints that ends well, within 30 s, and has nothing to complain of."""
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(program)]
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=30, env=os.environ
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_signals_are_handled_while_a_get_blocks() -> None:
+    q = parkline.Queue[str](1)
+    signal.signal(signal.SIGALRM, lambda *_: q.put("from the handler"))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert q.get(timeout=60) == "from the handler"
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
