@@ -19,24 +19,29 @@ fn number(summary: &str, row: &str) -> f64 {
     number.and_then(|it| it.parse().ok()).unwrap_or_else(|| panic!("{row} in {summary}"))
 }
 
-/// Fails if a job is acknowledged before it is hashed, if a killed worker is
-/// an error, if it is not replaced, if what is redelivered is counted at the results queue, or if
-/// kills are not counted (each seen failing).
+/// Whether a worker that is killed has a job just then is chance, so there are some runs.
+///
+/// Fails if a job is acknowledged before it is hashed, if a killed worker is an error, if it is not
+/// replaced, if what is redelivered is counted at the results queue, or if kills are not counted
+/// (each seen failing).
 #[test]
 fn every_file_is_hashed_once_however_often_workers_are_killed() {
     let (tree, odd) = trees::odd();
     let big = 40;
     (0..big).for_each(|n| trees::add_big(tree.path(), &format!("big {n}"), 300_000));
     for backend in BACKENDS {
-        let output = run(demo(tree.path(), backend, &[ALL_THE_TIME]));
-        let summary = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(0), "{summary}");
-        check(tree.path(), &output.stdout, odd + big);
-        let redelivered = number(&summary, "redelivered");
-        assert!(number(&summary, "killed") >= 1.0 && redelivered >= 1.0, "{summary}");
-        let again = figure(&summary, "redelivered").split(", ").nth(1).unwrap();
-        let again: f64 = again.strip_suffix(" had been answered").unwrap().parse().unwrap();
-        assert!(again <= redelivered, "{summary}");
+        let hit = (0..20).any(|_| {
+            let output = run(demo(tree.path(), backend, &[ALL_THE_TIME]));
+            let summary = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(0), "{summary}");
+            check(tree.path(), &output.stdout, odd + big);
+            let redelivered = number(&summary, "redelivered");
+            let again = figure(&summary, "redelivered").split(", ").nth(1).unwrap();
+            let again: f64 = again.strip_suffix(" had been answered").unwrap().parse().unwrap();
+            assert!(again <= redelivered, "{summary}");
+            number(&summary, "killed") >= 1.0 && redelivered >= 1.0
+        });
+        assert!(hit, "nothing was redelivered");
     }
 }
 
