@@ -104,6 +104,7 @@ fn a_file_of_a_tmpfs_is_refused() {
     assert!(matches!(error, OpenError::Unsealed { .. } | OpenError::NotMemfd { .. }), "{error:?}");
 }
 
+/// Caught: a mapping of one's own where a shared one is refused.
 #[test]
 fn a_memfd_that_is_sealed_against_writing_is_refused() {
     let bytes = bytes_of(&Queue::builder().capacity(1).create().unwrap());
@@ -191,27 +192,34 @@ fn holes_anywhere_lead_to_answers() {
 /// (SIGBUS).
 #[test]
 fn holes_at_any_time_lead_to_answers() {
-    let (queue, done) = (attacked(), AtomicBool::new(false));
-    let pages = len_of(&queue) / PAGE;
+    let mut dice = 42_u64;
+    // A queue that was found corrupt says so from then on, and no more.
+    for _ in 0..100 {
+        holes_in(&attacked(), &mut dice);
+    }
+    assert_works(&attacked());
+}
+
+fn holes_in(queue: &Queue, dice: &mut u64) {
+    let done = AtomicBool::new(false);
+    let pages = len_of(queue) / PAGE;
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 while !done.load(Relaxed) {
-                    ask_everything(&queue);
+                    ask_everything(queue);
                 }
             });
         }
-        let mut dice = 42_u64;
-        for _ in 0..3000 {
-            dice = dice.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            let at = (dice >> 33) % pages;
-            let len = 1 + (dice >> 60) % (pages - at).min(4);
-            punch(&queue, at * PAGE, len.min(pages - at) * PAGE);
+        for _ in 0..30 {
+            *dice = dice.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let at = (*dice >> 33) % pages;
+            let len = 1 + (*dice >> 60) % (pages - at).min(4);
+            punch(queue, at * PAGE, len.min(pages - at) * PAGE);
             // It can always try.
-            assert!(ftruncate(&queue, 0).is_err());
+            assert!(ftruncate(queue, 0).is_err());
             thread::yield_now();
         }
         done.store(true, Relaxed);
     });
-    assert_works(&attacked());
 }

@@ -192,6 +192,7 @@ fn queue_of(queue: &Queue<u64>) -> Queue<u64> {
     Queue::open_typed(queue.try_clone_fd().unwrap()).unwrap()
 }
 
+/// Fails if a handle does not ask whose it is (seen failing: SIGSEGV).
 #[test]
 fn each_async_call_of_an_inherited_handle_is_refused_in_a_child() {
     let queue = queue();
