@@ -247,7 +247,7 @@ impl Surviving {
                 }
             }),
             // It is seldom that all is over.
-            Call::Close if self.random.u8(..64) > 0 => {}
+            Call::Close if self.random.u16(..1024) > 0 => {}
             Call::Close => {
                 if let Err(fault) = self.call(call, Duration::ZERO, |it| it.queue.close()) {
                     self.fault(call, fault);
@@ -294,9 +294,8 @@ impl Surviving {
     }
 
     fn settle(&mut self, call: Call) {
-        let (Some(lease), Some(mut receiver)) = (self.leases.pop(), self.receiver.take()) else {
-            return;
-        };
+        let Some(lease) = self.leases.pop() else { return };
+        let Some(mut receiver) = self.receiver.take() else { return };
         let fault = self.call(call, Duration::ZERO, |it| match call {
             Call::Read => {
                 let read = lease.read();
