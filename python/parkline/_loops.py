@@ -39,16 +39,17 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def _find(key: Any) -> EventLoop | None:
+def _find(key: Any) -> "weakref.ref[EventLoop] | None":
     with _lock:
         known = _by_loop.get(key)
-    return None if known is None else known()
+    return None if known is None or known() is None else known
 
 
-def _remember(key: Any, made: EventLoop) -> None:
+def _remember(key: Any, made: EventLoop) -> "weakref.ref[EventLoop]":
     _say_how()
     with _lock:
-        _by_loop[key] = weakref.ref(made)
+        known = _by_loop[key] = weakref.ref(made)
+    return known
 
 
 _is_said = False
@@ -64,27 +65,27 @@ def _say_how() -> None:
         logging.getLogger("parkline").warning("tasks wait on a helper thread, not in io_uring: %s", why)
 
 
-def _for_asyncio(loop: asyncio.AbstractEventLoop) -> EventLoop:
-    event_loop = _find(loop)
-    if event_loop is None:
-        event_loop = EventLoop()
-        for fd, callback in event_loop.sources():
-            loop.add_reader(fd, callback)
-        _remember(loop, event_loop)
-    return event_loop
+def _for_asyncio(loop: asyncio.AbstractEventLoop) -> "weakref.ref[EventLoop]":
+    known = _find(loop)
+    if known is not None:
+        return known
+    made = EventLoop()
+    for fd, callback in made.sources():
+        loop.add_reader(fd, callback)
+    return _remember(loop, made)
 
 
-def _for_trio() -> EventLoop:
+def _for_trio() -> "weakref.ref[EventLoop]":
     import trio
 
     token = trio.lowlevel.current_trio_token()
-    event_loop = _find(token)
-    if event_loop is None:
-        event_loop = EventLoop()
-        for fd, callback in event_loop.sources():
-            trio.lowlevel.spawn_system_task(_poll_for_trio, fd, callback)
-        _remember(token, event_loop)
-    return event_loop
+    known = _find(token)
+    if known is not None:
+        return known
+    made = EventLoop()
+    for fd, callback in made.sources():
+        trio.lowlevel.spawn_system_task(_poll_for_trio, fd, callback)
+    return _remember(token, made)
 
 
 async def _poll_for_trio(fd: int, callback: Any) -> None:
@@ -131,12 +132,12 @@ async def complete(wait: Any) -> Any:
     try:
         while True:
             future = loop.create_future()
-            result = wait.poll(event_loop, future)
+            result = wait.poll(event_loop(), future)
             if result is not PENDING:
                 return result
             await future
     finally:
-        wait.close(event_loop)
+        wait.close(event_loop())
 
 
 async def _complete_in_trio(wait: Any) -> Any:
@@ -146,9 +147,9 @@ async def _complete_in_trio(wait: Any) -> Any:
     try:
         while True:
             future = _TrioFuture(trio.lowlevel.current_task())
-            result = wait.poll(event_loop, future)
+            result = wait.poll(event_loop(), future)
             if result is not PENDING:
                 return result
             await future.wait()
     finally:
-        wait.close(event_loop)
+        wait.close(event_loop())

@@ -1,7 +1,8 @@
 //! Blocking calls: the thread sleeps in the kernel without the GIL, and comes back for signals.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parkline_core::driver::{Kernel, Patience, Side, Sleep, wait_at};
@@ -14,6 +15,43 @@ use crate::errors;
 /// A signal interrupts the sleep at once; one that came just before it, or to another thread, is
 /// seen by then.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a call looks before it sleeps, at most and at least: who answers at once is met awake, and
+/// neither side makes a system call. In vain, it is half as long the next time.
+const LONGEST_LOOK: u32 = 20_000;
+const SHORTEST_LOOK: u32 = 500;
+
+/// How many nanoseconds one handle's calls look before they sleep.
+#[derive(Debug)]
+pub(crate) struct Eyes(AtomicU32);
+
+impl Default for Eyes {
+    fn default() -> Self {
+        Self(AtomicU32::new(LONGEST_LOOK))
+    }
+}
+
+impl Eyes {
+    fn look(&self, side: &Side) {
+        static ALONE: OnceLock<bool> = OnceLock::new();
+        let is_alone = || std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
+        if *ALONE.get_or_init(is_alone) {
+            return;
+        }
+        let look = self.0.load(Relaxed);
+        let (begin, look_for) = (Instant::now(), Duration::from_nanos(look.into()));
+        while !side.is_ready() {
+            if begin.elapsed() >= look_for {
+                self.0.store((look / 2).max(SHORTEST_LOOK), Relaxed);
+                return;
+            }
+            for _ in 0..16 {
+                std::hint::spin_loop();
+            }
+        }
+        self.0.store(LONGEST_LOOK, Relaxed);
+    }
+}
 
 /// The interpreter exits: nobody may block any more, for it waits for all threads.
 static EXITING: AtomicBool = AtomicBool::new(false);
@@ -39,11 +77,19 @@ pub(crate) enum Waited<T> {
 pub(crate) fn wait<T: Send>(
     py: Python<'_>,
     side: &Side,
+    eyes: Option<&Eyes>,
     until: Option<Instant>,
     mut attempt: impl FnMut() -> Option<T> + Send,
 ) -> PyResult<Option<T>> {
+    let mut eyes = eyes;
     loop {
-        match py.detach(|| sleep_at(side, until, &mut attempt)) {
+        let waited = py.detach(|| {
+            if let Some(eyes) = eyes.take() {
+                eyes.look(side);
+            }
+            sleep_at(side, until, &mut attempt)
+        });
+        match waited {
             Waited::Answer(answer) => return Ok(Some(answer)),
             Waited::TimedOut => return Ok(None),
             Waited::Interrupted => check(py)?,

@@ -11,6 +11,7 @@ use parkline_uring::{
 };
 use pyo3::prelude::*;
 
+use crate::blocking::Eyes;
 use crate::errors;
 use crate::starved::Starved;
 
@@ -28,6 +29,8 @@ pub(crate) struct Opened {
     /// How often the item that was got last had been handed out.
     last_attempts: AtomicU32,
     pub(crate) late: Late,
+    pub(crate) getting: Eyes,
+    pub(crate) putting: Eyes,
 }
 
 /// What a batch met after its last good item.
@@ -75,6 +78,8 @@ impl Opened {
             putters: AtomicUsize::new(0),
             last_attempts: AtomicU32::new(1),
             late: Late::default(),
+            getting: Eyes::default(),
+            putting: Eyes::default(),
         })
     }
 

@@ -103,7 +103,7 @@ impl Queue {
                 Err(TryRecvError::Empty) => None,
                 settled => Some(settled),
             };
-            match blocking::wait(py, &side, until, attempt)? {
+            match blocking::wait(py, &side, Some(&opened.getting), until, attempt)? {
                 None | Some(Err(TryRecvError::Empty)) => return Ok(None),
                 Some(Ok(lease)) => return self.hand_over(py, opened, lease).map(Some),
                 Some(Err(TryRecvError::Closed)) => return Err(shut_down(py)),
@@ -192,7 +192,7 @@ impl Queue {
             Err(TrySendError::Full(())) => None,
             settled => Some(settled),
         };
-        match blocking::wait(py, &side, until, attempt)? {
+        match blocking::wait(py, &side, Some(&opened.putting), until, attempt)? {
             Some(Ok(())) => Ok(true),
             None | Some(Err(TrySendError::Full(()))) => Ok(false),
             Some(Err(TrySendError::Closed(()))) => Err(shut_down(py)),
@@ -448,7 +448,7 @@ impl Queue {
         let opened = self.opened()?;
         let mut joining = opened.queue.joining();
         let side = joining.side();
-        match blocking::wait(py, &side, deadline(timeout)?, || joining.attempt())? {
+        match blocking::wait(py, &side, None, deadline(timeout)?, || joining.attempt())? {
             Some(joined) => joined.map_err(|fault| errors::fault(py, fault)),
             None => Err(pyo3::exceptions::PyTimeoutError::new_err(
                 "the time is over, and not every item is done",

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker};
 use parkline_core::driver::{Joining, Side};
 use parkline_uring::driver::wait;
 use parkline_uring::{Fault, Lease, Receiver, RecvError, SendError, Sender, Shared, TryRecvError};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
@@ -179,9 +180,11 @@ impl Wait {
     fn poll(
         &self,
         py: Python<'_>,
-        event_loop: &EventLoop,
+        event_loop: Option<&EventLoop>,
         future: Py<PyAny>,
     ) -> PyResult<Py<PyAny>> {
+        let gone = || PyRuntimeError::new_err("the event loop is closed");
+        let event_loop = event_loop.ok_or_else(gone)?;
         // Before the poll: the alarm may go off within it, on another thread.
         event_loop.expect(self.name, future);
         let outcome = event_loop.attend(py, || {
@@ -207,7 +210,11 @@ impl Wait {
     }
 
     /// Gives up: nothing was taken and nothing sent.
-    fn close(&self, py: Python<'_>, event_loop: &EventLoop) -> PyResult<()> {
+    fn close(&self, py: Python<'_>, event_loop: Option<&EventLoop>) -> PyResult<()> {
+        let Some(event_loop) = event_loop else {
+            self.give_up();
+            return Ok(());
+        };
         event_loop.forget(self.name);
         event_loop.attend(py, || self.give_up())
     }
