@@ -88,10 +88,10 @@ fn a_file_that_takes_longer_than_a_worker_lives_is_hashed_and_its_time_is_the_lo
 /// Fails if workers do not watch their stdin, or if they inherit the other end of that pipe (each
 /// seen failing: hangs).
 #[test]
-fn a_demo_that_is_interrupted_or_killed_leaves_no_worker() {
+fn a_demo_that_is_told_to_end_or_killed_leaves_no_worker() {
     let tree = trees::empty_files(2000);
     (0..100).for_each(|n| trees::add_big(tree.path(), &format!("big {n}"), 1 << 20));
-    for (backend, signal) in BACKENDS.iter().flat_map(|it| [(it, Signal::INT), (it, Signal::KILL)])
+    for (backend, signal) in BACKENDS.iter().flat_map(|it| [(it, Signal::TERM), (it, Signal::KILL)])
     {
         let mut command = demo(tree.path(), backend, &[ALL_THE_TIME]);
         let mut demo = command.process_group(0).spawn().unwrap();
