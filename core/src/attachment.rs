@@ -9,7 +9,7 @@ use crate::gate::Wake;
 use crate::join::let_joiners_order_us;
 use crate::port::Port;
 use crate::recovery::wake_everybody;
-use crate::segment::{Mapping, Segment};
+use crate::segment::{Claim, Mapping, Segment};
 use crate::side::{Side, WaitsFor};
 use crate::sync::Ordering::{Relaxed, Release};
 
@@ -62,7 +62,7 @@ impl Attachment {
             // unmoved in memory (its base is where it was), and is reached through that struct
             // alone.
             let ring = unsafe { mapping.ring_unbound() };
-            let Some(port) = Port::take_over(ring, id)? else { return Ok(None) };
+            let Some(port) = Port::take_over(ring, id)? else { return Ok(Claim::Postponed) };
             let (gone, left) = port.give_all_back();
             // A handle that was given back says so by its pid.
             let is_dead = port.record().pid.load(Relaxed) != 0;
@@ -70,11 +70,11 @@ impl Attachment {
             if is_dead && is_taken {
                 port.record().tally.recovered.increment();
             }
-            if is_dead || gone > 0 {
+            if is_dead && is_taken || gone > 0 {
                 wake_everybody(&ring);
             }
             waiting = if is_taken { waiting } else { left.saturating_add(waiting) };
-            Ok(is_taken.then_some(port))
+            Ok(if is_taken { Claim::Taken(port) } else { Claim::Refused })
         });
         segment.owe(waiting);
         claimed

@@ -19,6 +19,7 @@ use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
+    Ordering::Release,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -42,10 +43,12 @@ pub struct ForksHeld(MutexGuard<'static, Vec<RawFd>>);
 pub fn hold_forks() -> ForksHeld {
     static HANDLED: AtomicBool = AtomicBool::new(false);
     // Not a `Once`: a child of a fork in this moment would wait for a thread that it does not have.
-    if !HANDLED.swap(true, Relaxed) {
+    if !HANDLED.load(Acquire) {
         // SAFETY: the handlers are `extern "C"`, take nothing, and do not unwind. Should there be no
         // memory for them, forks are not held: as if this process had forked without libc.
         unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
+        // After that, so that nobody counts on handlers that are not there; twice does no harm.
+        HANDLED.store(true, Release);
     }
     ForksHeld(KEPT.lock().unwrap_or_else(PoisonError::into_inner))
 }
@@ -70,6 +73,11 @@ thread_local! {
 }
 
 extern "C" fn before_fork() {
+    if let held @ Some(_) = FORKING.take() {
+        // Registered twice.
+        FORKING.set(held);
+        return;
+    }
     let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     FORKING.set(Some(ManuallyDrop::new(kept)));
 }

@@ -11,6 +11,7 @@ use crate::message::{InBlock, Message};
 use crate::port::Port;
 use crate::position::Position;
 use crate::ring::Stop;
+use crate::segment::AUDIT_PATIENCE;
 use crate::sender::Sender;
 use crate::side::{Side, WaitsFor};
 use crate::slot::Verb;
@@ -46,6 +47,8 @@ pub struct Receiver<M: Message + ?Sized = [u8]> {
     /// room for: received first.
     inheritance: Vec<usize>,
     dead_letters: DeadLetters<M>,
+    /// When the queue first seemed to have ended, while something may still be put back.
+    end_since: Option<Instant>,
     carries: PhantomData<fn() -> Box<M>>,
 }
 
@@ -71,7 +74,15 @@ impl<M: Message + ?Sized> Receiver<M> {
         let port = attachment.port()?;
         let (at, inheritance) = (port.start(Verb::Recv)?, port.held().collect());
         let dead_letters = DeadLetters::Dropped;
-        Ok(Self { attachment, at, hint: 0, inheritance, dead_letters, carries: PhantomData })
+        Ok(Self {
+            attachment,
+            at,
+            hint: 0,
+            inheritance,
+            dead_letters,
+            end_since: None,
+            carries: PhantomData,
+        })
     }
 
     /// Has `handler` called with each message that this handle receives after it was handed out
@@ -470,9 +481,18 @@ impl<M: Message + ?Sized> Receiver<M> {
         let mut answer = attempt(self);
         if matches!(answer, Err(TryRecvError::Closed)) {
             // What cannot be recovered now comes to whoever asks later.
-            let _ = self.attachment.segment.recover();
+            let found = self.attachment.segment.recover();
             answer = attempt(self);
+            let is_near = found.is_ok_and(|found| found.postponed > 0);
+            if is_near && matches!(answer, Err(TryRecvError::Closed)) {
+                // Somebody else is about to put it back, and wakes us; unless it is stopped.
+                let since = *self.end_since.get_or_insert_with(Instant::now);
+                if since.elapsed() < AUDIT_PATIENCE {
+                    return None;
+                }
+            }
         }
+        self.end_since = None;
         match answer {
             Ok(received) => Some(Ok(received)),
             Err(nothing) => nothing.settled().map(Err),
@@ -489,8 +509,9 @@ impl<M: Message + ?Sized> Receiver<M> {
             return Some(answer);
         }
         let attachment = Arc::clone(&self.attachment);
-        let Ok(port) = attachment.port() else {
-            return Some(Err(RecvError::Fault(Fault::Forked)));
+        let port = match attachment.port() {
+            Ok(port) => port,
+            Err(fault) => return Some(Err(RecvError::Fault(fault))),
         };
         let ring = port.ring();
         let patience = Patience { until, watchdog: ring.geometry.watchdog() };

@@ -49,9 +49,10 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlag
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 const LOCKS_AT: i64 = 1 << 40;
 const LOCK_STRIDE: i64 = 2;
-/// How long a new handle waits for audits when no record is free, and how often it looks. Nobody's
+/// How long somebody waits for audits by others, when no record is free or a queue seems to have
+/// ended, and how often a new handle looks. Nobody's
 /// life is decided by it: an auditor that is stopped keeps what it has.
-const AUDIT_PATIENCE: Duration = Duration::from_millis(100);
+pub(crate) const AUDIT_PATIENCE: Duration = Duration::from_millis(100);
 const AUDIT_PAUSE: Duration = Duration::from_micros(100);
 
 /// A checked, sealed memfd that holds a queue, and a mapping of it that stands for no handle.
@@ -156,7 +157,7 @@ impl Segment {
     /// A mapping that owns a free record, for which `accept` has the last word.
     pub(crate) fn claim<P>(
         &self,
-        mut accept: impl FnMut(&Mapping, u32) -> Result<Option<P>, AttachError>,
+        mut accept: impl FnMut(&Mapping, u32) -> Result<Claim<P>, AttachError>,
     ) -> Result<(P, Mapping), AttachError> {
         let os = |call| move |cause: io::Error| AttachError::Os { call, cause };
         self.view.finding.check()?;
@@ -165,19 +166,24 @@ impl Segment {
         let mapping = Mapping::new(locks.description.as_fd(), *self.geometry(), finding);
         let mapping = mapping.map_err(os("mmap"))?;
         let begin = Instant::now();
+        // Whom somebody may let go of in a moment, or who has been refused for good.
+        let mut ids: Vec<u32> = (0..self.geometry().handles()).collect();
         loop {
-            let mut corrupt = None;
-            for id in 0..self.geometry().handles() {
-                if !locks.take(id, Owner::Handle).map_err(os("F_OFD_SETLK"))? {
+            let (mut corrupt, mut refused) = (None, Vec::new());
+            for &id in &ids {
+                // Not yet as a handle: who is told no knows that it may be free again.
+                if !locks.take(id, Owner::Auditor).map_err(os("F_OFD_SETLK"))? {
                     continue;
                 }
                 match accept(&mapping, id) {
-                    Ok(Some(port)) => {
+                    Ok(Claim::Taken(port)) => {
+                        locks.keep(id).map_err(os("F_OFD_SETLK"))?;
                         // The description is closed here; the mapping keeps it, and so the lock.
                         kill_point("close");
                         return Ok((port, mapping));
                     }
-                    Ok(None) => {}
+                    Ok(Claim::Refused) => refused.push(id),
+                    Ok(Claim::Postponed) => {}
                     // One record that somebody scribbled on does not keep the others.
                     Err(error @ AttachError::Corrupt(_)) => corrupt = Some(error),
                     Err(error) => return Err(error),
@@ -188,9 +194,9 @@ impl Segment {
                 return Err(corrupt);
             }
             // One that is audited, or was a moment ago, is free in a moment.
-            let mut ids = 0..self.geometry().handles();
-            let all_live = ids.all(|id| matches!(self.owner(id), Ok(Some(Owner::Handle))));
-            if all_live || begin.elapsed() >= AUDIT_PATIENCE {
+            let lives = |id: &u32| matches!(self.owner(*id), Ok(Some(Owner::Handle)));
+            ids.retain(|id| !refused.contains(id) && !lives(id));
+            if ids.is_empty() || begin.elapsed() >= AUDIT_PATIENCE {
                 let handles = self.geometry().handles() as usize;
                 return Err(AttachError::NoFreeHandle { handles });
             }
@@ -221,7 +227,8 @@ impl Segment {
         Ok(self.owner(id)?.is_some())
     }
 
-    fn owner(&self, id: u32) -> io::Result<Option<Owner>> {
+    /// Who has the lock of record `id`.
+    pub(crate) fn owner(&self, id: u32) -> io::Result<Option<Owner>> {
         let mut lock = lock_of(id, Owner::Handle, libc::F_WRLCK);
         kill_point("F_OFD_GETLK");
         // SAFETY: `lock` is a valid flock that lives over the call, which writes into it.
@@ -359,7 +366,7 @@ impl Locks {
     /// Takes the lock of record `id`, as a living handle or to audit a dead one; `false` if somebody
     /// has it.
     pub(crate) fn take(&self, id: u32, owner: Owner) -> io::Result<bool> {
-        match self.set(id, owner, libc::F_WRLCK) {
+        match self.set(lock_of(id, owner, libc::F_WRLCK)) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
             Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(false),
@@ -368,11 +375,17 @@ impl Locks {
     }
 
     pub(crate) fn release(&self, id: u32) -> io::Result<()> {
-        self.set(id, Owner::Auditor, libc::F_UNLCK)
+        self.set(lock_of(id, Owner::Auditor, libc::F_UNLCK))
     }
 
-    fn set(&self, id: u32, owner: Owner, kind: libc::c_int) -> io::Result<()> {
-        let lock = lock_of(id, owner, kind);
+    /// Makes a handle's lock of an auditor's.
+    fn keep(&self, id: u32) -> io::Result<()> {
+        let mut second = lock_of(id, Owner::Handle, libc::F_UNLCK);
+        second.l_start = second.l_start.wrapping_add(second.l_len);
+        self.set(second)
+    }
+
+    fn set(&self, lock: libc::flock) -> io::Result<()> {
         kill_point("F_OFD_SETLK");
         // SAFETY: `lock` is a valid flock that lives over the call, which writes nothing for
         // F_OFD_SETLK.
@@ -397,6 +410,15 @@ impl Drop for Locks {
 fn identity(fd: &OwnedFd) -> io::Result<(u64, u64)> {
     let stat = rustix::fs::fstat(fd)?;
     Ok((stat.st_dev, stat.st_ino))
+}
+
+/// What becomes of a record that somebody wants for a handle, and that nobody has.
+pub(crate) enum Claim<P> {
+    Taken(P),
+    /// Not this handle's, for good.
+    Refused,
+    /// Its audit must wait for another handle.
+    Postponed,
 }
 
 /// Who has the lock of a record.
@@ -432,7 +454,64 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     use super::Owner;
-    use crate::Queue;
+    use crate::{Queue, Receiver, RecvError, Sender};
+
+    /// A queue whose record 1 was left with a message for which there is no room.
+    fn with_an_inheritance(handles: usize) -> (Queue, Sender) {
+        let queue = Queue::builder().capacity(1).handles(handles).create().unwrap();
+        let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        sender.try_send(b"first").unwrap();
+        let lease = receiver.try_lease().unwrap();
+        sender.try_send(b"second").unwrap();
+        lease.abandon();
+        (queue, sender)
+    }
+
+    /// Fails if a refusal wakes everybody (seen failing), once or each time that it looks.
+    #[test]
+    fn who_is_refused_what_others_left_wakes_nobody() {
+        let (queue, sender) = with_an_inheritance(2);
+        let side = sender.side();
+        let word = || side.gate().unwrap().word().load(Relaxed);
+        let before = word();
+        assert!(queue.sender().is_err());
+        assert_eq!(word(), before);
+    }
+
+    /// Fails if who claims a record holds it as a handle before it knows that it wants it (seen
+    /// failing).
+    #[test]
+    fn an_heir_is_not_refused_for_somebody_who_is() {
+        let (queue, _sender) = with_an_inheritance(2);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !is_over.load(Relaxed) {
+                        assert!(queue.sender().is_err());
+                    }
+                });
+            }
+            let refused = (0..300).filter_map(|_| queue.receiver().err()).next();
+            is_over.store(true, Relaxed);
+            assert!(refused.is_none(), "{refused:?}");
+        });
+    }
+
+    /// Fails if the end is told while somebody recovers (seen failing).
+    #[test]
+    fn a_queue_has_not_ended_while_somebody_puts_back_what_the_dead_had() {
+        let (queue, _sender) = with_an_inheritance(3);
+        let mut receiver = queue.receiver().unwrap();
+        assert_eq!(receiver.try_recv().unwrap(), b"second");
+        queue.close().unwrap();
+        let locks = queue.segment().locks().unwrap();
+        assert!(locks.take(1, Owner::Auditor).unwrap());
+        assert_eq!(receiver.answer(Receiver::try_recv), None);
+        locks.release(1).unwrap();
+        assert_eq!(receiver.answer(Receiver::try_recv), Some(Ok(b"first".to_vec())));
+        assert_eq!(receiver.answer(Receiver::try_recv), Some(Err(RecvError::Closed)));
+    }
 
     /// Fails if a new handle does not wait for auditors (seen failing), or if they lock as handles do
     /// (seen failing).

@@ -208,8 +208,9 @@ impl<M: Message + ?Sized> Sender<M> {
             Err(Err(())) => {}
         }
         let attachment = Arc::clone(&self.attachment);
-        let Ok(port) = attachment.port() else {
-            return Some(Err(SendError::Fault((), Fault::Forked)));
+        let port = match attachment.port() {
+            Ok(port) => port,
+            Err(fault) => return Some(Err(SendError::Fault((), fault))),
         };
         let ring = port.ring();
         let patience = Patience { until, watchdog: ring.geometry.watchdog() };

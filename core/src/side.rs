@@ -51,6 +51,9 @@ impl Side {
     /// Whether a waiter would find something to do. Others may be quicker.
     pub fn is_ready(&self) -> bool {
         let Some(ring) = self.segment.ring() else { return true };
+        if ring.finding.check().is_err() {
+            return true;
+        }
         match self.waits_for {
             WaitsFor::Room => ring.is_ready(Verb::Send),
             WaitsFor::Message => ring.is_ready(Verb::Recv),

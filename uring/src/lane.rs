@@ -30,11 +30,6 @@ impl Lane {
         self.arrivals.swap(arrivals, Relaxed) != arrivals
     }
 
-    /// Has the next call of [`has_new_peers`](Self::has_new_peers) say that there are.
-    pub(crate) fn look_for_peers_again(&self) {
-        self.arrivals.store(self.side.arrivals().wrapping_sub(1), Relaxed);
-    }
-
     /// The kernel wait of this lane ended.
     pub(crate) fn completed(self: &Arc<Self>, woken: bool) {
         self.settle(self.queue.completed(woken));

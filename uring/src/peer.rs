@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::kill_point;
@@ -36,8 +37,8 @@ impl Peer {
         let place = Place::take().ok_or(io::ErrorKind::QuotaExceeded)?;
         kill_point("pidfd_open");
         let pidfd = pidfd_open(name, PidfdFlags::empty()).map_err(|errno| match errno {
-            rustix::io::Errno::MFILE | rustix::io::Errno::NFILE => errno.into(),
-            _ => io::Error::from(io::ErrorKind::NotFound),
+            Errno::SRCH | Errno::INVAL => io::ErrorKind::NotFound.into(),
+            other => io::Error::from(other),
         })?;
         Ok(Self { pid, pidfd, _place: place })
     }

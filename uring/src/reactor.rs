@@ -185,6 +185,7 @@ impl Reactor {
     /// A process has ended. What it had of the queues that are waited at here is recovered.
     fn peer_ended(&self, pid: u32) {
         lock(&self.watched).remove(&pid);
+        self.look_for_peers_again();
         let mut mourners: Vec<Arc<Lane>> = Vec::new();
         for lane in self.lanes() {
             let is_told = |it: &Arc<Lane>| it.side.is_of_same_queue(&lane.side);
@@ -198,9 +199,16 @@ impl Reactor {
     /// A process is not watched any more, though it lives: the thread that asked for it has ended.
     fn peer_got_lost(&self, pid: u32) {
         lock(&self.watched).remove(&pid);
+        self.look_for_peers_again();
         for lane in self.lanes() {
-            lane.look_for_peers_again();
             self.watch_peers(&lane);
+        }
+    }
+
+    /// Has whoever waits next look for peers, also at a side where nobody waits now.
+    fn look_for_peers_again(&self) {
+        for seat in lock(&self.lanes).values() {
+            seat.arrivals.fetch_sub(1, Relaxed);
         }
     }
 
@@ -245,12 +253,11 @@ impl Reactor {
         if look {
             let mut waiting = self.lanes();
             waiting.retain(|lane| !lane.queue.is_empty());
-            let missed = self.missed.swap(false, Relaxed);
+            if self.missed.swap(false, Relaxed) {
+                self.look_for_peers_again();
+            }
             for lane in &waiting {
                 lane.look();
-                if missed {
-                    lane.look_for_peers_again();
-                }
                 self.watch_peers(lane);
             }
             if let Some(period) = waiting.iter().map(|lane| lane.side.watchdog()).min() {

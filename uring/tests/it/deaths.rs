@@ -165,3 +165,22 @@ fn the_end_of_a_runtime_is_not_the_end_of_its_peers() {
     assert_eq!(word(), before);
     drop((waiting, peer));
 }
+
+/// Nobody waits when the peer ends, and the runtime hears of it.
+///
+/// Fails if who waits later does not look for peers that have ended (seen failing: sleeps for an
+/// hour).
+#[test]
+fn a_peer_that_ends_while_nobody_waits_is_mourned_by_who_waits_next() {
+    let (queue, peer) = leased();
+    let mut receiver = queue.receiver().unwrap();
+    let runtime = current_thread();
+    runtime.block_on(async { begin(&mut Box::pin(receiver.recv())) });
+    drop(peer);
+    runtime.block_on(async {
+        for _ in 0..10_000 {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert_eq!(runtime.block_on(receiver.recv()), Ok(7));
+}
