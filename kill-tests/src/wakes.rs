@@ -211,6 +211,10 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
         if survivor.is_finished() {
             came = Some(Instant::now());
         }
+        if died.is_some() && who == Who::Receiver && queue.len() == CAPACITY {
+            // What it had taken came back, and the room is gone that the survivor waits for.
+            let _ = receiver.try_recv();
+        }
         let late = died.map_or(Duration::ZERO, |died| died.elapsed());
         ensure!(late < watchdog + GRACE, "the survivor sleeps on after {late:?}");
         ensure!(changed.elapsed() < LONG, "neither the victim nor the survivor came on");
