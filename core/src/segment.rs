@@ -492,7 +492,7 @@ mod tests {
                     }
                 });
             }
-            let refused = (0..300).filter_map(|_| queue.receiver().err()).next();
+            let refused = (0..3000).filter_map(|_| queue.receiver().err()).next();
             is_over.store(true, Relaxed);
             assert!(refused.is_none(), "{refused:?}");
         });
