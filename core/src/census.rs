@@ -38,9 +38,9 @@ pub fn census<M: Message + ?Sized>(queue: &Queue<M>) -> Result<Census, AttachErr
     let ring = segment.ring().ok_or(AttachError::Forked)?;
     let mut census = Census::of(&ring)?;
     for id in 0..ring.geometry.handles() {
-        let is_owned = segment.is_owned(id);
-        let is_owned = is_owned.map_err(|cause| AttachError::Os { call: "F_OFD_GETLK", cause })?;
-        census.owned += usize::from(is_owned);
+        let owner = segment.owner(id);
+        let owner = owner.map_err(|cause| AttachError::Os { call: "F_OFD_GETLK", cause })?;
+        census.owned += usize::from(owner.is_some());
     }
     Ok(census)
 }

@@ -71,6 +71,8 @@ mod futex;
 #[cfg(kill_points)]
 mod kill_points;
 #[cfg(not(loom))]
+mod locks;
+#[cfg(not(loom))]
 mod message;
 #[cfg(not(loom))]
 mod queue;

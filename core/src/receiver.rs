@@ -4,14 +4,13 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::attachment::Attachment;
+use crate::attachment::{AUDIT_PATIENCE, Attachment};
 use crate::error::{Corrupt, Fault, RecvError, RecvTimeoutError, TryRecvError, TrySendError};
 use crate::frame::Frame;
 use crate::message::{InBlock, Message};
 use crate::port::Port;
 use crate::position::Position;
 use crate::ring::Stop;
-use crate::segment::AUDIT_PATIENCE;
 use crate::sender::Sender;
 use crate::side::{Side, WaitsFor};
 use crate::slot::Verb;

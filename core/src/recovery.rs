@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use crate::error::{AttachError, Corrupt};
 use crate::futex::Futex;
+use crate::locks::{Locks, Owner};
 use crate::port::Port;
 use crate::ring::Ring;
-use crate::segment::{Locks, Owner, Segment};
+use crate::segment::Segment;
 use crate::sync::Mutex;
 use crate::sync::Ordering::{Relaxed, SeqCst};
 
@@ -129,7 +130,7 @@ impl Segment {
                     locks.insert(made.map_err(|cause| AttachError::Proc { cause })?)
                 }
             };
-            if locks.take(id, Owner::Auditor).unwrap_or(false) {
+            if locks.take(id).unwrap_or(false) {
                 // One record that somebody scribbled on does not keep the others.
                 corrupt = found.add_record(ring, id).err().or(corrupt);
                 // Should this fail, it goes with the description.
