@@ -100,11 +100,13 @@ pub mod driver {
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
     pub use crate::heap::{HeapJoin, HeapPort, HeapRing, decode_block};
     #[cfg(kill_points)]
-    pub use crate::kill_points::{KillPoint, arm, disarm, kill_point};
+    pub use crate::kill_points::{KillPoint, arm, disarm};
     #[cfg(not(loom))]
     pub use crate::queue::Joining;
     #[cfg(not(loom))]
     pub use crate::side::{Side, SideKey};
+    #[cfg(not(loom))]
+    pub use crate::sync::kill_point;
     #[cfg(loom)]
     pub use crate::sync::{AtomicU32, Stopped, stop_after};
     pub use crate::wait::{Patience, wait_at};

@@ -3,7 +3,9 @@
 #[cfg(not(loom))]
 mod native {
     #[cfg(kill_points)]
-    pub(crate) use crate::kill_points::{AtomicU32, AtomicU64, kill_point};
+    pub use crate::kill_points::kill_point;
+    #[cfg(kill_points)]
+    pub(crate) use crate::kill_points::{AtomicU32, AtomicU64};
     use core::sync::atomic::compiler_fence;
     #[cfg(not(kill_points))]
     pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64};
@@ -13,7 +15,7 @@ mod native {
     /// Where the kill tests kill, in a build for them: see `kill_points.rs`.
     #[cfg(not(kill_points))]
     #[inline(always)]
-    pub(crate) fn kill_point(_: &'static str) {}
+    pub fn kill_point(_: &'static str) {}
 
     /// Orders a SeqCst commit before the SeqCst load that follows it. Both being SeqCst, the
     /// language orders them already: nothing to do.
@@ -138,5 +140,7 @@ pub(crate) use model::{
     AtomicU64, Mutex, MutexGuard, Ordering, fence, order_commit_before_load,
     order_store_before_load,
 };
+#[cfg(not(loom))]
+pub use native::kill_point;
 #[cfg(not(loom))]
 pub(crate) use native::*;

@@ -70,11 +70,3 @@ pub use parkline_core::{
 pub use receiver::AsyncReceiver;
 pub use sender::{AsyncCommit, AsyncReserve, AsyncSender};
 pub use shared_handle::Shared;
-
-#[cfg(kill_points)]
-use parkline_core::driver::kill_point;
-
-/// Where the kill tests kill, in a build for them.
-#[cfg(not(kill_points))]
-#[inline(always)]
-fn kill_point(_: &'static str) {}

@@ -4,10 +4,9 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use parkline_core::driver::kill_point;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-
-use crate::kill_point;
 
 /// How many a process watches, in all its rings: each takes a descriptor, and how many there are is
 /// what peers say. For those beyond there is the watchdog.

@@ -18,9 +18,8 @@ use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, opcode, squeue};
 use rustix::event::PollFlags;
 
-use parkline_core::driver::{ForkGuard, hold_forks};
+use parkline_core::driver::{ForkGuard, hold_forks, kill_point};
 
-use crate::kill_point;
 use crate::lane::Lane;
 use crate::peer::Peer;
 use crate::unpark::Unpark;
