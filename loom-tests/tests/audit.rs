@@ -52,6 +52,12 @@ mod models {
         messages
     }
 
+    fn notify_joiners(ring: &HeapRing, kernel: &Futexes) {
+        if let Some(wake) = ring.acknowledged().notify_of_store(u32::MAX) {
+            wake.carry_out(kernel);
+        }
+    }
+
     fn assert_whole(ring: &HeapRing) {
         let census = ring.census().expect("every block is in one place");
         assert_eq!((census.busy, census.held), (0, 0), "and nothing is held by the dead");
@@ -206,9 +212,7 @@ mod models {
                 let (ring, kernel) = (Arc::clone(&ring), Arc::clone(&kernel));
                 thread::spawn(move || {
                     ring.port(1).unwrap().try_recv().unwrap();
-                    if let Some(wake) = ring.acknowledged().notify_of_store(u32::MAX) {
-                        wake.carry_out(&*kernel);
-                    }
+                    notify_joiners(&ring, &kernel);
                 })
             };
             let mut join = ring.join();
@@ -232,11 +236,7 @@ mod models {
             let loser = {
                 let (ring, kernel) = (Arc::clone(&ring), Arc::clone(&kernel));
                 thread::spawn(move || {
-                    let tell = || {
-                        if let Some(wake) = ring.acknowledged().notify_of_store(u32::MAX) {
-                            wake.carry_out(&*kernel);
-                        }
-                    };
+                    let tell = || notify_joiners(&ring, &kernel);
                     let mut port = ring.port(1).unwrap();
                     match port.try_hold_or(tell) {
                         // It was the winner.

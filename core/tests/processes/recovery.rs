@@ -1,6 +1,6 @@
 //! What the killed had comes again.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +32,16 @@ fn assert_again(receiver: &mut Receiver, message: &[u8], attempts: u16) {
     let lease = receiver.try_lease().unwrap();
     assert_eq!(lease.read().unwrap(), message);
     assert!(lease.redelivered() && lease.attempts() == attempts, "{lease:?}");
+}
+
+/// A new receiver gets nothing, and its handler the message.
+fn assert_dead_letter(queue: &Queue, message: &[u8], attempts: u16) {
+    let mut receiver = queue.receiver().unwrap();
+    let (letters, dead) = mpsc::channel();
+    receiver.on_dead_letter(move |letter| letters.send(letter).unwrap());
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    let letter = dead.recv().unwrap();
+    assert_eq!((letter.message.as_slice(), letter.attempts), (message, attempts));
 }
 
 /// At the end: nothing is held by anybody, and no block is lost.
@@ -138,12 +148,7 @@ fn a_message_that_kills_every_receiver_is_given_up() {
         lease_and_die(&queue);
         assert_eq!(queue.recover().unwrap().messages, 1);
     }
-    let mut receiver = queue.receiver().unwrap();
-    let (letters, dead) = std::sync::mpsc::channel();
-    receiver.on_dead_letter(move |letter| letters.send(letter).unwrap());
-    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
-    let letter = dead.recv().unwrap();
-    assert_eq!((letter.message, letter.attempts), (b"poison".to_vec(), 4));
+    assert_dead_letter(&queue, b"poison", 4);
     assert_eq!(queue.stats().dead_lettered, 1);
     queue.join_blocking().unwrap();
     assert_whole(&queue);
@@ -265,11 +270,6 @@ fn a_dead_letter_whose_handler_dies_with_it_comes_again() {
     assert_eq!(player.says().as_deref(), Some("poison"));
     player.kill();
     assert_eq!(queue.recover().unwrap().messages, 1);
-    let mut receiver = queue.receiver().unwrap();
-    let (letters, dead) = std::sync::mpsc::channel();
-    receiver.on_dead_letter(move |letter| letters.send(letter).unwrap());
-    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
-    let letter = dead.recv().unwrap();
-    assert_eq!((letter.message, letter.attempts), (b"poison".to_vec(), 3));
+    assert_dead_letter(&queue, b"poison", 3);
     assert_whole(&queue);
 }
