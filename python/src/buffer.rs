@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes};
+use pyo3::types::PyBytes;
 
 /// Contiguous bytes, and nothing else asked for.
 const SIMPLE: c_int = 0;
@@ -106,22 +106,4 @@ impl FrozenBytes {
         // SAFETY: `start` and `len` are those of the object that `_owner` keeps.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
-}
-
-/// A new `bytes` of `len` bytes that `fill` writes all of.
-pub(crate) fn new_bytes(
-    py: Python<'_>,
-    len: usize,
-    fill: impl FnOnce(&mut [u8]) -> PyResult<()>,
-) -> PyResult<Bound<'_, PyBytes>> {
-    PyBytes::new_with(py, len, fill)
-}
-
-/// A new `bytearray` of `len` bytes that `fill` writes all of.
-pub(crate) fn new_bytearray(
-    py: Python<'_>,
-    len: usize,
-    fill: impl FnOnce(&mut [u8]) -> PyResult<()>,
-) -> PyResult<Bound<'_, PyByteArray>> {
-    PyByteArray::new_with(py, len, fill)
 }

@@ -16,9 +16,9 @@ use parkline_uring::Lease;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyTuple};
 
-use crate::buffer::{Buffer, new_bytearray, new_bytes};
+use crate::buffer::Buffer;
 use crate::encoded::{Encoded, PART_ALIGN, Piece};
 use crate::errors;
 
@@ -148,7 +148,7 @@ fn bytes_at<'py>(
     offset: usize,
     len: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    new_bytes(py, len, |to| fill(py, lease, offset, to))
+    PyBytes::new_with(py, len, |to| fill(py, lease, offset, to))
 }
 
 fn fill(py: Python<'_>, lease: &Lease, offset: usize, to: &mut [u8]) -> PyResult<()> {
@@ -187,7 +187,9 @@ fn copy_parts<'py>(
         match pickle {
             None => pickle = Some(bytes_at(py, lease, at, len)?),
             Some(_) if is_readonly => buffers.append(bytes_at(py, lease, at, len)?)?,
-            Some(_) => buffers.append(new_bytearray(py, len, |to| fill(py, lease, at, to))?)?,
+            Some(_) => {
+                buffers.append(PyByteArray::new_with(py, len, |to| fill(py, lease, at, to))?)?
+            }
         }
         at = (at + len).next_multiple_of(PART_ALIGN);
     }
