@@ -89,7 +89,7 @@ impl Attachment {
             attached => attached,
         };
         let (port, mapping) = attached?;
-        port.record().pid.store(std::process::id(), Release);
+        port.record().pid.store(std::process::id(), Release); // [arrival]
         let new = Arc::new(Self { port, mapping, segment: Arc::clone(segment), trusted });
         new.announce_arrival();
         Ok(new)
@@ -147,8 +147,7 @@ impl Attachment {
     /// Has those who wait look whom they wait with: see [`Side::peers`](crate::driver::Side::peers).
     fn announce_arrival(&self) {
         let control = self.port.ring().control;
-        // Release, as the pid before it: who sees that we came sees who we are.
-        control.rare.arrivals.fetch_add(1, Release);
+        control.rare.arrivals.fetch_add(1, Release); // [arrival]
         for gate in control.gates() {
             self.carry_out(gate.notify(u32::MAX));
         }

@@ -6,6 +6,11 @@
 //!
 //! Who looks: a handle that attaches and takes the record; whoever waits, once a watchdog's period
 //! or when a peer's death is news; and [`Queue::recover`](crate::Queue::recover).
+//!
+//! | edge | release | acquire | carries |
+//! |---|---|---|---|
+//! | [news] | `watch_now`: has_news, fence, try_lock | `keep_watch`: unlock, fence, has_news | who brings news finds the lock free, or who has it sees the news: a fence on both sides |
+//! | [arrival] | a new handle's pid, then arrivals | `Side::arrivals`, then `Side::peers` | who sees that somebody came sees who |
 
 use std::sync::atomic::{AtomicBool, fence};
 use std::time::{Duration, Instant};
@@ -66,8 +71,7 @@ impl Segment {
                 let Ok(mut next) = self.watch.next.try_lock() else { return };
                 self.look_if_due(&mut next);
             }
-            // Pairs with the one in `watch_now`: we see its news, or its call finds no lock.
-            fence(SeqCst);
+            fence(SeqCst); // [news]
             if !self.watch.has_news.load(Relaxed) {
                 return;
             }
@@ -89,7 +93,7 @@ impl Segment {
     /// time that is returned.
     pub(crate) fn watch_now(&self) -> Duration {
         self.watch.has_news.store(true, SeqCst);
-        fence(SeqCst);
+        fence(SeqCst); // [news]
         self.keep_watch();
         SECOND_LOOK
     }

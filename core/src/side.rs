@@ -100,14 +100,15 @@ impl Side {
 
     /// A number that moves when the [`peers`](Self::peers) may have changed.
     pub fn arrivals(&self) -> u32 {
-        self.segment.ring().map_or(0, |ring| ring.control.rare.arrivals.load(Acquire))
+        let ring = self.segment.ring();
+        ring.map_or(0, |ring| ring.control.rare.arrivals.load(Acquire)) // [arrival]
     }
 
     /// The processes of all handles but this process's, as they wrote it: perhaps seen from another
     /// pid namespace, or a lie.
     pub fn peers(&self) -> Vec<u32> {
         let mut pids: Vec<_> = self.segment.ring().map_or_else(Vec::new, |ring| {
-            ring.records.iter().map(|record| record.pid.load(Acquire)).collect()
+            ring.records.iter().map(|record| record.pid.load(Acquire)).collect() // [arrival]
         });
         pids.sort_unstable();
         pids.dedup();

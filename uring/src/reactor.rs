@@ -19,6 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use parkline_core::driver::{ForkGuard, Side, SideKey, Sleep};
+
 use crate::helper::Helper;
 use crate::lane::Lane;
 use crate::owned::OwnedRing;
@@ -27,7 +29,6 @@ use crate::ring::{Flight, Landed};
 use crate::shared::SharedRing;
 use crate::timers::{Timer, Timers};
 use crate::unpark::Unpark;
-use parkline_core::driver::{ForkGuard, Side, SideKey, Sleep};
 
 /// Carries out kernel waits and keeps time for the tasks that wait through it.
 #[derive(Debug)]

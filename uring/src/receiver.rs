@@ -117,8 +117,7 @@ where
     }
 
     /// Waits until there is a message, then takes up to `limit` in order, at most the queue's
-    /// capacity, and appends them to
-    /// `messages`. Returns how many.
+    /// capacity, and appends them to `messages`. Returns how many.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).
