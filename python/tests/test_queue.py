@@ -294,6 +294,8 @@ def test_ctrl_c_ends_a_blocked_get_at_once() -> None:
     `LOOK_EVERY` becomes an hour (seen failing)."""
     program = """
         import os, signal, threading, time, parkline
+        # A shell has its background jobs ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         q = parkline.Queue(1)
         def interrupt():
             while not q.waiting_getters:
