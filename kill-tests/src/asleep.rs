@@ -1,5 +1,6 @@
-//! Whether a thread sleeps in one of the calls in which the library waits: asked of the kernel, so
-//! that nothing here is ordered by time.
+//! Whether a thread sleeps in one of the calls in which the library waits, and how long it does for
+//! no reason: asked of the kernel, so that nothing here is ordered by time, and a busy machine is
+//! not taken for a lost wake.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,11 +36,60 @@ impl Sleeper {
         in_wait && read("stat").rsplit(") ").next().is_some_and(|state| state.starts_with('S'))
     }
 
+    /// For how long in all it was ready to run, and another had the core.
+    fn ready(&self) -> Duration {
+        let counts = fs::read_to_string(self.0.join("schedstat")).unwrap_or_default();
+        let ready = counts.split(' ').nth(1).and_then(|it| it.parse().ok());
+        Duration::from_nanos(ready.unwrap_or(0))
+    }
+
     pub(crate) fn until_asleep(&self) -> Result<()> {
         let begin = Instant::now();
         while !self.is_asleep() {
             ensure!(begin.elapsed() < LONG, "nobody fell asleep who should");
             std::thread::yield_now();
+        }
+        Ok(())
+    }
+}
+
+/// Since when a sleeper should have come on.
+#[derive(Debug)]
+pub(crate) struct Late {
+    since: Instant,
+    /// The sleeper, and who looks at it.
+    threads: [Sleeper; 2],
+    ready: Duration,
+}
+
+impl Late {
+    /// For the calling thread, which looks at `sleeper` from now on.
+    pub(crate) fn begin(sleeper: &Sleeper) -> Self {
+        let threads = [sleeper.clone(), Sleeper::this_thread()];
+        let ready = threads.iter().map(Sleeper::ready).sum();
+        Self { since: Instant::now(), threads, ready }
+    }
+
+    /// For how long it has slept on; none of that if it is awake by now. Without the time for which
+    /// one of the two was ready to run and got no core.
+    pub(crate) fn asleep_for(&self) -> Duration {
+        let elapsed = self.since.elapsed();
+        let ready: Duration = self.threads.iter().map(Sleeper::ready).sum();
+        let [sleeper, _] = &self.threads;
+        if !sleeper.is_asleep() {
+            return Duration::ZERO;
+        }
+        elapsed.saturating_sub(ready.saturating_sub(self.ready))
+    }
+
+    /// # Errors
+    /// If it sleeps on for longer than `most`, or comes on never.
+    pub(crate) fn check(&self, most: Duration) -> Result<()> {
+        let elapsed = self.since.elapsed();
+        ensure!(elapsed < LONG, "it never came on");
+        if elapsed >= most {
+            let late = self.asleep_for();
+            ensure!(late < most, "it sleeps on after {late:?}");
         }
         Ok(())
     }

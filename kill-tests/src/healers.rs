@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use parkline_core::Queue;
 
+use crate::asleep::Late;
 use crate::case::Case;
 use crate::deaths;
 use crate::message;
@@ -47,14 +48,13 @@ pub(crate) fn round() -> Result<Duration> {
     sleeper.until_asleep()?;
     healer.signal(Signal::SIGCONT)?;
     ensure!(healer.die()? == Death::Ended, "the healer died");
-    let sent = Instant::now();
+    let (sent, late) = (Instant::now(), Late::begin(&sleeper));
     sender.try_send(&message::of(1, LEN))?;
     while !survivor.is_finished() {
-        let late = sent.elapsed();
-        if late >= GRACE {
+        if let Err(late) = late.check(GRACE) {
             queue.close()?;
+            return Err(late.context("beside a message, one that nobody woke"));
         }
-        ensure!(late < GRACE, "beside a message sleeps, after {late:?}, one that nobody woke");
         std::thread::yield_now();
     }
     Ok(sent.elapsed())

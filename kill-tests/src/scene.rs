@@ -74,13 +74,13 @@ impl Scene {
     pub(crate) fn account(mut self) -> Result<Seen> {
         let mut seen = Seen::default();
         let waiter = self.waiter.take();
-        if waiter.is_none() {
-            // Nobody has recovered anything yet.
-            self.receive(&mut seen)?;
-        } else {
+        if let Some(waiter) = &waiter {
             // What is committed reaches the one that sleeps, also if the sender died before it
             // woke anybody.
-            Waiter::wait_until_drained(&self.queue)?;
+            waiter.wait_until_drained(&self.queue)?;
+        } else {
+            // Nobody has recovered anything yet.
+            self.receive(&mut seen)?;
         }
         match self.sender.try_send(&message::of(AFTER, self.len)) {
             Ok(()) => {}

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use parkline_core::{Queue, RecvTimeoutError};
 
-use crate::asleep::Sleeper;
+use crate::asleep::{Late, Sleeper};
 use crate::message;
 use crate::scene::WATCHDOG;
 use crate::states::{AFTER, Arrival};
@@ -21,6 +21,7 @@ pub(crate) const GRACE: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Waiter {
     thread: JoinHandle<Result<Vec<Arrival>>>,
+    sleeper: Sleeper,
     all_sent: Arc<AtomicBool>,
 }
 
@@ -54,8 +55,9 @@ impl Waiter {
                 }
             }
         });
-        told.recv()?.until_asleep()?;
-        Ok(Self { thread, all_sent })
+        let sleeper = told.recv()?;
+        sleeper.until_asleep()?;
+        Ok(Self { thread, sleeper, all_sent })
     }
 
     /// All that arrived.
@@ -66,11 +68,10 @@ impl Waiter {
 
     /// # Errors
     /// If a message stays longer than the watchdog allows.
-    pub(crate) fn wait_until_drained(queue: &Queue) -> Result<()> {
-        let begin = Instant::now();
+    pub(crate) fn wait_until_drained(&self, queue: &Queue) -> Result<()> {
+        let late = Late::begin(&self.sleeper);
         while !queue.is_empty() {
-            let late = begin.elapsed();
-            ensure!(late < WATCHDOG + GRACE, "a receiver sleeps beside a message for {late:?}");
+            late.check(WATCHDOG + GRACE).context("a receiver beside a message")?;
             thread::yield_now();
         }
         Ok(())

@@ -19,7 +19,7 @@ use nix::sys::wait::WaitStatus;
 use parkline_core::driver::census;
 use parkline_core::{Queue, Receiver, Sender};
 
-use crate::asleep::Sleeper;
+use crate::asleep::{Late, Sleeper};
 use crate::case::Case;
 use crate::deaths::{self, in_parallel};
 use crate::healers;
@@ -200,6 +200,7 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
         Who::Sender | Who::Receiver => victim.signal(Signal::SIGCONT)?,
     }
     let mut died = None;
+    let mut late = None;
     let mut came = None;
     while came.is_none() {
         if died.is_none()
@@ -207,6 +208,7 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
         {
             ensure!(!matches!(news, WaitStatus::Exited(_, 1..)), "the victim {news:?}");
             died = Some(Instant::now());
+            late = Some(Late::begin(&sleeper));
         }
         if survivor.is_finished() {
             came = Some(Instant::now());
@@ -215,8 +217,7 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
             // What it had taken came back, and the room is gone that the survivor waits for.
             let _ = receiver.try_recv();
         }
-        let late = died.map_or(Duration::ZERO, |died| died.elapsed());
-        ensure!(late < watchdog + GRACE, "the survivor sleeps on after {late:?}");
+        late.as_ref().map_or(Ok(()), |late| late.check(watchdog + GRACE)).context("the survivor")?;
         ensure!(changed.elapsed() < LONG, "neither the victim nor the survivor came on");
         thread::yield_now();
     }
