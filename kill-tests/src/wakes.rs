@@ -217,7 +217,9 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
             // What it had taken came back, and the room is gone that the survivor waits for.
             let _ = receiver.try_recv();
         }
-        late.as_ref().map_or(Ok(()), |late| late.check(watchdog + GRACE)).context("the survivor")?;
+        late.as_ref()
+            .map_or(Ok(()), |late| late.check(watchdog + GRACE))
+            .context("the survivor")?;
         ensure!(changed.elapsed() < LONG, "neither the victim nor the survivor came on");
         thread::yield_now();
     }
