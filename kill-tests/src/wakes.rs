@@ -160,12 +160,22 @@ pub(crate) fn run(args: &Wakes) -> Result<bool> {
 /// How long the survivor took; `None` if it was awake when the victim was to die, or woken in its
 /// place.
 fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
-    let forks = no_forks();
     let queue = Queue::builder().capacity(CAPACITY).max_message(LEN).handles(4);
-    let queue = queue.watchdog(watchdog).create()?;
+    let queue = {
+        let _no_forks = no_forks();
+        queue.watchdog(watchdog).create()?
+    };
+    let waited = play(who, at, watchdog, &queue);
+    // A survivor that still sleeps would go on looking.
+    queue.close()?;
+    waited
+}
+
+fn play(who: Who, at: u64, watchdog: Duration, queue: &Queue) -> Result<Option<Duration>> {
+    let forks = no_forks();
     let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
     // A new handle wakes all who sleep: this one sleeps later than it is made.
-    let survivor = Survivor::attach(&queue, who)?;
+    let survivor = Survivor::attach(queue, who)?;
     drop(forks);
     for id in who.fill().messages() {
         sender.try_send(&message::of(id, LEN))?;
@@ -235,7 +245,7 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
         queue.recover()?;
         while receiver.try_recv().is_ok() {}
     }
-    let count = census(&queue)?;
+    let count = census(queue)?;
     let clean = count.in_ring + count.held + count.busy == 0 && count.owned == 2;
     ensure!(clean, "left over: {count:?}");
     Ok(Some(came - died))
