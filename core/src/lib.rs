@@ -86,6 +86,8 @@ mod segment;
 mod sender;
 #[cfg(not(loom))]
 mod side;
+#[cfg(not(loom))]
+mod spin;
 
 pub use error::*;
 pub use frame::Frame;
@@ -105,6 +107,8 @@ pub mod driver {
     pub use crate::queue::Joining;
     #[cfg(not(loom))]
     pub use crate::side::{Side, SideKey};
+    #[cfg(not(loom))]
+    pub use crate::spin::Spin;
     #[cfg(not(loom))]
     pub use crate::sync::kill_point;
     #[cfg(loom)]

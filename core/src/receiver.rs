@@ -14,6 +14,7 @@ use crate::ring::Stop;
 use crate::sender::Sender;
 use crate::side::{Side, WaitsFor};
 use crate::slot::Verb;
+use crate::spin::Spin;
 use crate::wait::{Patience, wait_at};
 
 /// How many messages can come back while one receive gives up others, beyond all that there can be
@@ -48,6 +49,7 @@ pub struct Receiver<M: Message + ?Sized = [u8]> {
     dead_letters: DeadLetters<M>,
     /// When the queue first seemed to have ended, while something may still be put back.
     end_since: Option<Instant>,
+    spin: Spin,
     carries: PhantomData<fn() -> Box<M>>,
 }
 
@@ -80,8 +82,39 @@ impl<M: Message + ?Sized> Receiver<M> {
             inheritance,
             dead_letters,
             end_since: None,
+            spin: Spin::default(),
             carries: PhantomData,
         })
+    }
+
+    /// For how long at most a blocking call or [`block_on`] looks for a message before the thread sleeps:
+    /// by default 50 us, and not at all in a process that has one core. Zero: it sleeps at once.
+    ///
+    /// It does so only while that pays off: on a core that the peer needs, or where messages come seldom,
+    /// the handle soon sleeps at once by itself, and tries now and then. Tasks of a runtime never
+    /// spin, nor do handles that tasks share.
+    ///
+    /// [`block_on`]: https://docs.rs/parkline-uring/latest/parkline_uring/fn.block_on.html
+    ///
+    /// ```
+    /// use parkline_core::{Queue, RecvTimeoutError};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut receiver = queue.receiver()?;
+    /// receiver.set_spin(Duration::ZERO); // the core is wanted by others
+    /// let nothing = receiver.recv_blocking_timeout(Duration::from_millis(1));
+    /// assert_eq!(nothing, Err(RecvTimeoutError::Timeout));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_spin(&mut self, limit: Duration) {
+        self.spin = Spin::new(limit);
+    }
+
+    /// For drivers.
+    #[doc(hidden)]
+    pub fn spin(&mut self) -> &mut Spin {
+        &mut self.spin
     }
 
     /// Has `handler` called with each message that this handle receives after it was handed out
@@ -506,6 +539,12 @@ impl<M: Message + ?Sized> Receiver<M> {
     ) -> Option<Result<R, RecvError>> {
         if let Some(answer) = self.answer(&mut attempt) {
             return Some(answer);
+        }
+        let mut spin = self.spin;
+        let soon = spin.look(until, || self.answer(&mut attempt));
+        self.spin = spin;
+        if soon.is_some() {
+            return soon;
         }
         let attachment = Arc::clone(&self.attachment);
         let port = match attachment.port() {

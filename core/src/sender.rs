@@ -13,6 +13,7 @@ use crate::port::{Port, SEND_CELL};
 use crate::position::Position;
 use crate::side::{Side, WaitsFor};
 use crate::slot::Verb;
+use crate::spin::Spin;
 use crate::wait::{Patience, wait_at};
 
 /// Up to this size a message is written before the first look at the slot: load and exchange then
@@ -38,13 +39,45 @@ const WRITE_FIRST: usize = 256;
 pub struct Sender<M: Message + ?Sized = [u8]> {
     attachment: Arc<Attachment>,
     at: Position,
+    spin: Spin,
     carries: PhantomData<fn(&M)>,
 }
 
 impl<M: Message + ?Sized> Sender<M> {
     pub(crate) fn new(attachment: Arc<Attachment>) -> Result<Self, Fault> {
         let at = attachment.port()?.start(Verb::Send)?;
-        Ok(Self { attachment, at, carries: PhantomData })
+        Ok(Self { attachment, at, spin: Spin::default(), carries: PhantomData })
+    }
+
+    /// For how long at most a blocking call or [`block_on`] looks for room before the thread sleeps:
+    /// by default 50 us, and not at all in a process that has one core. Zero: it sleeps at once.
+    ///
+    /// It does so only while that pays off: on a core that the peer needs, or where receives come seldom,
+    /// the handle soon sleeps at once by itself, and tries now and then. Tasks of a runtime never
+    /// spin, nor do handles that tasks share.
+    ///
+    /// [`block_on`]: https://docs.rs/parkline-uring/latest/parkline_uring/fn.block_on.html
+    ///
+    /// ```
+    /// use parkline_core::Queue;
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut sender = queue.sender()?;
+    /// sender.set_spin(Duration::from_micros(10));
+    /// sender.send_blocking(b"hello")?;
+    /// queue.close()?;
+    /// assert!(sender.send_blocking(b"too late").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_spin(&mut self, limit: Duration) {
+        self.spin = Spin::new(limit);
+    }
+
+    /// For drivers.
+    #[doc(hidden)]
+    pub fn spin(&mut self) -> &mut Spin {
+        &mut self.spin
     }
 
     /// Sends a message if there is room. Lock-free: no peer, dead, stopped or slow, can make it
@@ -202,10 +235,18 @@ impl<M: Message + ?Sized> Sender<M> {
         until: Option<Instant>,
         mut attempt: impl FnMut(&mut Self) -> Result<R, TrySendError>,
     ) -> Option<Result<R, SendError>> {
-        match attempt(self).map_err(TrySendError::settled) {
-            Ok(done) => return Some(Ok(done)),
-            Err(Ok(settled)) => return Some(Err(settled)),
-            Err(Err(())) => {}
+        let mut attempt = |sender: &mut Self| match attempt(sender) {
+            Ok(done) => Some(Ok(done)),
+            Err(refused) => refused.settled().ok().map(Err),
+        };
+        if let Some(answer) = attempt(self) {
+            return Some(answer);
+        }
+        let mut spin = self.spin;
+        let soon = spin.look(until, || attempt(self));
+        self.spin = spin;
+        if soon.is_some() {
+            return soon;
         }
         let attachment = Arc::clone(&self.attachment);
         let port = match attachment.port() {
@@ -217,10 +258,7 @@ impl<M: Message + ?Sized> Sender<M> {
         let attempt = || {
             // First, for a message that the dead left waits longer than ours.
             attachment.segment.keep_watch();
-            match attempt(self) {
-                Ok(done) => Some(Ok(done)),
-                Err(refused) => refused.settled().ok().map(Err),
-            }
+            attempt(self)
         };
         let more = || ring.is_ready(Verb::Send);
         wait_at(&attachment.futex(), &ring.control.after_recv.writable, patience, attempt, more)
@@ -333,6 +371,12 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
+    /// For drivers.
+    #[doc(hidden)]
+    pub fn spin(&mut self) -> &mut Spin {
+        &mut self.sender.spin
+    }
+
     /// The reserved length in bytes.
     pub fn len(&self) -> usize {
         self.frame.len()

@@ -1,6 +1,7 @@
 //! What a victim is killed in, and what may have become of the messages by then.
 
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -253,14 +254,18 @@ impl Operation {
             }
             Self::ParkSend => {
                 let mut sender = queue.sender()?;
+                // How often it would look is up to the clock; here and below.
+                sender.set_spin(Duration::ZERO);
                 let _ = marks.around(|| sender.send_blocking(&new[0]));
             }
             Self::Park => {
                 let mut receiver = queue.receiver()?;
+                receiver.set_spin(Duration::ZERO);
                 let _ = marks.around(|| receiver.recv_blocking());
             }
             Self::ParkAsync => {
                 let mut receiver = queue.receiver()?;
+                receiver.set_spin(Duration::ZERO);
                 // The thread's ring is there, as in all calls but the first.
                 block_on(async {});
                 let _ = marks.around(|| block_on(receiver.recv()));

@@ -235,7 +235,7 @@ fn lease(mut receiver: Shared<Receiver>) -> Future<Result<Lease, RecvError>> {
             Err(TryRecvError::Fault(fault)) => Some(Err(RecvError::Fault(fault))),
         };
         let side = |it: &Shared<Receiver>| it.lock().side();
-        wait(&mut receiver, None, side, attempt).await.unwrap_or(Err(RecvError::Closed))
+        wait(&mut receiver, None, side, |_| None, attempt).await.unwrap_or(Err(RecvError::Closed))
     })
 }
 
@@ -246,13 +246,13 @@ fn send(mut sender: Shared<Sender>, item: SettledItem) -> Future<Result<(), Send
             Err(refused) => refused.settled().ok().map(Err),
         };
         let side = |it: &Shared<Sender>| it.lock().side();
-        wait(&mut sender, None, side, attempt).await.unwrap_or(Err(SendError::Closed(())))
+        wait(&mut sender, None, side, |_| None, attempt).await.unwrap_or(Err(SendError::Closed(())))
     })
 }
 
 fn join(mut joining: Joining) -> Future<Result<(), Fault>> {
     Box::pin(async move {
         let side = |it: &Joining| -> Side { it.side() };
-        wait(&mut joining, None, side, Joining::attempt).await.unwrap_or(Ok(()))
+        wait(&mut joining, None, side, |_| None, Joining::attempt).await.unwrap_or(Ok(()))
     })
 }

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::Side;
+use parkline_core::driver::{Side, Spin};
 use parkline_core::{Lease, Message, Receiver, RecvError, RecvTimeoutError, TryRecvError};
 
 use crate::shared_handle::Shared;
 use crate::waiting::wait;
 
 mod sealed {
-    use super::{Message, Receiver, RecvError, Shared, Side, TryRecvError};
+    use super::{Message, Receiver, RecvError, Shared, Side, Spin, TryRecvError};
 
     /// What the async calls need of a handle.
     pub trait TryRecv<M: Message + ?Sized>: Send + Sized {
@@ -19,6 +19,9 @@ mod sealed {
         ) -> Option<Result<R, RecvError>>;
 
         fn side(&self) -> Side;
+
+        /// Of a handle that one task alone uses.
+        fn spin(&mut self) -> Option<&mut Spin>;
     }
 
     impl<M: Message + ?Sized> TryRecv<M> for Receiver<M> {
@@ -32,6 +35,10 @@ mod sealed {
         fn side(&self) -> Side {
             Receiver::side(self)
         }
+
+        fn spin(&mut self) -> Option<&mut Spin> {
+            Some(Receiver::spin(self))
+        }
     }
 
     impl<M: Message + ?Sized> TryRecv<M> for Shared<Receiver<M>> {
@@ -44,6 +51,10 @@ mod sealed {
 
         fn side(&self) -> Side {
             self.lock().side()
+        }
+
+        fn spin(&mut self) -> Option<&mut Spin> {
+            None
         }
     }
 }
@@ -195,5 +206,5 @@ async fn recv_until<M: Message + ?Sized, H: sealed::TryRecv<M>, R>(
     until: Option<Instant>,
     mut call: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
 ) -> Option<Result<R, RecvError>> {
-    wait(handle, until, H::side, |it| it.answer(&mut call)).await
+    wait(handle, until, H::side, H::spin, |it| it.answer(&mut call)).await
 }

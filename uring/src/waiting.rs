@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use parkline_core::driver::{Place, Side, Sleep};
+use parkline_core::driver::{Place, Side, Sleep, Spin};
 
 use crate::current::current;
 use crate::lane::Lane;
+use crate::reactor::Reactor;
 use crate::timers::Timer;
 
 /// A task's place among those that wait. Dropping it gives up: what was meant for this task goes to
@@ -24,14 +25,18 @@ pub(crate) struct Waiting {
 
 /// Calls `attempt` until it answers, and waits at the `side` of the handle in between; `None` when
 /// the deadline has passed. Cancel-safe if `attempt` does nothing unless it answers.
+///
+/// Before it waits it looks for a while by the `spin` of the handle, where the thread has nothing
+/// else to do.
 pub async fn wait<H, T>(
     handle: &mut H,
     deadline: Option<Instant>,
     side: impl Fn(&H) -> Side,
+    spin: impl Fn(&mut H) -> Option<&mut Spin>,
     mut attempt: impl FnMut(&mut H) -> Option<T>,
 ) -> Option<T> {
     let mut waiting = Waiting { lane: None, place: None, deadline, timer: None };
-    let mut poll = |cx: &mut Context<'_>| waiting.poll(cx, handle, &side, &mut attempt);
+    let mut poll = |cx: &mut Context<'_>| waiting.poll(cx, handle, &side, &spin, &mut attempt);
     #[cfg(feature = "tokio")]
     let mut poll = |cx: &mut Context<'_>| crate::tokio::poll_in_budget(cx, &mut poll);
     std::future::poll_fn(move |cx| poll(cx)).await
@@ -43,6 +48,7 @@ impl Waiting {
         cx: &mut Context<'_>,
         handle: &mut H,
         side: &impl Fn(&H) -> Side,
+        spin: &impl Fn(&mut H) -> Option<&mut Spin>,
         attempt: &mut impl FnMut(&mut H) -> Option<T>,
     ) -> Poll<Option<T>> {
         loop {
@@ -58,11 +64,26 @@ impl Waiting {
                 self.leave();
                 return Poll::Ready(None);
             }
-            let Some(lane) = self.lane_of(handle, side) else {
+            let reactor = match current() {
+                Ok(reactor) => reactor,
                 // Neither a ring nor a thread to be had: all that is left is to look again.
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
+                Err(error) => {
+                    tracing::error!(%error, "parkline polls: it cannot wait here");
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             };
+            if self.lane.is_none()
+                && reactor.unpark().is_some()
+                && let Some(mut its_spin) = spin(handle).copied()
+            {
+                let soon = its_spin.look(self.deadline, || attempt(handle));
+                spin(handle).into_iter().for_each(|kept| *kept = its_spin);
+                if soon.is_some() {
+                    return Poll::Ready(soon);
+                }
+            }
+            let lane = self.lane_of(reactor, handle, side);
             // A forked child has no gate, and the next attempt says so.
             let Some(gate) = lane.side.gate() else { continue };
             let arm = |sleep: &Sleep<'_>| lane.reactor.arm(&lane, sleep);
@@ -92,16 +113,19 @@ impl Waiting {
 
     /// The lane of the reactor that serves the task now: not where it waited before, if it has
     /// moved.
-    fn lane_of<H>(&mut self, handle: &H, side: &impl Fn(&H) -> Side) -> Option<Arc<Lane>> {
-        let reactor = current()
-            .inspect_err(|error| tracing::error!(%error, "parkline polls: it cannot wait here"))
-            .ok()?;
+    fn lane_of<H>(
+        &mut self,
+        reactor: Arc<Reactor>,
+        handle: &H,
+        side: &impl Fn(&H) -> Side,
+    ) -> Arc<Lane> {
         if let Some(lane) = self.lane.as_ref().filter(|lane| Arc::ptr_eq(&lane.reactor, &reactor)) {
-            return Some(Arc::clone(lane));
+            return Arc::clone(lane);
         }
         self.leave();
-        self.lane = Some(reactor.lane(side(handle)));
-        self.lane.clone()
+        let lane = reactor.lane(side(handle));
+        self.lane = Some(Arc::clone(&lane));
+        lane
     }
 
     fn leave(&mut self) {
