@@ -53,6 +53,7 @@ mod gate;
 mod geometry;
 mod heap;
 mod join;
+mod line;
 mod port;
 mod position;
 mod ring;

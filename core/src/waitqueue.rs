@@ -19,10 +19,10 @@
 //!
 //! [`tick`]: WaitQueue::tick
 
-use std::collections::BTreeMap;
 use std::task::{Poll, Waker};
 
 use crate::gate::{Gate, Sleep};
+use crate::line::Line;
 use crate::sync::{Mutex, MutexGuard};
 
 /// Where tasks of this process wait for one gate.
@@ -33,22 +33,14 @@ pub struct WaitQueue {
 
 #[derive(Debug)]
 struct Inner {
-    /// By arrival.
-    waiters: BTreeMap<u64, Waiter>,
-    arrivals: u64,
+    line: Line,
     armed: bool,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    waker: Waker,
-    on_duty: bool,
 }
 
 /// A place in a [`WaitQueue`]. To be given back by [`WaitQueue::leave`].
 #[derive(Debug)]
 #[must_use = "a place that nobody leaves keeps the wakes of others"]
-pub struct Place(u64);
+pub struct Place(u32);
 
 /// What a waiter has to do after it entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +70,7 @@ impl WaitQueue {
     /// A queue that nobody waits in.
     #[expect(clippy::new_without_default, reason = "loom's mutexes are made inside a model only")]
     pub fn new() -> Self {
-        let inner = Inner { waiters: BTreeMap::new(), arrivals: 0, armed: false };
+        let inner = Inner { line: Line::default(), armed: false };
         Self { inner: Mutex::new(inner) }
     }
 
@@ -112,27 +104,23 @@ impl WaitQueue {
     /// Takes a place at the end, or with a `place` from before keeps it, and renews the waker.
     fn enter(&self, place: &mut Option<Place>, waker: &Waker) -> Entered {
         let mut inner = self.lock();
-        let key = match place {
-            Some(Place(key)) => *key,
+        let armed = inner.armed;
+        let (seat, replaced) = match place {
+            Some(Place(seat)) => (*seat, inner.line.renew(*seat, waker)),
             None => {
-                inner.arrivals = inner.arrivals.wrapping_add(1);
-                *place = Some(Place(inner.arrivals));
-                inner.arrivals
+                let seat = inner.line.join(waker.clone());
+                *place = Some(Place(seat));
+                (seat, None)
             }
         };
-        let on_duty = !inner.armed;
-        let entered = if on_duty { Entered::Arm } else { Entered::Rest };
-        let renewed = inner.waiters.get_mut(&key).filter(|it| it.waker.will_wake(waker));
-        let replaced = match renewed {
-            Some(waiter) => {
-                waiter.on_duty = on_duty;
-                None
-            }
-            None => inner.waiters.insert(key, Waiter { waker: waker.clone(), on_duty }),
-        };
+        if armed {
+            inner.line.rest(seat);
+        } else {
+            inner.line.rouse(seat);
+        }
         drop(inner);
         drop(replaced);
-        entered
+        if armed { Entered::Rest } else { Entered::Arm }
     }
 
     /// Arms the kernel wait by `start`, unless another task has done so meanwhile, and rests.
@@ -145,24 +133,22 @@ impl WaitQueue {
             start()?;
             inner.armed = true;
         }
-        if let Some(waiter) = inner.waiters.get_mut(&place.0) {
-            waiter.on_duty = false;
-        }
+        inner.line.rest(place.0);
         Ok(())
     }
 
     /// Gives a place back: the task got what it waited for, gave up, or was dropped.
     pub fn leave(&self, place: Place) -> Left {
         let mut inner = self.lock();
-        let left = inner.waiters.remove(&place.0);
-        let on_duty = left.as_ref().is_some_and(|waiter| waiter.on_duty);
-        let answer = if inner.waiters.is_empty() && inner.armed {
+        let rested = inner.line.rouse(place.0);
+        let left = inner.line.leave(place.0);
+        let answer = if inner.line.is_empty() && inner.armed {
             Left::Disarm
-        } else if on_duty {
+        } else if !rested {
             // Also while armed: the watchdog puts one on duty then, for what others may find, too.
-            match inner.put_on_duty() {
+            match inner.line.rouse_first() {
                 Some(waker) => Left::Wake(waker),
-                None if inner.waiters.is_empty() => Left::PassOn,
+                None if inner.line.is_empty() => Left::PassOn,
                 // All others are on duty already, and look.
                 None => Left::Done,
             }
@@ -178,9 +164,9 @@ impl WaitQueue {
     pub fn completed(&self, woken: bool) -> Left {
         let mut inner = self.lock();
         inner.armed = false;
-        match inner.put_on_duty() {
+        match inner.line.rouse_first() {
             Some(waker) => Left::Wake(waker),
-            None if woken && inner.waiters.is_empty() => Left::PassOn,
+            None if woken && inner.line.is_empty() => Left::PassOn,
             None => Left::Done,
         }
     }
@@ -189,18 +175,18 @@ impl WaitQueue {
     /// although somebody waits, which means that a wake was lost with a killed process or sits with
     /// a task that is not polled.
     pub fn tick(&self) -> Option<Waker> {
-        self.lock().put_on_duty()
+        self.lock().line.rouse_first()
     }
 
     /// Whether nobody waits and no kernel wait is under way.
     pub fn is_idle(&self) -> bool {
         let inner = self.lock();
-        inner.waiters.is_empty() && !inner.armed
+        inner.line.is_empty() && !inner.armed
     }
 
     /// How many tasks wait.
     pub fn len(&self) -> usize {
-        self.lock().waiters.len()
+        self.lock().line.len()
     }
 
     /// Whether no task waits.
@@ -210,27 +196,13 @@ impl WaitQueue {
 
     /// Everybody looks again: the driver is gone, or the queue was closed.
     pub fn wake_all(&self) -> Vec<Waker> {
-        let mut inner = self.lock();
-        let everybody = inner.waiters.values_mut();
-        let on_duty = everybody.map(|waiter| {
-            waiter.on_duty = true;
-            waiter.waker.clone()
-        });
-        on_duty.collect()
+        self.lock().line.rouse_all()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing in this file panics with the lock held but for a waker's clone or an allocation;
         // the list is whole then too.
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl Inner {
-    fn put_on_duty(&mut self) -> Option<Waker> {
-        let next = self.waiters.values_mut().find(|waiter| !waiter.on_duty)?;
-        next.on_duty = true;
-        Some(next.waker.clone())
     }
 }
 

@@ -1,0 +1,259 @@
+//! Waiters in line: those who rest, by arrival, and those who are on duty beside it.
+//!
+//! A list whose links are indices: nothing is allocated when a task waits whose seat another has left,
+//! and everything but putting somebody back into the midst of the line takes a constant time.
+
+use std::task::Waker;
+
+/// No seat.
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(crate) struct Line {
+    seats: Vec<Seat>,
+    /// The first seat that nobody has; `after` is the next.
+    free: u32,
+    /// The ends of those who rest.
+    first: u32,
+    last: u32,
+    taken: usize,
+    arrivals: u64,
+}
+
+#[derive(Debug)]
+struct Seat {
+    /// `None`: nobody's.
+    waker: Option<Waker>,
+    arrival: u64,
+    before: u32,
+    after: u32,
+    rests: bool,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { seats: Vec::new(), free: NONE, first: NONE, last: NONE, taken: 0, arrivals: 0 }
+    }
+}
+
+impl Line {
+    /// How many there are, on duty or not.
+    pub(crate) fn len(&self) -> usize {
+        self.taken
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.taken == 0
+    }
+
+    /// Takes a seat for one who is on duty.
+    pub(crate) fn join(&mut self, waker: Waker) -> u32 {
+        self.arrivals = self.arrivals.wrapping_add(1);
+        self.taken = self.taken.saturating_add(1);
+        let new = Seat {
+            waker: Some(waker),
+            arrival: self.arrivals,
+            before: NONE,
+            after: NONE,
+            rests: false,
+        };
+        let index = self.free;
+        if let Some(seat) = self.seat(index) {
+            let next = seat.after;
+            *seat = new;
+            self.free = next;
+            return index;
+        }
+        self.seats.push(new);
+        // As many tasks as that do not fit into memory.
+        u32::try_from(self.seats.len().saturating_sub(1)).unwrap_or(NONE)
+    }
+
+    /// Has `waker` called from now on; the one before, to be dropped where no lock is held.
+    pub(crate) fn renew(&mut self, index: u32, waker: &Waker) -> Option<Waker> {
+        let known = &mut self.seat(index)?.waker;
+        if known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            return None;
+        }
+        known.replace(waker.clone())
+    }
+
+    /// Gives a seat back; its waker is to be dropped where no lock is held.
+    pub(crate) fn leave(&mut self, index: u32) -> Option<Waker> {
+        self.rouse(index);
+        let free = self.free;
+        let seat = self.seat(index)?;
+        let waker = seat.waker.take()?;
+        seat.after = free;
+        self.free = index;
+        self.taken = self.taken.saturating_sub(1);
+        Some(waker)
+    }
+
+    /// Puts one to rest, before all who came later.
+    pub(crate) fn rest(&mut self, index: u32) {
+        let Some(seat) = self.seat(index).filter(|seat| !seat.rests) else { return };
+        seat.rests = true;
+        let arrival = seat.arrival;
+        let came_before =
+            |line: &mut Self, at| line.seat(at).is_some_and(|it| it.arrival < arrival);
+        let mut before = self.last;
+        if before != NONE && !came_before(self, before) {
+            // Back from duty: few others are who came earlier, and they are at the front.
+            let mut after = self.first;
+            before = NONE;
+            while came_before(self, after) {
+                before = after;
+                after = self.seat(after).map_or(NONE, |it| it.after);
+            }
+        }
+        let after = self.link_after(before, index);
+        self.link_before(after, index);
+        if let Some(seat) = self.seat(index) {
+            (seat.before, seat.after) = (before, after);
+        }
+    }
+
+    /// Puts one on duty; whether it rested.
+    pub(crate) fn rouse(&mut self, index: u32) -> bool {
+        let Some(seat) = self.seat(index).filter(|seat| seat.rests) else { return false };
+        seat.rests = false;
+        let (before, after) = (seat.before, seat.after);
+        self.link_after(before, after);
+        self.link_before(after, before);
+        true
+    }
+
+    /// Puts the first who rests on duty: whom to call.
+    pub(crate) fn rouse_first(&mut self) -> Option<Waker> {
+        let first = self.first;
+        self.rouse(first);
+        self.seat(first)?.waker.clone()
+    }
+
+    /// Puts everybody on duty: whom to call, who was on duty included.
+    pub(crate) fn rouse_all(&mut self) -> Vec<Waker> {
+        (self.first, self.last) = (NONE, NONE);
+        let everybody = self.seats.iter_mut().filter_map(|seat| {
+            seat.rests = false;
+            seat.waker.clone()
+        });
+        everybody.collect()
+    }
+
+    /// Has `next` follow `index`; who followed before.
+    fn link_after(&mut self, index: u32, next: u32) -> u32 {
+        let link = match self.seats.get_mut(index as usize) {
+            Some(seat) => &mut seat.after,
+            None => &mut self.first,
+        };
+        std::mem::replace(link, next)
+    }
+
+    fn link_before(&mut self, index: u32, previous: u32) {
+        match self.seats.get_mut(index as usize) {
+            Some(seat) => seat.before = previous,
+            None => self.last = previous,
+        }
+    }
+
+    fn seat(&mut self, index: u32) -> Option<&mut Seat> {
+        self.seats.get_mut(index as usize)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Calls(AtomicUsize);
+
+    impl Wake for Calls {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The seats of those who rest, front to back and, to be the same, back to front.
+    fn resting(line: &mut Line) -> Vec<u32> {
+        let (mut there, mut back) = (Vec::new(), Vec::new());
+        let mut at = line.first;
+        while let Some(seat) = line.seat(at) {
+            there.push(at);
+            at = seat.after;
+        }
+        at = line.last;
+        while let Some(seat) = line.seat(at) {
+            back.insert(0, at);
+            at = seat.before;
+        }
+        assert_eq!(there, back);
+        there
+    }
+
+    fn three() -> Line {
+        let mut line = Line::default();
+        for seat in 0..3 {
+            assert_eq!(line.join(Waker::noop().clone()), seat);
+            line.rest(seat);
+        }
+        line
+    }
+
+    /// Fails if who comes back goes to the end, or to the front (each seen failing).
+    #[test]
+    fn who_comes_back_from_duty_has_its_place() {
+        let mut line = three();
+        for _ in 0..3 {
+            assert!(line.rouse_first().is_some());
+        }
+        assert_eq!((resting(&mut line), line.len()), (vec![], 3));
+        assert!(line.rouse_first().is_none());
+        for seat in [0, 2, 1] {
+            line.rest(seat);
+            line.rest(seat);
+        }
+        assert_eq!(resting(&mut line), [0, 1, 2]);
+    }
+
+    /// Fails if a seat that was left stays in line (seen failing).
+    #[test]
+    fn a_seat_that_was_left_is_taken_again_and_waits_at_the_end() {
+        let mut line = three();
+        assert!(line.leave(1).is_some());
+        assert!(line.leave(1).is_none(), "it is nobody's");
+        assert_eq!(resting(&mut line), [0, 2]);
+        assert_eq!(line.join(Waker::noop().clone()), 1);
+        line.rest(1);
+        assert_eq!(resting(&mut line), [0, 2, 1]);
+        for seat in 0..3 {
+            assert!(line.leave(seat).is_some());
+        }
+        assert!(line.is_empty() && resting(&mut line).is_empty());
+        assert_eq!(line.join(Waker::noop().clone()), 2, "the last that was left");
+        assert_eq!(line.seats.len(), 3);
+    }
+
+    #[test]
+    fn everybody_is_called_who_has_a_seat() {
+        let mut line = three();
+        let calls = Arc::new(Calls::default());
+        assert!(line.renew(2, &Waker::from(Arc::clone(&calls))).is_some());
+        assert!(line.renew(2, &Waker::from(Arc::clone(&calls))).is_none(), "the same");
+        drop(line.leave(0));
+        assert!(line.rouse_first().is_some());
+        let everybody = line.rouse_all();
+        assert_eq!(everybody.len(), 2);
+        everybody.into_iter().for_each(Waker::wake);
+        assert_eq!(calls.0.load(Relaxed), 1);
+        assert!(resting(&mut line).is_empty());
+        line.rest(2);
+        line.rest(1);
+        assert_eq!(resting(&mut line), [1, 2]);
+    }
+}
