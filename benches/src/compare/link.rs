@@ -71,7 +71,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails if the first descriptor is not taken off the others.
+    /// Fails if the first descriptor is not taken off the others (seen failing).
     #[test]
     fn a_link_arrives_with_its_name_and_descriptors_in_order() {
         let (ours, theirs) = UnixStream::pair().unwrap();

@@ -238,7 +238,7 @@ pub(crate) fn groups(quick: bool) -> Vec<Group> {
     }
     for len in some(&[8, 64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1 << 20]) {
         let (name, work) = (format!("{len} B"), Work::Bytes { capacity: capacity(len), len });
-        group("growth", &name, work, Apart, &rings, Unit::Rate);
+        group("growth", &name, work, Apart, &rings, Unit::Bandwidth);
     }
     for queues in some(&[1, 2, 4, 8, 16, 32, 64]) {
         let name = format!("{queues} queues on one ring");

@@ -44,7 +44,7 @@ pub(crate) fn draw(out: &Path, results: &Results) -> Result<()> {
                     _ => None,
                 }
             }),
-            ("message size", "bytes a message", "million messages a second", |work| match work {
+            ("message size", "bytes a message", "GB/s", |work| match work {
                 Work::Bytes { len, .. } if len != 64 => Some(len),
                 _ => None,
             }),
@@ -120,22 +120,26 @@ fn chart(out: &Path, title: &str, across: &str, up: &str, lines: Vec<Line>) -> R
         .light_line_style(WHITE)
         .x_desc(across)
         .y_desc(up)
+        .label_style(("sans-serif", 18))
+        .axis_desc_style(("sans-serif", 20))
         .x_label_formatter(&number)
         .y_label_formatter(&number)
         .draw()
         .map_err(fault)?;
+    let all = lines.len() as f64;
     for (index, (name, mut points)) in lines.into_iter().enumerate() {
         points.sort_by(|one, two| one.0.total_cmp(&two.0));
         // Ours are thick.
         let width = if name.starts_with("parkline") { 4 } else { 2 };
-        let style = Palette99::pick(index).stroke_width(width);
-        let dots =
-            points.iter().map(|point| Circle::new(*point, 3, Palette99::pick(index).filled()));
+        // Around the circle of colours, none of them light.
+        let color = HSLColor(index as f64 / all, 0.9, 0.3 + 0.1 * (index % 3) as f64);
+        let style = color.stroke_width(width);
+        let dots = points.iter().map(|point| Circle::new(*point, 3, color.filled()));
         chart.draw_series(dots).map_err(fault)?;
         chart.draw_series(LineSeries::new(points, style)).map_err(fault)?;
         let y = 60 + 24 * i32::try_from(index)?;
         legend.draw(&PathElement::new([(8, y), (34, y)], style)).map_err(fault)?;
-        legend.draw(&Text::new(name, (42, y - 7), ("sans-serif", 14))).map_err(fault)?;
+        legend.draw(&Text::new(name, (42, y - 7), ("sans-serif", 19))).map_err(fault)?;
     }
     area.present().map_err(fault)?;
     Ok(())

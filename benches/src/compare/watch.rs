@@ -34,7 +34,7 @@ impl Watched {
         stage.stdin(Stdio::null()).stdout(said[0].try_clone()?).stderr(said[1].try_clone()?);
         let stage = stage.spawn()?;
         let pidfd = pidfd_open(Pid::from_child(&stage), PidfdFlags::empty())?;
-        let until = Instant::now() + Duration::from_millis(4_000 + 4 * spec.millis);
+        let until = Instant::now() + Duration::from_millis(6_000 + 4 * spec.millis);
         Ok(Self { stage, pidfd, said, until })
     }
 

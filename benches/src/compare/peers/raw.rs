@@ -229,7 +229,7 @@ impl Bytes for BytesRing {
 mod tests {
     use super::*;
 
-    /// Fails if a pop passes its slot on for the same lap.
+    /// Fails if a pop passes its slot on for the same lap (seen failing).
     #[test]
     fn a_full_ring_of_bytes_refuses_and_keeps_the_order() {
         let shape = Shape { capacity: 4, len: 24 };
