@@ -153,7 +153,7 @@ mod tests {
     use super::super::spec::{Peer, Placement};
     use super::*;
 
-    /// Fails if the figure stays the time from one message to the next (seen failing).
+    /// Fails if the figure stays the time from one message to the next.
     #[test]
     fn at_a_set_pace_the_figure_is_what_all_but_one_in_a_thousand_took() {
         let mut times = Times::new();

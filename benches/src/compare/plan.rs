@@ -96,9 +96,10 @@ const SPINNING: [Peer; 19] = [
     TokioMpsc,
 ];
 
-const SLEEPING: [Peer; 17] = [
+const SLEEPING: [Peer; 18] = [
     Futex,
     ParklineDefault,
+    ParklinePark,
     ParklineBlockOn,
     ParklineTokio,
     ShaqMpmc,

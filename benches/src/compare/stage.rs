@@ -197,9 +197,9 @@ fn asleep(part: Part) -> Result<Outcome> {
     match peer(&part) {
         Peer::Futex => processes::<PingPong>(part),
         Peer::ParklineSpin => processes::<Spinning>(part),
-        Peer::ParklinePark => processes::<AlwaysPark>(part),
+        Peer::ParklinePark => processes::<AlwaysPark<false>>(part),
         Peer::ParklineDefault => processes::<Parked>(part),
-        Peer::ParklineBlockOn => processes::<BlockOn>(part),
+        Peer::ParklineBlockOn => processes::<AlwaysPark<true>>(part),
         Peer::ParklineTokio => processes::<OnTokio<tasks::Parkline>>(part),
         Peer::SeqPacket => processes::<SeqPacket>(part),
         Peer::Pipe => processes::<Pipe>(part),

@@ -1,13 +1,11 @@
 //! Parkline in its ways of waiting, many a call, and in place.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use parkline_core::driver::{Patience, Side, Sleep, wait_at};
 use parkline_core::{Queue, Receiver, Sender};
-use rustix::thread::futex::{self, Flags, Timespec};
+use parkline_uring::{AsyncReceiver, AsyncSender, block_on};
 
 use super::super::link::Link;
 use super::super::spec::Spec;
@@ -123,15 +121,11 @@ impl Bytes for InPlace {
 
 const _: () = assert!(BATCH < CAPACITY);
 
-/// Sleeps as soon as there is nothing, whatever the calls of the crate do by default.
+/// The blocking calls, and `block_on`, told not to look for a while before they sleep.
 #[derive(Debug)]
-pub(crate) struct AlwaysPark {
-    ends: Parkline,
-    room: Side,
-    message: Side,
-}
+pub(crate) struct AlwaysPark<const BLOCK_ON: bool>(Parkline);
 
-impl Between for AlwaysPark {
+impl<const BLOCK_ON: bool> Between for AlwaysPark<BLOCK_ON> {
     const NAME: &str = "parkline, always park";
 
     fn create() -> Result<OwnedFd, Error> {
@@ -139,42 +133,28 @@ impl Between for AlwaysPark {
     }
 
     fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
-        let ends = Parkline::open(there, back)?;
-        let (room, message) = (ends.there.side(), ends.back.side());
-        Ok(Self { ends, room, message })
+        let mut ends = Parkline::open(there, back)?;
+        ends.there.set_spin(Duration::ZERO);
+        ends.back.set_spin(Duration::ZERO);
+        Ok(Self(ends))
     }
 }
 
-impl End for AlwaysPark {
+impl<const BLOCK_ON: bool> End for AlwaysPark<BLOCK_ON> {
     fn send(&mut self, message: &Message) {
-        park(&self.room, || self.ends.there.try_send(message).ok());
+        let there = &mut self.0.there;
+        let sent = if BLOCK_ON {
+            block_on(AsyncSender::send(there, message))
+        } else {
+            there.send_blocking(message)
+        };
+        sent.expect("the queue stays open");
     }
 
     fn recv(&mut self) -> Message {
-        park(&self.message, || self.ends.back.try_recv().ok())
-    }
-}
-
-fn park<R>(side: &Side, attempt: impl FnMut() -> Option<R>) -> R {
-    let gate = side.gate().expect("the queue is as it was made");
-    let patience = Patience { until: None, watchdog: side.watchdog() };
-    let answer = wait_at(&Kernel, gate, patience, attempt, || side.is_ready());
-    answer.expect("its time is never over")
-}
-
-/// The calling thread sleeps in `futex(2)`.
-struct Kernel;
-
-impl parkline_core::driver::Kernel for Kernel {
-    fn wait(&self, sleep: &Sleep<'_>, timeout: Option<Duration>) {
-        let timeout = timeout.and_then(|it| Timespec::try_from(it).ok());
-        // Woken, value changed, time over, interrupted: all mean "look again".
-        let _ = futex::wait(sleep.word(), Flags::empty(), sleep.expected(), timeout.as_ref());
-    }
-
-    fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
-        let count = count.min(i32::MAX.cast_unsigned());
-        let woken = futex::wake(word, Flags::empty(), count).unwrap_or(0);
-        u32::try_from(woken).unwrap_or(u32::MAX)
+        let back = &mut self.0.back;
+        let received =
+            if BLOCK_ON { block_on(AsyncReceiver::recv(back)) } else { back.recv_blocking() };
+        received.expect("the queue stays open")
     }
 }
