@@ -191,7 +191,7 @@ pub(crate) fn groups(quick: bool) -> Vec<Group> {
         group("strategy", "", asleep, place, &strategies, Unit::Nanos);
     }
     group("strategy", "two pairs", Work::BusyRoundTrips, Shared, &strategies, Unit::Nanos);
-    let naps = [ParklineDefault, ParklineBlockOn, ParklineTokio, Parkline];
+    let naps = [ParklinePark, ParklineBlockOn, ParklineTokio, Parkline];
     group("naps", "", Work::Naps, Apart, &naps, Unit::Calls);
     for each in [2, 4] {
         let name = format!("{each}+{each}");

@@ -32,7 +32,6 @@ use super::probe::probe;
 use super::queues;
 use super::spec::{Outcome, Peer, Spec, Work};
 use super::waiters;
-use crate::async_ends::BlockOn;
 use crate::ends::{Parked, Spinning};
 use crate::futex::PingPong;
 
@@ -405,8 +404,8 @@ fn crowds(part: Part) -> Result<Outcome> {
 fn napping(part: Part) -> Result<Outcome> {
     match peer(&part) {
         Peer::Parkline => naps::processes::<Parkline>(part),
-        Peer::ParklineDefault => naps::processes::<Parked>(part),
-        Peer::ParklineBlockOn => naps::processes::<BlockOn>(part),
+        Peer::ParklinePark => naps::processes::<AlwaysPark<false>>(part),
+        Peer::ParklineBlockOn => naps::processes::<AlwaysPark<true>>(part),
         Peer::ParklineTokio => naps::processes::<OnTokio<tasks::Parkline>>(part),
         _ => no_such(&part),
     }
