@@ -10,6 +10,7 @@
 //! Numbers from one run are compared with each other and with nothing else.
 
 pub mod async_ends;
+pub mod compare;
 pub mod ends;
 pub mod futex;
 pub mod machine;

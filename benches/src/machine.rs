@@ -40,8 +40,16 @@ impl fmt::Display for Cores {
 /// # Errors
 /// When the process may not use that core.
 pub fn pin(core: usize) -> io::Result<()> {
+    pin_to(&[core])
+}
+
+/// Keeps the calling thread on one of `cores`.
+///
+/// # Errors
+/// When the process may use none of them.
+pub fn pin_to(cores: &[usize]) -> io::Result<()> {
     let mut only = CpuSet::new();
-    only.set(core);
+    cores.iter().for_each(|core| only.set(*core));
     Ok(rustix::thread::sched_setaffinity(None, &only)?)
 }
 

@@ -3,7 +3,7 @@
 //! It is what one would write without Parkline's promises: a process that is killed between claim
 //! and publish stops everybody behind it, and a peer's memory is believed. It pays one thing that
 //! the textbook's does not: after a push and a pop it looks whether somebody sleeps, which takes a
-//! full fence. Every queue that can park needs that.
+//! full fence. Every queue that can park needs that; without `FENCE` it is the textbook's.
 //!
 //! A turn counts from the slot's own index, so that a ring of zeros is an empty ring.
 //!
@@ -28,7 +28,7 @@ const MASK: u64 = CAPACITY as u64 - 1;
 /// A bounded queue of many producers and many consumers.
 #[derive(Debug, FromZeros)]
 #[repr(C)]
-pub struct Vyukov {
+pub struct Vyukov<const FENCE: bool = true> {
     push_at: Line<AtomicU64>,
     pop_at: Line<AtomicU64>,
     pop_sleepers: Line<AtomicU32>,
@@ -50,9 +50,9 @@ struct Slot {
 
 // SAFETY: a message is touched only by whoever won the claim of its slot's turn, until the turn is
 // passed on.
-unsafe impl Sync for Vyukov {}
+unsafe impl<const FENCE: bool> Sync for Vyukov<FENCE> {}
 
-impl Vyukov {
+impl<const FENCE: bool> Vyukov<FENCE> {
     /// Whether there was room for `message`.
     #[inline]
     pub fn try_push(&self, message: &Message) -> bool {
@@ -62,7 +62,9 @@ impl Vyukov {
         // touches the message until [publish].
         unsafe { slot.message.get().write(*message) };
         slot.turn.store(lap(at) + 1, Release); // [publish]
-        wake(&self.pop_sleepers.0);
+        if FENCE {
+            wake(&self.pop_sleepers.0);
+        }
         true
     }
 
@@ -75,7 +77,9 @@ impl Vyukov {
         // touches the message until [recycle].
         let message = unsafe { slot.message.get().read() };
         slot.turn.store(lap(at) + CAPACITY as u64, Release); // [recycle]
-        wake(&self.push_sleepers.0);
+        if FENCE {
+            wake(&self.push_sleepers.0);
+        }
         Some(message)
     }
 

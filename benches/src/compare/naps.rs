@@ -1,0 +1,72 @@
+//! A stream to a receiver that keeps falling asleep: how many `FUTEX_WAKE` calls go out for each
+//! time that it does. What the queue counts of itself tells.
+
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use parkline_core::Queue;
+
+use super::control::Control;
+use super::peers::Process;
+use super::spec::{Outcome, Peer};
+use super::stage::{Part, Started};
+use crate::{Message, PLAIN};
+
+/// The receiver, which went for its bed, is given so long to get there.
+const DOZE: Duration = Duration::from_micros(30);
+
+pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
+    let spec = match part {
+        Part::Near(spec) => spec,
+        Part::Far(spec, mut far) => {
+            spec.pin(true)?;
+            let mut end = E::open(&mut far.link, false)?;
+            far.control.get_ready();
+            crate::answer(&mut end);
+            return Ok(Outcome::default());
+        }
+    };
+    let mut link = E::create(&spec)?;
+    let (control, control_fd) = Control::create()?;
+    let _started = Started::start(&spec, 0, &control_fd, &link)?;
+    spec.pin(false)?;
+    let there: OwnedFd = link.fds.first().context("it lives in a memfd")?.try_clone()?;
+    let queue = Queue::<Message>::open_typed(there)?;
+    let mut end = E::open(&mut link, true)?;
+    control.wait_ready(1);
+    let before = queue.stats();
+    let start = Instant::now();
+    let (mut messages, mut parks) = (0u64, before.parks);
+    while start.elapsed() < Duration::from_millis(spec.millis) {
+        // A receiver that stays awake gets its messages at the same pace.
+        let asked = Instant::now();
+        while spec.peer != Peer::Parkline
+            && queue.stats().parks == parks
+            && asked.elapsed() < Duration::from_millis(5)
+        {
+            thread::yield_now();
+        }
+        let until = Instant::now() + DOZE;
+        while Instant::now() < until {
+            thread::yield_now();
+        }
+        parks = queue.stats().parks;
+        end.send(&PLAIN);
+        messages += 1;
+    }
+    let after = queue.stats();
+    let (parks, wakes) = (after.parks - before.parks, after.wakes - before.wakes);
+    let of = if spec.peer == Peer::Parkline { messages } else { parks };
+    Ok(Outcome {
+        value: wakes as f64 / of.max(1) as f64,
+        extras: [
+            ("messages".to_owned(), messages as f64),
+            ("parks".to_owned(), parks as f64),
+            ("wakes".to_owned(), wakes as f64),
+        ]
+        .into(),
+        ..Outcome::default()
+    })
+}

@@ -1,0 +1,160 @@
+//! Parkline in its ways of waiting, many a call, and in place.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use parkline_core::{Queue, Receiver, Sender};
+use parkline_uring::{AsyncReceiver, AsyncSender, block_on};
+
+use super::super::link::Link;
+use super::super::spec::Spec;
+use super::{BATCH, Bytes, Many, Shape, retry, two};
+use crate::ends::Spinning;
+use crate::{Between, CAPACITY, End, Error, Message};
+
+/// Calls that try, again and again as everybody here does.
+#[derive(Debug)]
+pub(crate) struct Parkline {
+    there: Sender<Message>,
+    back: Receiver<Message>,
+}
+
+impl Between for Parkline {
+    const NAME: &str = "parkline, try calls";
+
+    fn create() -> Result<OwnedFd, Error> {
+        Spinning::create()
+    }
+
+    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
+        let there = Queue::<Message>::open_typed(there)?.sender()?;
+        let back = Queue::<Message>::open_typed(back)?.receiver()?;
+        Ok(Self { there, back })
+    }
+}
+
+impl End for Parkline {
+    fn send(&mut self, message: &Message) {
+        retry(|| self.there.try_send(message).ok());
+    }
+
+    fn recv(&mut self) -> Message {
+        retry(|| self.back.try_recv().ok())
+    }
+}
+
+impl Many for Parkline {
+    fn send_many(&mut self, mut messages: &[Message]) {
+        while !messages.is_empty() {
+            let sent = retry(|| self.there.try_send_many(messages).ok().filter(|sent| *sent > 0));
+            messages = &messages[sent..];
+        }
+    }
+
+    fn recv_many(&mut self, into: &mut Vec<Message>) {
+        retry(|| self.back.try_recv_many(into, BATCH).ok());
+    }
+}
+
+/// Bytes, copied in and out.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    there: Sender,
+    back: Receiver,
+}
+
+/// Bytes, written and read where they lie.
+#[derive(Debug)]
+pub(crate) struct InPlace(Copied);
+
+impl Bytes for Copied {
+    fn create(_: &Spec, shape: Shape) -> Result<Link> {
+        let fd = || -> Result<OwnedFd> {
+            let queue = Queue::builder().capacity(shape.capacity).max_message(shape.len);
+            Ok(queue.handles(8).leases(1).create()?.try_clone_fd()?)
+        };
+        Ok(Link::fds([fd()?, fd()?]))
+    }
+
+    fn open(link: &mut Link, _: Shape, near: bool) -> Result<Self> {
+        let [there, back] = two(link, near)?;
+        Ok(Self { there: Queue::open(there)?.sender()?, back: Queue::open(back)?.receiver()? })
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        retry(|| self.there.try_send(bytes).ok());
+        Ok(())
+    }
+
+    fn recv(&mut self, bytes: &mut [u8]) -> Result<()> {
+        let lease = retry(|| self.back.try_lease().ok());
+        ensure!(lease.copy_to(bytes)? == bytes.len(), "a message of another length");
+        Ok(())
+    }
+}
+
+impl Bytes for InPlace {
+    fn create(spec: &Spec, shape: Shape) -> Result<Link> {
+        Copied::create(spec, shape)
+    }
+
+    fn open(link: &mut Link, shape: Shape, near: bool) -> Result<Self> {
+        Ok(Self(Copied::open(link, shape, near)?))
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        retry(|| self.0.there.check_room(bytes.len()).ok());
+        let mut message = self.0.there.reserve_now(bytes.len())?;
+        message.write_at(0, &bytes[..8]);
+        retry(|| message.commit_in_place().ok());
+        Ok(())
+    }
+
+    fn recv(&mut self, bytes: &mut [u8]) -> Result<()> {
+        let lease = retry(|| self.0.back.try_lease().ok());
+        ensure!(lease.len() == bytes.len(), "a message of another length");
+        lease.copy_to(&mut bytes[..8])?;
+        Ok(())
+    }
+}
+
+const _: () = assert!(BATCH < CAPACITY);
+
+/// The blocking calls, and `block_on`, told not to look for a while before they sleep.
+#[derive(Debug)]
+pub(crate) struct AlwaysPark<const BLOCK_ON: bool>(Parkline);
+
+impl<const BLOCK_ON: bool> Between for AlwaysPark<BLOCK_ON> {
+    const NAME: &str = "parkline, always park";
+
+    fn create() -> Result<OwnedFd, Error> {
+        Spinning::create()
+    }
+
+    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
+        let mut ends = Parkline::open(there, back)?;
+        ends.there.set_spin(Duration::ZERO);
+        ends.back.set_spin(Duration::ZERO);
+        Ok(Self(ends))
+    }
+}
+
+impl<const BLOCK_ON: bool> End for AlwaysPark<BLOCK_ON> {
+    fn send(&mut self, message: &Message) {
+        let there = &mut self.0.there;
+        let sent = if BLOCK_ON {
+            block_on(AsyncSender::send(there, message))
+        } else {
+            there.send_blocking(message)
+        };
+        sent.expect("the queue stays open");
+    }
+
+    fn recv(&mut self) -> Message {
+        let back = &mut self.0.back;
+        let received =
+            if BLOCK_ON { block_on(AsyncReceiver::recv(back)) } else { back.recv_blocking() };
+        received.expect("the queue stays open")
+    }
+}

@@ -1,0 +1,177 @@
+//! What the rounds gave: figures by group and peer.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::plan::Group;
+use super::spec::{Outcome, Peer};
+use super::times::Times;
+
+/// A peer in a group.
+pub(crate) struct Row {
+    pub(crate) peer: Peer,
+    /// By round; none where it failed.
+    pub(crate) figures: Vec<Option<f64>>,
+    pub(crate) extras: BTreeMap<String, Vec<f64>>,
+    pub(crate) times: Times,
+    pub(crate) failures: Vec<String>,
+}
+
+pub(crate) struct Entry {
+    pub(crate) group: Group,
+    pub(crate) rows: Vec<Row>,
+}
+
+pub(crate) struct Results {
+    pub(crate) entries: Vec<Entry>,
+    /// What the probe said before and after each sample.
+    pub(crate) probes: Vec<[f64; 2]>,
+}
+
+/// A median and the ends.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<_> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        Some(Self { median: values[values.len() / 2], min, max })
+    }
+}
+
+/// So many failures, and it is not tried again.
+const ENOUGH: usize = 2;
+
+impl Row {
+    fn new(peer: Peer) -> Self {
+        let (figures, extras, failures) = (Vec::new(), BTreeMap::new(), Vec::new());
+        Self { peer, figures, extras, times: Times::new(), failures }
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.failures.len() >= ENOUGH
+    }
+
+    pub(crate) fn spread(&self) -> Option<Spread> {
+        Spread::of(self.figures.iter().flatten().copied())
+    }
+
+    pub(crate) fn extra(&self, name: &str) -> Option<f64> {
+        Some(Spread::of(self.extras.get(name)?.iter().copied())?.median)
+    }
+
+    /// The median of the ratios within the rounds.
+    pub(crate) fn ratio_to(&self, other: &Self) -> Option<f64> {
+        let both = self.figures.iter().zip(&other.figures);
+        let ratios = both.filter_map(|(mine, theirs)| Some((*mine)? / (*theirs)?));
+        // To nothing at all there is no ratio.
+        Some(Spread::of(ratios.filter(|ratio| ratio.is_finite()))?.median)
+    }
+}
+
+impl Results {
+    pub(crate) fn new(groups: Vec<Group>) -> Self {
+        let entry = |group: Group| {
+            let rows = group.peers.iter().map(|peer| Row::new(*peer)).collect();
+            Entry { group, rows }
+        };
+        Self { entries: groups.into_iter().map(entry).collect(), probes: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, entry: usize, row: usize, sample: anyhow::Result<Outcome>) {
+        let entry = &mut self.entries[entry];
+        let row = &mut entry.rows[row];
+        match sample {
+            Ok(outcome) => {
+                let figure = entry.group.unit.figure(outcome.value, entry.group.work);
+                row.figures.push(Some(figure));
+                row.times.add(&outcome.times);
+                for (name, value) in outcome.extras {
+                    row.extras.entry(name).or_default().push(value);
+                }
+                if outcome.probe[0] > 0.0 {
+                    self.probes.push(outcome.probe);
+                }
+            }
+            Err(error) => {
+                row.figures.push(None);
+                row.failures.push(format!("{error:#}"));
+            }
+        }
+    }
+
+    /// Those of a workload.
+    pub(crate) fn of(&self, workload: &str) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.group.workload == workload)
+    }
+}
+
+impl Entry {
+    pub(crate) fn row(&self, peer: Peer) -> Option<&Row> {
+        self.rows.iter().find(|row| row.peer == peer)
+    }
+
+    pub(crate) fn ratio(&self, peer: Peer, to: Peer) -> Option<f64> {
+        self.row(peer)?.ratio_to(self.row(to)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan;
+    use super::*;
+
+    fn results() -> Results {
+        Results::new(plan::groups(true).into_iter().filter(|it| it.workload == "naps").collect())
+    }
+
+    fn sample(value: f64) -> anyhow::Result<Outcome> {
+        Ok(Outcome { value, ..Outcome::default() })
+    }
+
+    /// Fails if the ratio is that of the medians (seen failing).
+    #[test]
+    fn a_ratio_is_the_median_of_those_within_the_rounds() {
+        let mut results = results();
+        for (yardstick, other) in [(1.0, 3.0), (10.0, 10.0), (2.0, 8.0)] {
+            results.add(0, 0, sample(yardstick));
+            results.add(0, 1, sample(other));
+        }
+        let entry = &results.entries[0];
+        assert_eq!(entry.rows[1].ratio_to(&entry.rows[0]), Some(3.0));
+    }
+
+    /// Fails if a failed sample takes no place in its row (seen failing).
+    #[test]
+    fn a_round_in_which_one_failed_has_no_ratio_and_shifts_no_other() {
+        let mut results = results();
+        for (yardstick, other) in [
+            (sample(1.0), sample(2.0)),
+            (Err(anyhow::anyhow!("hangs")), sample(50.0)),
+            (sample(7.0), sample(14.0)),
+        ] {
+            results.add(0, 0, yardstick);
+            results.add(0, 1, other);
+        }
+        let entry = &results.entries[0];
+        assert_eq!(entry.rows[1].ratio_to(&entry.rows[0]), Some(2.0));
+        assert!(!entry.rows[0].is_given_up());
+        assert_eq!(entry.rows[0].failures, ["hangs"]);
+    }
+
+    /// Fails if a group's workload cannot be named (seen failing).
+    #[test]
+    fn every_group_can_be_asked_for_and_has_a_yardstick() {
+        for group in plan::groups(false) {
+            assert!(plan::WORKLOADS.contains(&group.workload), "{}", group.workload);
+            assert!(!group.peers.is_empty(), "{} {}", group.workload, group.detail);
+        }
+    }
+}

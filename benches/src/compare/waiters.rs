@@ -1,0 +1,220 @@
+//! Ten thousand tasks of one runtime wait at one queue, each for one message that comes from
+//! elsewhere: from another process, or, where that cannot be, from another thread.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+
+use anyhow::{Context, Result};
+use parkline_uring::{AsyncReceiver, Queue};
+
+use super::control::Control;
+use super::link::Link;
+use super::peers::tasks;
+use super::spec::Outcome;
+use super::stage::{Part, Started};
+use super::times::{Times, now};
+use crate::{Message, ends};
+
+/// The phase in which messages are sent.
+const SERVE: u32 = 1;
+
+pub(crate) fn processes(part: Part, tasks: usize) -> Result<Outcome> {
+    match part {
+        Part::Near(spec) => {
+            let queue = ends::parkline().map_err(|error| anyhow::anyhow!("{error}"))?;
+            let link = Link::fds([queue.try_clone_fd()?]);
+            let (control, control_fd) = Control::create()?;
+            let _started = Started::start(&spec, 0, &control_fd, &link)?;
+            spec.pin(false)?;
+            control.wait_ready(1);
+            let receiver = queue.receiver()?.share();
+            let recv = |mut receiver: parkline_uring::Shared<_>| async move {
+                AsyncReceiver::<Message>::recv(&mut receiver).await.expect("the queue stays open")
+            };
+            wait(tasks, &receiver, recv, || control.enter(SERVE))
+        }
+        Part::Far(spec, far) => {
+            spec.pin(true)?;
+            let there = far.link.fds.into_iter().next().context("no descriptor came")?;
+            let mut sender = Queue::<Message>::open_typed(there)?.sender()?;
+            far.control.get_ready();
+            far.control.wait_phase(SERVE);
+            for _ in 0..tasks {
+                sender.send_blocking(&[0, now(), 0, 0, 0, 0, 0, 0])?;
+            }
+            // The near end ends this process, whose death is nobody's news before.
+            thread::park();
+            Ok(Outcome::default())
+        }
+    }
+}
+
+/// Has `tasks` tasks wait, and measures from when `serve` was called. Microseconds until the last
+/// was served.
+fn wait<R, F>(
+    tasks: usize,
+    receiver: &R,
+    recv: impl Fn(R) -> F + Copy + Send + 'static,
+    serve: impl FnOnce(),
+) -> Result<Outcome>
+where
+    R: Clone + Send + 'static,
+    F: Future<Output = Message> + Send,
+{
+    let runtime = tasks::runtime()?;
+    runtime.block_on(async {
+        // The first wait sets up what all waits share.
+        let mut waiting = Vec::with_capacity(tasks);
+        let asleep = Arc::new(AtomicUsize::new(0));
+        let (bytes, threads) = (resident()?, thread_count()?);
+        for _ in 0..tasks {
+            let (receiver, asleep) = (receiver.clone(), Arc::clone(&asleep));
+            waiting.push(tokio::spawn(async move {
+                asleep.fetch_add(1, Relaxed);
+                let sent = recv(receiver).await[1];
+                (sent, now())
+            }));
+        }
+        while asleep.load(Relaxed) < tasks {
+            tokio::task::yield_now().await;
+        }
+        let bytes = resident()?.saturating_sub(bytes);
+        serve();
+        let (mut first, mut last, mut times) = (u64::MAX, 0, Times::new());
+        for task in waiting {
+            let (sent, served) = task.await?;
+            first = first.min(sent);
+            last = last.max(served);
+            times.record_nanos(served.saturating_sub(sent));
+        }
+        let more = thread_count()?.saturating_sub(threads);
+        Ok(Outcome {
+            value: last.saturating_sub(first) as f64 / 1e3,
+            extras: [
+                ("bytes a waiter".to_owned(), bytes as f64 / tasks as f64),
+                ("more threads".to_owned(), more as f64),
+            ]
+            .into(),
+            times: times.pairs(),
+            ..Outcome::default()
+        })
+    })
+}
+
+/// Bytes of memory in use by this process.
+fn resident() -> Result<u64> {
+    let pages = fs::read_to_string("/proc/self/statm")?;
+    let pages: u64 = pages.split(' ').nth(1).context("a second field")?.parse()?;
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
+fn thread_count() -> Result<u64> {
+    Ok(fs::read_dir("/proc/self/task")?.count() as u64)
+}
+
+#[cfg(feature = "peers")]
+pub(crate) use within::*;
+
+#[cfg(feature = "peers")]
+mod within {
+    use super::super::spec::Spec;
+    use super::*;
+    use crate::CAPACITY;
+
+    /// A queue of threads whose receivers can be awaited by many.
+    pub(crate) trait Channel {
+        type Sender: Send + 'static;
+        type Receiver: Clone + Send + 'static;
+
+        fn make() -> (Self::Sender, Self::Receiver);
+        fn send(sender: &Self::Sender, message: Message);
+        fn recv(receiver: Self::Receiver) -> impl Future<Output = Message> + Send;
+    }
+
+    pub(crate) fn threads<C: Channel + 'static>(part: Part, tasks: usize) -> Result<Outcome> {
+        let Part::Near(spec) = part else { anyhow::bail!("threads have no far process") };
+        let (sender, receiver) = C::make();
+        let (control, _) = Control::create()?;
+        let sends = send::<C>(spec.clone(), sender, control, tasks);
+        let thread = thread::spawn(sends);
+        spec.pin(false)?;
+        let outcome = wait(tasks, &receiver, C::recv, || control.enter(SERVE));
+        thread.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+        outcome
+    }
+
+    fn send<C: Channel>(
+        spec: Spec,
+        sender: C::Sender,
+        control: &'static Control,
+        tasks: usize,
+    ) -> impl FnOnce() -> Result<()> + Send {
+        move || {
+            spec.pin(true)?;
+            control.wait_phase(SERVE);
+            (0..tasks).for_each(|_| C::send(&sender, [0, now(), 0, 0, 0, 0, 0, 0]));
+            Ok(())
+        }
+    }
+
+    macro_rules! channel {
+        ($name:ident, $tx:ty, $rx:ty, $make:expr, $send:ident, $recv:ident) => {
+            pub(crate) struct $name;
+
+            impl Channel for $name {
+                type Sender = $tx;
+                type Receiver = $rx;
+
+                fn make() -> ($tx, $rx) {
+                    $make
+                }
+
+                fn send(sender: &$tx, message: Message) {
+                    sender.$send(message).expect("somebody waits");
+                }
+
+                async fn recv(receiver: $rx) -> Message {
+                    receiver.$recv().await.expect("the sender lives")
+                }
+            }
+        };
+    }
+
+    channel!(
+        AsyncChannel,
+        async_channel::Sender<Message>,
+        async_channel::Receiver<Message>,
+        async_channel::bounded(CAPACITY),
+        send_blocking,
+        recv
+    );
+    channel!(
+        Flume,
+        flume::Sender<Message>,
+        flume::Receiver<Message>,
+        flume::bounded(CAPACITY),
+        send,
+        recv_async
+    );
+    channel!(
+        Kanal,
+        kanal::AsyncSender<Message>,
+        kanal::AsyncReceiver<Message>,
+        kanal::bounded_async(CAPACITY),
+        send_from_a_thread,
+        recv
+    );
+
+    trait FromAThread {
+        fn send_from_a_thread(&self, message: Message) -> Result<(), kanal::SendError>;
+    }
+
+    impl FromAThread for kanal::AsyncSender<Message> {
+        fn send_from_a_thread(&self, message: Message) -> Result<(), kanal::SendError> {
+            self.as_sync().send(message)
+        }
+    }
+}
