@@ -51,8 +51,13 @@ pub(crate) fn pending(py: Python<'_>) -> Py<PyAny> {
 pub(crate) struct Wait {
     /// By which its loop knows it.
     name: u64,
-    opened: Arc<Opened>,
     queue: Py<Queue>,
+    waiter: Arc<Waiter>,
+}
+
+/// What waits. Its loop gives it up when it is closed.
+pub(crate) struct Waiter {
+    opened: Arc<Opened>,
     state: Mutex<State>,
 }
 
@@ -66,11 +71,11 @@ impl Wait {
     fn new(opened: &Arc<Opened>, queue: &Bound<'_, Queue>, task: Task) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let state = State { task: Some(task), counted: false };
+        let waiter = Waiter { opened: Arc::clone(opened), state: Mutex::new(state) };
         Self {
             name: LAST.fetch_add(1, Relaxed),
-            opened: Arc::clone(opened),
             queue: queue.clone().unbind(),
-            state: Mutex::new(state),
+            waiter: Arc::new(waiter),
         }
     }
 
@@ -94,13 +99,15 @@ impl Wait {
     pub(crate) fn join(opened: &Arc<Opened>, queue: &Bound<'_, Queue>) -> Self {
         Self::new(opened, queue, Task::Join(join(opened.queue.joining())))
     }
+}
 
+impl Waiter {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives up, if it is not over.
-    fn give_up(&self) {
+    /// Gives up, if it is not over; a wake that it got goes to another.
+    pub(crate) fn give_up(&self) {
         let task = {
             let mut state = self.state();
             self.count(&mut state, false);
@@ -186,12 +193,12 @@ impl Wait {
         let gone = || PyRuntimeError::new_err("the event loop is closed");
         let event_loop = event_loop.ok_or_else(gone)?;
         // Before the poll: the alarm may go off within it, on another thread.
-        event_loop.expect(self.name, future);
+        event_loop.expect(self.name, future, &self.waiter);
         let outcome = event_loop.attend(py, || {
             let waker = Waker::from(event_loop.alarm(self.name));
-            let mut state = self.state();
-            let polled = event_loop.within(|| self.poll_once(&mut state, &waker));
-            self.count(&mut state, polled.is_pending());
+            let mut state = self.waiter.state();
+            let polled = event_loop.within(|| self.waiter.poll_once(&mut state, &waker));
+            self.waiter.count(&mut state, polled.is_pending());
             let over = if polled.is_ready() { state.task.take() } else { None };
             drop(state);
             drop(over);
@@ -202,7 +209,9 @@ impl Wait {
         }
         match outcome {
             Poll::Pending => Ok(pending(py)),
-            Poll::Ready(Outcome::Got(lease)) => self.queue.get().hand_over(py, &self.opened, lease),
+            Poll::Ready(Outcome::Got(lease)) => {
+                self.queue.get().hand_over(py, &self.waiter.opened, lease)
+            }
             Poll::Ready(Outcome::Done) => Ok(py.None()),
             Poll::Ready(Outcome::Closed) => Err(queue::shut_down(py)),
             Poll::Ready(Outcome::Fault(fault)) => Err(errors::fault(py, fault)),
@@ -212,15 +221,15 @@ impl Wait {
     /// Gives up: nothing was taken and nothing sent.
     fn close(&self, py: Python<'_>, event_loop: Option<&EventLoop>) -> PyResult<()> {
         let Some(event_loop) = event_loop else {
-            self.give_up();
+            self.waiter.give_up();
             return Ok(());
         };
         event_loop.forget(self.name);
-        event_loop.attend(py, || self.give_up())
+        event_loop.attend(py, || self.waiter.give_up())
     }
 }
 
-impl Drop for Wait {
+impl Drop for Waiter {
     fn drop(&mut self) {
         self.give_up();
     }
