@@ -47,10 +47,30 @@ def die_before_done(queue: parkline.Queue[Any], ready: parkline.Queue[Any]) -> N
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_before_done_in_mp(queue: Any, ready: Any) -> None:
+def die_waiting_in_get(queue: Any, ready: Any) -> None:
+    """These three with any queue."""
     queue.get()
-    ready.send("got it")
+    queue.task_done()
+    ready.send("ready")
+    queue.get()
+
+
+def die_waiting_in_put(queue: Any, ready: Any) -> None:
+    ready.send("ready")
+    while True:
+        queue.put(b"x" * (1 << 20))
+
+
+def die_with_a_job(queue: Any, ready: Any) -> None:
+    queue.get()
+    ready.send("ready")
     ready.recv()
+
+
+def work(queue: Any) -> None:
+    while True:
+        queue.get()
+        queue.task_done()
 
 
 def put_through_handle(queue: parkline.Queue[Any], item: Any) -> None:
