@@ -102,7 +102,7 @@ fn a_wait_ends_with_its_time() {
     });
 }
 
-/// Fails if `Permit` is dropped without a wake (seen failing).
+/// Fails if `nack` wakes nobody (seen failing with io_uring).
 #[test]
 fn a_release_wakes_one_and_a_dropped_wait_passes_it_on() {
     let semaphore = Queue::builder().watchdog(AN_HOUR).create_semaphore(1).unwrap();
