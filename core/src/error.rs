@@ -64,6 +64,18 @@ pub enum JoinTimeoutError {
     Fault(#[from] Fault),
 }
 
+/// Why a wait for an event or a semaphore ended in vain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum WaitTimeoutError {
+    /// The event was not set, or no permit became free.
+    #[error("the time is over")]
+    Timeout,
+    /// No retry will help.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
 /// Why a queue could not be created.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -180,6 +192,9 @@ pub enum OpenError {
         /// What was asked for.
         expected: String,
     },
+    /// A semaphore has no handle left for one more process.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
     /// A system call failed.
     #[error("{call} failed: {cause}")]
     Os {

@@ -266,6 +266,10 @@ impl Geometry {
         1 << self.capacity_log2
     }
 
+    pub(crate) fn leases(&self) -> usize {
+        self.leases as usize
+    }
+
     pub(crate) fn handles(&self) -> u32 {
         self.handles
     }

@@ -48,6 +48,7 @@ mod audit;
 mod census;
 mod error;
 mod finding;
+mod flag;
 mod frame;
 mod gate;
 mod geometry;
@@ -65,6 +66,8 @@ mod waitqueue;
 
 #[cfg(not(loom))]
 mod attachment;
+#[cfg(not(loom))]
+mod event;
 #[cfg(not(loom))]
 mod fork;
 #[cfg(not(loom))]
@@ -84,6 +87,8 @@ mod recovery;
 #[cfg(not(loom))]
 mod segment;
 #[cfg(not(loom))]
+mod semaphore;
+#[cfg(not(loom))]
 mod sender;
 #[cfg(not(loom))]
 mod side;
@@ -98,6 +103,9 @@ pub mod driver {
     pub use crate::census::Census;
     #[cfg(not(loom))]
     pub use crate::census::census;
+    #[cfg(not(loom))]
+    pub use crate::event::Expecting;
+    pub use crate::flag::{Flag, Since};
     #[cfg(not(loom))]
     pub use crate::fork::{ForkGuard, ForksHeld, hold_forks};
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
@@ -120,10 +128,12 @@ pub mod driver {
 
 #[cfg(not(loom))]
 pub use self::{
+    event::Event,
     message::Message,
     queue::{Builder, Queue},
     receiver::{DeadLetter, Lease, Receiver},
     recovery::Recovered,
+    semaphore::{Permit, Semaphore},
     sender::{Reservation, Sender},
     stats::Stats,
 };

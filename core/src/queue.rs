@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::attachment::{Attachment, Heir};
 use crate::error::{AttachError, CreateError, Fault, JoinTimeoutError, OpenError};
+use crate::event::Event;
 use crate::futex::Futex;
 use crate::geometry::{Geometry, Wishes};
 use crate::join::{Join, order_acknowledgements};
@@ -15,6 +16,7 @@ use crate::message::Message;
 use crate::receiver::Receiver;
 use crate::recovery::{Recovered, wake_everybody};
 use crate::segment::Segment;
+use crate::semaphore::Semaphore;
 use crate::sender::Sender;
 use crate::side::{Side, WaitsFor};
 use crate::stats::Stats;
@@ -85,13 +87,7 @@ impl<M: Message + ?Sized> Queue<M> {
     /// # Errors
     /// As [`Queue::open`], and [`OpenError::WrongType`] when it carries something else.
     pub fn open_typed(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
-        let segment = Segment::open(fd.into())?;
-        let (found, expected) = (segment.payload(), M::mark().0);
-        if found != expected {
-            let (found, expected) = (found.to_string(), expected.to_string());
-            return Err(OpenError::WrongType { found, expected });
-        }
-        Ok(Self::of(segment))
+        Ok(Self::of(Segment::open_as(fd.into(), M::mark().0)?))
     }
 
     fn of(segment: Segment) -> Self {
@@ -455,6 +451,25 @@ impl Builder {
     pub fn create_typed<T: Message>(mut self) -> Result<Queue<T>, CreateError> {
         self.wishes.max_message = size_of::<T>();
         self.build()
+    }
+
+    /// Creates an event: of the numbers only the [`watchdog`](Self::watchdog)'s matters.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_event(self) -> Result<Event, CreateError> {
+        Event::create(self.wishes.watchdog)
+    }
+
+    /// Creates a semaphore of `permits`, at least 1, that as many processes can have at a time as
+    /// there are [`handles`](Self::handles); `capacity`, `leases` and `max_attempts` follow from
+    /// that.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create): each handle has room for all permits, so `permits` times
+    /// `handles` cannot be more than a million.
+    pub fn create_semaphore(self, permits: usize) -> Result<Semaphore, CreateError> {
+        Semaphore::create(self, permits)
     }
 
     fn build<M: Message + ?Sized>(self) -> Result<Queue<M>, CreateError> {

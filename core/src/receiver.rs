@@ -667,6 +667,11 @@ impl<M: Message + ?Sized> Lease<M> {
         Some(unsafe { core::slice::from_raw_parts(block.payload_ptr(), self.len()) })
     }
 
+    /// Whether this is a forked child of the process that received it.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.attachment.mapped_port().is_err()
+    }
+
     /// Acknowledges: the message will not be delivered again.
     pub fn ack(self) {}
 

@@ -37,6 +37,7 @@
 
 use crate::error::{Corrupt, Fault, TryRecvError, TrySendError};
 use crate::finding::Finding;
+use crate::flag::Flag;
 use crate::frame::Block;
 use crate::gate::Gate;
 use crate::geometry::Geometry;
@@ -90,6 +91,8 @@ pub(crate) struct Rare {
     pub(crate) arrivals: AtomicU32,
     /// Moves with every message that goes back into the ring, after it did.
     returns: AtomicU64,
+    /// Of an event, which uses nothing else of its segment than this and the gate `readable`.
+    pub(crate) flag: Flag,
 }
 
 impl Control {
@@ -99,7 +102,7 @@ impl Control {
         Self {
             after_send: AfterSend { readable },
             after_recv: AfterRecv { writable, acknowledged },
-            rare: Rare { closing, arrivals, returns: AtomicU64::new(0) },
+            rare: Rare { closing, arrivals, returns: AtomicU64::new(0), flag: Flag::new() },
         }
     }
 

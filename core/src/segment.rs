@@ -84,7 +84,7 @@ impl Segment {
     }
 
     /// Checks everything that can be checked of a stranger's memfd, before any of it is mapped.
-    pub(crate) fn open(fd: OwnedFd) -> Result<Self, OpenError> {
+    fn open(fd: OwnedFd) -> Result<Self, OpenError> {
         let os = |call| move |cause: io::Error| OpenError::Os { call, cause };
         let seals = rustix::fs::fcntl_get_seals(&fd)
             .map_err(|errno| OpenError::NotMemfd { cause: errno.into() })?;
@@ -113,6 +113,16 @@ impl Segment {
         let fd = OwnedFd::from(file);
         let identity = Identity::of(&fd).map_err(os("fstat"))?;
         Ok(Self::of(fd, identity, view, payload))
+    }
+
+    /// As [`open`](Self::open), if it carries what `expected` says.
+    pub(crate) fn open_as(fd: OwnedFd, expected: TypeMark) -> Result<Self, OpenError> {
+        let segment = Self::open(fd)?;
+        if segment.payload != expected {
+            let (found, expected) = (segment.payload.to_string(), expected.to_string());
+            return Err(OpenError::WrongType { found, expected });
+        }
+        Ok(segment)
     }
 
     fn of(fd: OwnedFd, identity: Identity, view: Mapping, payload: TypeMark) -> Self {

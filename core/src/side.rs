@@ -16,6 +16,7 @@ pub(crate) enum WaitsFor {
     Room,
     Message,
     Acknowledgement,
+    Event,
 }
 
 /// The side of a queue at which somebody waits: for drivers that park tasks.
@@ -43,7 +44,7 @@ impl Side {
         let control = self.segment.ring()?.control;
         Some(match self.waits_for {
             WaitsFor::Room => &control.after_recv.writable,
-            WaitsFor::Message => &control.after_send.readable,
+            WaitsFor::Message | WaitsFor::Event => &control.after_send.readable,
             WaitsFor::Acknowledgement => &control.after_recv.acknowledged,
         })
     }
@@ -59,12 +60,13 @@ impl Side {
             WaitsFor::Message => ring.is_ready(Verb::Recv),
             // Each waits for something else: only it can tell.
             WaitsFor::Acknowledgement => true,
+            WaitsFor::Event => ring.control.rare.flag.is_set(),
         }
     }
 
     /// Whether one wake is for all that wait here.
     pub fn is_for_all(&self) -> bool {
-        self.waits_for == WaitsFor::Acknowledgement
+        matches!(self.waits_for, WaitsFor::Acknowledgement | WaitsFor::Event)
     }
 
     /// Equal for sides at which one kernel wait can stand for all: those of one handle.

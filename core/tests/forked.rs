@@ -9,7 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use parkline_core::{
-    AttachError, Fault, Queue, RecvError, SendError, SendTimeoutError, TryRecvError, TrySendError,
+    AttachError, Event, Fault, Queue, RecvError, Semaphore, SendError, SendTimeoutError,
+    TryRecvError, TrySendError,
 };
 
 /// Forks; whether `check` came to its end in the child, neither panicking nor killed by a signal.
@@ -186,4 +187,31 @@ fn a_childs_handles_are_refused_in_its_own_child() {
     let mut receiver = queue.receiver().unwrap();
     assert_eq!(receiver.try_recv().unwrap(), b"grandchild");
     assert_eq!(receiver.try_recv().unwrap(), b"child");
+}
+
+/// Fails if a dropped `Permit` acknowledges its lease (seen failing).
+#[test]
+fn a_child_has_no_part_in_an_event_and_a_semaphore() {
+    let event = Queue::builder().create_event().unwrap();
+    let semaphore = Queue::builder().create_semaphore(2).unwrap();
+    let permit = semaphore.acquire_blocking().unwrap();
+    event.set().unwrap();
+    let mut permit = Some(permit);
+    assert!(passes_in_child(|| {
+        assert_eq!(event.set(), Err(Fault::Forked));
+        assert_eq!(event.clear(), Err(Fault::Forked));
+        assert_eq!(event.wait_blocking(), Err(Fault::Forked));
+        assert!(!event.is_set());
+        assert_eq!(semaphore.acquire_blocking().unwrap_err(), Fault::Forked);
+        assert_eq!(semaphore.available(), 0);
+        permit.take();
+        let event = Event::open(event.try_clone_fd().unwrap()).unwrap();
+        assert!(event.is_set());
+        let semaphore = Semaphore::open(semaphore.try_clone_fd().unwrap()).unwrap();
+        assert_eq!(semaphore.available(), 1, "the other is the parent's");
+        semaphore.acquire_blocking().unwrap().release();
+    }));
+    assert_eq!(semaphore.available(), 1);
+    permit.take();
+    assert_eq!(semaphore.available(), 2);
 }

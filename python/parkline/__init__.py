@@ -8,22 +8,29 @@
 
 Its own methods are those of `queue.Queue`, and block the calling thread without the GIL; those of its
 view `q.aio` are `asyncio.Queue`'s. A handle can be pickled into another process at any time. See
-`Queue` for what is different from the standard library's queues.
+`Queue` for what is different from the standard library's queues. `Event` and `Semaphore` are shared in
+the same way.
 """
 
 from ._aio import AioQueue
 from ._errors import Corrupt, Empty, Full, MessageTooLarge, NoFreeHandle, ShutDown
+from ._event import AioEvent, Event
 from ._parkline import backend
 from ._queue import Queue
+from ._semaphore import AioSemaphore, Semaphore
 
 __all__ = [
+    "AioEvent",
     "AioQueue",
+    "AioSemaphore",
     "Corrupt",
     "Empty",
+    "Event",
     "Full",
     "MessageTooLarge",
     "NoFreeHandle",
     "Queue",
+    "Semaphore",
     "ShutDown",
     "backend",
 ]

@@ -1,8 +1,8 @@
-"""How a queue's descriptor goes to another process within a pickle.
+"""How the descriptor of a queue, an event or a semaphore goes to another process within a pickle.
 
 To a process that is being started (`spawn`, `forkserver`, `fork`) it is passed on by multiprocessing.
 To one that runs already a pickle names it, and the other opens it through `/proc`: as often as it
-likes, and without a thread that hands it out. So the sender has to keep its queue until then.
+likes, and without a thread that hands it out. So the sender has to keep its own until then.
 """
 
 import os
@@ -24,7 +24,7 @@ class Named:
 
     def open(self) -> int:
         """Opens it here."""
-        gone = f"process {self.pid} has closed the queue that it sent, has ended, or is out of reach"
+        gone = f"process {self.pid} has closed what it sent, has ended, or is out of reach"
         try:
             fd = os.open(f"/proc/{self.pid}/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:

@@ -67,6 +67,7 @@ pub(crate) fn open(error: OpenError) -> PyErr {
     let text = error.to_string();
     match error {
         OpenError::Os { cause, .. } => os(&cause, text),
+        OpenError::Attach(error) => Python::attach(|py| attach(py, error)),
         _ => PyValueError::new_err(text),
     }
 }

@@ -4,18 +4,23 @@
 //! the loop polls beside the ring; the loop then resolves the futures of those named. So no thread
 //! of ours ever asks for the GIL, and an interpreter that exits has nobody to wait for. In a call
 //! that the loop makes anyway the bell is spared: the loop attends to the names at its end.
+//!
+//! A loop that is closed runs no task any more, and what still waits in it gives up: a wake that a
+//! task was given, and did not come to use, goes to another.
 
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Wake;
 use std::thread::{self, ThreadId};
 
 use parkline_uring::driver::LoopRing;
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
+
+use crate::waiting::Waiter;
 
 thread_local! {
     /// The loop that this thread is attending to.
@@ -28,8 +33,15 @@ thread_local! {
 pub(crate) struct EventLoop {
     ring: Option<LoopRing>,
     mail: Arc<Mail>,
-    futures: Mutex<HashMap<u64, Py<PyAny>>>,
+    waits: Mutex<HashMap<u64, Expected>>,
     thread: ThreadId,
+}
+
+/// A wait of one of the loop's tasks.
+struct Expected {
+    waiter: Weak<Waiter>,
+    /// `None` once it is resolved, and the task runs next.
+    future: Option<Py<PyAny>>,
 }
 
 /// Whom to wake.
@@ -65,8 +77,8 @@ impl EventLoop {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let bell = eventfd(0, flags).map_err(std::io::Error::from)?;
         let mail = Arc::new(Mail { names: Mutex::default(), bell });
-        let (ring, futures) = (LoopRing::new().ok(), Mutex::default());
-        Ok(Self { ring, mail, futures, thread: thread::current().id() })
+        let (ring, waits) = (LoopRing::new().ok(), Mutex::default());
+        Ok(Self { ring, mail, waits, thread: thread::current().id() })
     }
 
     /// The descriptors that the loop polls, each with what to call when it is readable.
@@ -128,26 +140,37 @@ impl EventLoop {
     }
 
     /// Has the alarm of task `name` resolve `future`.
-    pub(crate) fn expect(&self, name: u64, future: Py<PyAny>) {
-        let replaced = locked(&self.futures).insert(name, future);
+    pub(crate) fn expect(&self, name: u64, future: Py<PyAny>, waiter: &Arc<Waiter>) {
+        let expected = Expected { waiter: Arc::downgrade(waiter), future: Some(future) };
+        let replaced = locked(&self.waits).insert(name, expected);
         drop(replaced);
     }
 
     pub(crate) fn forget(&self, name: u64) {
-        let forgotten = locked(&self.futures).remove(&name);
+        let forgotten = locked(&self.waits).remove(&name);
         drop(forgotten);
     }
 
     fn deliver(&self, py: Python<'_>) -> PyResult<()> {
         let names = std::mem::take(&mut *locked(&self.mail.names));
         for name in names {
-            let Some(future) = locked(&self.futures).remove(&name) else { continue };
+            let future = locked(&self.waits).get_mut(&name).and_then(|it| it.future.take());
+            let Some(future) = future else { continue };
             let future = future.bind(py);
             if !future.call_method0(pyo3::intern!(py, "done"))?.is_truthy()? {
                 future.call_method1(pyo3::intern!(py, "set_result"), (py.None(),))?;
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for EventLoop {
+    fn drop(&mut self) {
+        let waits = std::mem::take(self.waits.get_mut().unwrap_or_else(PoisonError::into_inner));
+        for waiter in waits.into_values().filter_map(|it| it.waiter.upgrade()) {
+            waiter.give_up();
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod errors;
 mod event_loop;
 mod opened;
 mod queue;
+mod signals;
 mod starved;
 mod waiting;
 
@@ -26,6 +27,8 @@ fn backend() -> (&'static str, Option<String>) {
 #[pymodule]
 fn _parkline(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queue::Queue>()?;
+    module.add_class::<signals::Event>()?;
+    module.add_class::<signals::Semaphore>()?;
     module.add_class::<event_loop::EventLoop>()?;
     module.add_class::<waiting::Wait>()?;
     module.add("PENDING", waiting::pending(module.py()))?;

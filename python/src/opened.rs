@@ -17,7 +17,7 @@ use crate::starved::Starved;
 
 pub(crate) struct Opened {
     pub(crate) queue: Queue,
-    guard: ForkGuard,
+    pub(crate) guard: ForkGuard,
     sender: OnceLock<Shared<Sender>>,
     receiver: OnceLock<Shared<Receiver>>,
     out: Mutex<VecDeque<Out>>,

@@ -566,28 +566,27 @@ impl Queue {
     }
 
     /// `None` if it was put, or the wait for room.
-    fn _begin_put(this: &Bound<'_, Self>, item: &Bound<'_, PyAny>) -> PyResult<Option<Wait>> {
-        let py = this.py();
-        let opened = this.get().opened()?;
-        let item = this.get().codec.encode(item)?;
+    fn _begin_put(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<Option<Wait>> {
+        let opened = self.opened()?;
+        let item = self.codec.encode(item)?;
         if Self::try_offer(py, &opened, &item)? {
             return Ok(None);
         }
         let sender = opened.sender(py)?;
-        Ok(Some(Wait::put(&opened, this, sender, item.settle(py))))
+        Ok(Some(Wait::put(&opened, sender, item.settle(py))))
     }
 
     /// The wait for all to be done.
-    fn _begin_join(this: &Bound<'_, Self>) -> PyResult<Wait> {
-        Ok(Wait::join(&this.get().opened()?, this))
+    fn _begin_join(&self) -> PyResult<Wait> {
+        Ok(Wait::join(&*self.opened()?))
     }
 }
 
 /// One more that waits, as long as it lives.
-struct Counted<'a>(&'a AtomicUsize);
+pub(crate) struct Counted<'a>(&'a AtomicUsize);
 
 impl<'a> Counted<'a> {
-    fn new(counter: &'a AtomicUsize) -> Self {
+    pub(crate) fn new(counter: &'a AtomicUsize) -> Self {
         counter.fetch_add(1, Relaxed);
         Self(counter)
     }
@@ -612,7 +611,7 @@ fn holder(py: Python<'_>) -> PyResult<u64> {
 /// # Errors
 /// `ValueError` for a number that no descriptor has.
 #[expect(unsafe_code, reason = "a descriptor comes from Python as a number")]
-fn borrowed<'a>(fd: RawFd) -> PyResult<BorrowedFd<'a>> {
+pub(crate) fn borrowed<'a>(fd: RawFd) -> PyResult<BorrowedFd<'a>> {
     if fd < 0 {
         return Err(PyValueError::new_err("a file descriptor cannot be negative"));
     }

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use parkline_core::driver::{Joining, Side};
+use parkline_core::driver::{Expecting, ForkGuard, Joining, Side};
 use parkline_uring::driver::wait;
-use parkline_uring::{Fault, Lease, Receiver, RecvError, SendError, Sender, Shared, TryRecvError};
+use parkline_uring::{
+    Event, Fault, Lease, Permit, Receiver, RecvError, SendError, Sender, Shared, TryRecvError,
+};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -20,16 +22,19 @@ use crate::encoded::SettledItem;
 use crate::event_loop::EventLoop;
 use crate::opened::Opened;
 use crate::queue::Queue;
+use crate::signals::{Held, Signal};
 use crate::starved::Seat;
 use crate::{errors, queue};
 
 type Future<T> = Pin<Box<dyn core::future::Future<Output = T> + Send>>;
 
-/// What a task waits for.
+/// What a task waits for, and of whom.
 enum Task {
-    Get(Future<Result<Lease, RecvError>>, Option<Seat>),
-    Put(Future<Result<(), SendError>>),
+    Get(Future<Result<Lease, RecvError>>, Option<Seat>, Arc<Opened>),
+    Put(Future<Result<(), SendError>>, Arc<Opened>),
     Join(Future<Result<(), Fault>>),
+    Event(Future<Result<(), Fault>>, Arc<Signal<Event>>),
+    Acquire(Future<Result<Permit, Fault>>, Arc<Signal<Held>>),
 }
 
 /// What it got.
@@ -51,8 +56,14 @@ pub(crate) fn pending(py: Python<'_>) -> Py<PyAny> {
 pub(crate) struct Wait {
     /// By which its loop knows it.
     name: u64,
-    opened: Arc<Opened>,
-    queue: Py<Queue>,
+    /// Of a get: who hands the item over.
+    getter: Option<(Py<Queue>, Arc<Opened>)>,
+    waiter: Arc<Waiter>,
+}
+
+/// What waits. Its loop gives it up when it is closed.
+pub(crate) struct Waiter {
+    guard: ForkGuard,
     state: Mutex<State>,
 }
 
@@ -63,15 +74,11 @@ struct State {
 }
 
 impl Wait {
-    fn new(opened: &Arc<Opened>, queue: &Bound<'_, Queue>, task: Task) -> Self {
+    fn new(guard: ForkGuard, task: Task) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
-        let state = State { task: Some(task), counted: false };
-        Self {
-            name: LAST.fetch_add(1, Relaxed),
-            opened: Arc::clone(opened),
-            queue: queue.clone().unbind(),
-            state: Mutex::new(state),
-        }
+        let state = Mutex::new(State { task: Some(task), counted: false });
+        let waiter = Arc::new(Waiter { guard, state });
+        Self { name: LAST.fetch_add(1, Relaxed), getter: None, waiter }
     }
 
     pub(crate) fn get(
@@ -79,51 +86,62 @@ impl Wait {
         queue: &Bound<'_, Queue>,
         receiver: &Shared<Receiver>,
     ) -> Self {
-        Self::new(opened, queue, Task::Get(lease(receiver.clone()), None))
+        let task = Task::Get(lease(receiver.clone()), None, Arc::clone(opened));
+        let getter = Some((queue.clone().unbind(), Arc::clone(opened)));
+        Self { getter, ..Self::new(opened.guard, task) }
     }
 
-    pub(crate) fn put(
-        opened: &Arc<Opened>,
-        queue: &Bound<'_, Queue>,
-        sender: &Shared<Sender>,
-        item: SettledItem,
-    ) -> Self {
-        Self::new(opened, queue, Task::Put(send(sender.clone(), item)))
+    pub(crate) fn put(opened: &Arc<Opened>, sender: &Shared<Sender>, item: SettledItem) -> Self {
+        let task = Task::Put(send(sender.clone(), item), Arc::clone(opened));
+        Self::new(opened.guard, task)
     }
 
-    pub(crate) fn join(opened: &Arc<Opened>, queue: &Bound<'_, Queue>) -> Self {
-        Self::new(opened, queue, Task::Join(join(opened.queue.joining())))
+    pub(crate) fn join(opened: &Opened) -> Self {
+        Self::new(opened.guard, Task::Join(join(opened.queue.joining())))
     }
 
+    pub(crate) fn event(opened: Arc<Signal<Event>>) -> Self {
+        let expecting = opened.it.expecting();
+        Self::new(opened.guard(), Task::Event(expect(expecting), opened))
+    }
+
+    pub(crate) fn acquire(opened: Arc<Signal<Held>>) -> Self {
+        Self::new(opened.guard(), Task::Acquire(acquire(Arc::clone(&opened)), opened))
+    }
+}
+
+impl Waiter {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives up, if it is not over.
-    fn give_up(&self) {
+    /// Gives up, if it is not over; a wake that it got goes to another.
+    pub(crate) fn give_up(&self) {
         let task = {
             let mut state = self.state();
-            self.count(&mut state, false);
+            Self::count(&mut state, false);
             state.task.take()
         };
-        if self.opened.is_forked() {
+        if self.guard.is_forked() {
             // It waits in the parent, by what does not exist here.
             std::mem::forget(task);
             return;
         }
-        if let Some(Task::Get(future, seat)) = task {
+        if let Some(Task::Get(future, seat, opened)) = task {
             drop(future);
             if let Some(seat) = seat {
-                self.opened.starved.leave(seat, true);
+                opened.starved.leave(seat, true);
             }
         }
     }
 
     /// Counts this among those that wait, or no more.
-    fn count(&self, state: &mut State, waits: bool) {
+    fn count(state: &mut State, waits: bool) {
         let counter: &AtomicUsize = match &state.task {
-            Some(Task::Get(..)) => &self.opened.getters,
-            Some(Task::Put(_)) => &self.opened.putters,
+            Some(Task::Get(.., opened)) => &opened.getters,
+            Some(Task::Put(_, opened)) => &opened.putters,
+            Some(Task::Event(_, opened)) => &opened.waiting,
+            Some(Task::Acquire(_, opened)) => &opened.waiting,
             Some(Task::Join(_)) | None => return,
         };
         if waits && !state.counted {
@@ -134,16 +152,16 @@ impl Wait {
         state.counted = waits;
     }
 
-    fn poll_once(&self, state: &mut State, waker: &Waker) -> Poll<Outcome> {
+    fn poll_once(state: &mut State, waker: &Waker) -> Poll<Outcome> {
         let Some(task) = &mut state.task else { return Poll::Pending };
         let cx = &mut Context::from_waker(waker);
         match task {
-            Task::Get(future, seat) => {
-                let was_starved = seat.take().map(|seat| self.opened.starved.leave(seat, false));
+            Task::Get(future, seat, opened) => {
+                let was_starved = seat.take().map(|seat| opened.starved.leave(seat, false));
                 let polled = match future.as_mut().poll(cx) {
                     Poll::Ready(Err(RecvError::Fault(Fault::LeasesOut { .. }))) => {
-                        *seat = Some(self.opened.starved.wait(waker.clone()));
-                        if let Some(receiver) = self.opened.known_receiver() {
+                        *seat = Some(opened.starved.wait(waker.clone()));
+                        if let Some(receiver) = opened.known_receiver() {
                             *future = lease(receiver.clone());
                         }
                         Poll::Pending
@@ -157,19 +175,25 @@ impl Wait {
                 // It waits for an item now, or for nothing any more: so can the next.
                 let is_fed = seat.is_none() && !matches!(polled, Poll::Ready(Outcome::Got(_)));
                 if was_starved.is_some() && is_fed {
-                    self.opened.starved.wake_task();
+                    opened.starved.wake_task();
                 }
                 polled
             }
-            Task::Put(future) => future.as_mut().poll(cx).map(|put| match put {
+            Task::Put(future, _) => future.as_mut().poll(cx).map(|put| match put {
                 Ok(()) => Outcome::Done,
                 Err(SendError::Closed(())) => Outcome::Closed,
                 Err(SendError::Fault((), fault)) => Outcome::Fault(fault),
             }),
-            Task::Join(future) => future
+            Task::Join(future) | Task::Event(future, _) => future
                 .as_mut()
                 .poll(cx)
                 .map(|it| it.map_or_else(Outcome::Fault, |()| Outcome::Done)),
+            Task::Acquire(future, opened) => future.as_mut().poll(cx).map(|it| {
+                it.map_or_else(Outcome::Fault, |permit| {
+                    opened.it.keep(permit);
+                    Outcome::Done
+                })
+            }),
         }
     }
 }
@@ -186,12 +210,12 @@ impl Wait {
         let gone = || PyRuntimeError::new_err("the event loop is closed");
         let event_loop = event_loop.ok_or_else(gone)?;
         // Before the poll: the alarm may go off within it, on another thread.
-        event_loop.expect(self.name, future);
+        event_loop.expect(self.name, future, &self.waiter);
         let outcome = event_loop.attend(py, || {
             let waker = Waker::from(event_loop.alarm(self.name));
-            let mut state = self.state();
-            let polled = event_loop.within(|| self.poll_once(&mut state, &waker));
-            self.count(&mut state, polled.is_pending());
+            let mut state = self.waiter.state();
+            let polled = event_loop.within(|| Waiter::poll_once(&mut state, &waker));
+            Waiter::count(&mut state, polled.is_pending());
             let over = if polled.is_ready() { state.task.take() } else { None };
             drop(state);
             drop(over);
@@ -202,7 +226,10 @@ impl Wait {
         }
         match outcome {
             Poll::Pending => Ok(pending(py)),
-            Poll::Ready(Outcome::Got(lease)) => self.queue.get().hand_over(py, &self.opened, lease),
+            Poll::Ready(Outcome::Got(lease)) => match &self.getter {
+                Some((queue, opened)) => queue.get().hand_over(py, opened, lease),
+                None => Ok(py.None()),
+            },
             Poll::Ready(Outcome::Done) => Ok(py.None()),
             Poll::Ready(Outcome::Closed) => Err(queue::shut_down(py)),
             Poll::Ready(Outcome::Fault(fault)) => Err(errors::fault(py, fault)),
@@ -212,15 +239,15 @@ impl Wait {
     /// Gives up: nothing was taken and nothing sent.
     fn close(&self, py: Python<'_>, event_loop: Option<&EventLoop>) -> PyResult<()> {
         let Some(event_loop) = event_loop else {
-            self.give_up();
+            self.waiter.give_up();
             return Ok(());
         };
         event_loop.forget(self.name);
-        event_loop.attend(py, || self.give_up())
+        event_loop.attend(py, || self.waiter.give_up())
     }
 }
 
-impl Drop for Wait {
+impl Drop for Waiter {
     fn drop(&mut self) {
         self.give_up();
     }
@@ -254,5 +281,20 @@ fn join(mut joining: Joining) -> Future<Result<(), Fault>> {
     Box::pin(async move {
         let side = |it: &Joining| -> Side { it.side() };
         wait(&mut joining, None, side, |_| None, Joining::attempt).await.unwrap_or(Ok(()))
+    })
+}
+
+fn expect(mut expecting: Expecting) -> Future<Result<(), Fault>> {
+    Box::pin(async move {
+        let side = |it: &Expecting| -> Side { it.side() };
+        wait(&mut expecting, None, side, Expecting::attempt).await.unwrap_or(Ok(()))
+    })
+}
+
+fn acquire(mut signal: Arc<Signal<Held>>) -> Future<Result<Permit, Fault>> {
+    Box::pin(async move {
+        let side = |it: &Arc<Signal<Held>>| it.it.semaphore.side();
+        let attempt = |it: &mut Arc<Signal<Held>>| it.it.semaphore.attempt();
+        wait(&mut signal, None, side, attempt).await.unwrap_or(Err(Fault::Forked))
     })
 }

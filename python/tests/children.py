@@ -47,10 +47,30 @@ def die_before_done(queue: parkline.Queue[Any], ready: parkline.Queue[Any]) -> N
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def die_before_done_in_mp(queue: Any, ready: Any) -> None:
+def die_waiting_in_get(queue: Any, ready: Any) -> None:
+    """These three with any queue."""
     queue.get()
-    ready.send("got it")
+    queue.task_done()
+    ready.send("ready")
+    queue.get()
+
+
+def die_waiting_in_put(queue: Any, ready: Any) -> None:
+    ready.send("ready")
+    while True:
+        queue.put(b"x" * (1 << 20))
+
+
+def die_with_a_job(queue: Any, ready: Any) -> None:
+    queue.get()
+    ready.send("ready")
     ready.recv()
+
+
+def work(queue: Any) -> None:
+    while True:
+        queue.get()
+        queue.task_done()
 
 
 def put_through_handle(queue: parkline.Queue[Any], item: Any) -> None:
@@ -79,3 +99,47 @@ def put_after(
     ready.put("ready")
     go.get()
     put_numbers(queue, numbers)
+
+
+def wait_then_release(start: parkline.Event, semaphore: parkline.Semaphore, results: Any) -> None:
+    """Tells how it was released, and that it had the permit."""
+    results.put(start.wait(60))
+    with semaphore:
+        results.put(semaphore.permits)
+
+
+def wait_in_tasks(start: parkline.Event, ready: parkline.Queue[int], tasks: int) -> None:
+    async def main() -> None:
+        waits = [asyncio.create_task(start.aio.wait()) for _ in range(tasks)]
+        while start.waiting < tasks:
+            await asyncio.sleep(0)
+        await ready.aio.put(os.getpid())
+        assert all(await asyncio.gather(*waits))
+
+    asyncio.run(main())
+
+
+def acquire_and_hang(semaphore: Any, ready: Any) -> None:
+    """With any semaphore, and any connection."""
+    semaphore.acquire()
+    ready.send("acquired")
+    ready.recv()
+
+
+def be_inside(semaphore: parkline.Semaphore, inside: Any, rounds: int, tasks: int) -> None:
+    """`inside` counts in shared memory who is; more than there are permits is an error."""
+
+    async def work() -> None:
+        for _ in range(rounds):
+            async with semaphore.aio:
+                with inside.get_lock():
+                    inside.value += 1
+                    assert inside.value <= semaphore.permits
+                await asyncio.sleep(0)
+                with inside.get_lock():
+                    inside.value -= 1
+
+    async def main() -> None:
+        await asyncio.gather(*(work() for _ in range(tasks)))
+
+    asyncio.run(main())

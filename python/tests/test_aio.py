@@ -327,8 +327,8 @@ def test_loops_one_after_the_other_on_the_same_queue(run: Runner) -> None:
 
 
 def test_a_loop_that_is_closed_takes_no_wake_with_it() -> None:
-    """Its task is still there, and was never cancelled. Fails if `LoopRing` does not end its waits
-    when it is dropped (seen failing)."""
+    """Its task is still there, and was never cancelled. Fails if `EventLoop` is dropped without giving
+    up what waits in it (seen failing)."""
     q = parkline.Queue[int](1, watchdog=3600)
     q.put(0)  # the first put attaches, and has everybody look
     assert q.get() == 0
@@ -339,11 +339,49 @@ def test_a_loop_that_is_closed_takes_no_wake_with_it() -> None:
 
     async def main() -> None:
         get = asyncio.create_task(q.aio.get())
-        await waiters(q, getters=2)
+        await waiters(q, getters=1)
         threading.Thread(target=q.put, args=(7,)).start()
         assert await get == 7
 
     asyncio.run(main())
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("is_seen", [True, False])
+def test_a_loop_that_is_closed_passes_on_the_wake_of_a_task(is_seen: bool) -> None:
+    """The first of two that wait was woken, in a loop that is closed before it gets to run: whether
+    that loop has seen the wake or not, it goes on to the second, which otherwise waits for the
+    watchdog. Fails if `EventLoop` is dropped without giving up what waits in it (seen failing)."""
+    q = parkline.Queue[int](1, watchdog=3600)
+    q.put(0)  # the first put attaches, and has everybody look
+    assert q.get() == 0
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(q.aio.get())
+    loop.run_until_complete(waiters(q, getters=1))
+    got: list[int] = []
+
+    async def second() -> None:
+        got.append(await asyncio.wait_for(q.aio.get(), 30))
+
+    thread = threading.Thread(target=asyncio.run, args=(second(),))
+    thread.start()
+    while q.waiting_getters < 2:
+        pass
+    q.put(7)
+
+    def leave_once_woken() -> None:
+        # The task is the next to run.
+        if task._fut_waiter.done():  # type: ignore[attr-defined]
+            raise SystemExit
+        loop.call_soon(leave_once_woken)
+
+    if is_seen:
+        loop.call_soon(leave_once_woken)
+        with pytest.raises(SystemExit):
+            loop.run_forever()
+    loop.close()
+    thread.join()
+    assert got == [7]
     task._log_destroy_pending = False  # type: ignore[attr-defined]
 
 

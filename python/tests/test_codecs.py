@@ -1,6 +1,7 @@
 """What goes in comes out."""
 
 import pickle
+import weakref
 from typing import Any
 
 import pytest
@@ -205,3 +206,64 @@ def test_an_array_that_changes_while_the_put_waits_is_put_as_it_was() -> None:
     assert q.get() == b"first"
     thread.join()
     assert q.get() == b"before"
+
+
+class Node:
+    pass
+
+
+class Nested:
+    """Puts another item while it is pickled."""
+
+    def __init__(self, queue: "parkline.Queue[Any]") -> None:
+        self.queue = queue
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.queue.put("within")
+        return str, ("around",)
+
+
+class Refusing:
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise RuntimeError("not me")
+
+
+def test_pickles_do_not_refer_to_each_other() -> None:
+    """Fails if a pickler keeps its memo (seen failing): the second pickle refers to the first."""
+    q = parkline.Queue[Any](8)
+    item = ["the same", {"key": "the same"}]
+    q.put_many([item, item, [item, item]])
+    assert q.get_many(8) == [item, item, [item, item]]
+
+
+def test_a_put_keeps_no_item_alive() -> None:
+    """Fails if a pickler keeps its memo (seen failing)."""
+    q = parkline.Queue[Any](8, max_message=1 << 20)
+    for size in (1, 1 << 17):
+        node = Node()
+        node.__dict__["text"] = "x" * size
+        alive = weakref.ref(node)
+        q.put(node)
+        del node
+        assert alive() is None
+    assert [len(it.text) for it in q.get_many(8)] == [1, 1 << 17]
+
+
+def test_what_is_put_while_pickling_and_what_refuses_leave_others_whole() -> None:
+    """Fails if a pickler is used by two calls at a time (seen failing)."""
+    q = parkline.Queue[Any](8)
+    for _ in range(3):
+        q.put(["before", Nested(q), "after"])
+        with pytest.raises(RuntimeError, match="not me"):
+            q.put(["left half", Refusing()])
+        assert q.get_many(8) == ["within", ["before", "around", "after"]]
+
+
+@pytest.mark.parametrize("item", [b"x", bytearray(b"x"), "x"])
+def test_a_pickle_in_several_pieces(item: Any) -> None:
+    """Large objects are written by themselves, between frames. Fails if only the first piece is taken
+    (seen failing)."""
+    q = parkline.Queue[Any](2, max_message=1 << 20)
+    whole = [1, item * 100_000, "between", {"key": item * 200_000}, 2]
+    q.put(whole)
+    assert q.get() == whole

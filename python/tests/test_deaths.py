@@ -4,6 +4,8 @@ does."""
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from typing import Any
 
 import children
@@ -106,16 +108,65 @@ def test_what_kills_every_worker_is_given_up(spawn: Any) -> None:
     q.join(timeout=60)
 
 
-def test_the_queues_of_multiprocessing_hang_where_ours_goes_on(spawn: Any) -> None:
-    """A child is killed between get and task_done of a JoinableQueue: nobody ever gets the item
-    again, so its join can only be given up."""
-    theirs = spawn.JoinableQueue()
-    theirs.put("job")
+PROGRAM = """
+import multiprocessing, os, signal, sys, parkline
+sys.path.insert(0, {tests!r})
+import children
+
+if __name__ == "__main__":
+    spawn = multiprocessing.get_context("spawn")
+    q = {queue}
     here, there = spawn.Pipe()
-    child = spawn.Process(target=children.die_before_done_in_mp, args=(theirs, there))
+    q.put("job")
+    child = spawn.Process(target=children.{victim}, args=(q, there), daemon=True)
     child.start()
-    assert here.recv() == "got it"
-    kill(child)
-    assert not theirs._unfinished_tasks._semlock._is_zero(), "a join waits for ever"
-    with pytest.raises(Exception):
-        theirs.get(timeout=0.3)
+    here.recv()
+    while not ({is_there}):
+        pass
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    print("killed", flush=True)
+    {then}
+    print("went on", flush=True)
+"""
+THEIRS, OURS = "spawn.JoinableQueue()", "parkline.Queue(4, max_message=1 << 21, joinable=True)"
+PARKED = "q.stats()['parks'] > 0"
+TAKEN = "not q.{0}.acquire(False) or q.{0}.release()"
+WORKER = "spawn.Process(target=children.work, args=(q,), daemon=True).start()"
+
+
+@pytest.mark.parametrize(
+    ("victim", "theirs", "ours", "then"),
+    [
+        ("die_waiting_in_get", TAKEN.format("_rlock"), PARKED, "q.put(1); assert q.get() == 1"),
+        ("die_waiting_in_put", TAKEN.format("_wlock"), PARKED, f"{WORKER}; q.put(1); q.join()"),
+        ("die_with_a_job", "True", "True", f"{WORKER}; q.join()"),
+    ],
+    ids=["in get", "in put", "between get and task_done"],
+)
+def test_a_killed_child_leaves_multiprocessing_hanging_and_ours_going_on(
+    victim: str, theirs: str, ours: str, then: str
+) -> None:
+    """The same program with both queues. The child waits for an item with the queue's lock for reading
+    in its hand, or for room with that for writing, or it has a job that nobody else gets."""
+
+    def start(queue: str, is_there: str) -> "subprocess.Popen[str]":
+        program = PROGRAM.format(
+            tests=os.path.dirname(__file__), queue=queue, victim=victim, is_there=is_there, then=then
+        )
+        command = [sys.executable, "-c", program]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+    with start(THEIRS, theirs) as hanging, start(OURS, ours) as going_on:
+        try:
+            assert hanging.stdout and going_on.stdout
+            assert going_on.stdout.readline() == "killed\n"
+            assert going_on.wait(timeout=60) == 0
+            assert going_on.stdout.read() == "went on\n"
+            assert hanging.stdout.readline() == "killed\n"
+            with pytest.raises(subprocess.TimeoutExpired):
+                hanging.wait(timeout=3)
+        finally:
+            for program in (hanging, going_on):
+                if program.poll() is None:
+                    os.killpg(program.pid, signal.SIGKILL)

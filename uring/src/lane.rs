@@ -61,11 +61,12 @@ impl Lane {
             return;
         }
         self.side.keep_watch();
+        if !self.side.is_ready() {
+            return;
+        }
         if self.side.is_for_all() {
             self.wake_all();
-        } else if self.side.is_ready()
-            && let Some(waker) = self.queue.tick()
-        {
+        } else if let Some(waker) = self.queue.tick() {
             waker.wake();
         }
     }

@@ -35,6 +35,7 @@
 mod backend;
 mod block_on;
 mod current;
+mod event;
 mod event_loop;
 mod helper;
 mod join;
@@ -44,6 +45,7 @@ mod peer;
 mod reactor;
 mod receiver;
 mod ring;
+mod semaphore;
 mod sender;
 mod shared;
 mod shared_handle;
@@ -61,12 +63,15 @@ pub mod driver {
 
 pub use backend::{Backend, Unavailable, backend, try_io_uring};
 pub use block_on::block_on;
+pub use event::AsyncEvent;
 pub use join::AsyncJoin;
 pub use parkline_core::{
-    AttachError, Builder, Corrupt, CreateError, DeadLetter, Fault, JoinTimeoutError, Lease,
-    Message, OpenError, Queue, Receiver, Recovered, RecvError, RecvTimeoutError, Reservation,
-    SendError, SendTimeoutError, Sender, Stats, TryRecvError, TrySendError,
+    AttachError, Builder, Corrupt, CreateError, DeadLetter, Event, Fault, JoinTimeoutError, Lease,
+    Message, OpenError, Permit, Queue, Receiver, Recovered, RecvError, RecvTimeoutError,
+    Reservation, Semaphore, SendError, SendTimeoutError, Sender, Stats, TryRecvError, TrySendError,
+    WaitTimeoutError,
 };
 pub use receiver::AsyncReceiver;
+pub use semaphore::AsyncSemaphore;
 pub use sender::{AsyncCommit, AsyncReserve, AsyncSender};
 pub use shared_handle::Shared;

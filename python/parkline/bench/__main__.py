@@ -2,7 +2,7 @@
 
 Each round measures every peer once, one after the other; the table has the median of the rounds, in
 operations a second, and how many times `multiprocessing.Queue` that is. Peers that are not installed
-are left out: `pip install hyperq faster-fifo quick-queue aioprocessing iceoryx2`.
+are left out: `pip install hyperq faster-fifo quick-queue aioprocessing iceoryx2 janus culsans`.
 """
 
 import argparse

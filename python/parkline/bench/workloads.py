@@ -9,7 +9,16 @@ from typing import Any
 
 import parkline
 
-from .peers import FORK, ROOM, Maker, aio_peers, bytes_peers, object_peers, shared_peers
+from .peers import (
+    FORK,
+    ROOM,
+    Maker,
+    aio_peers,
+    bytes_peers,
+    object_peers,
+    shared_peers,
+    threads_peers,
+)
 
 RECORD = {"id": 17, "name": "a record", "tags": ["a", "b"], "value": 1.5}
 BATCH = 100
@@ -154,6 +163,29 @@ def aio_round_trips(make: Maker, item: bytes, trips: int) -> Measured:
     return Measured(trips, processes([lambda: asyncio.run(ask()), lambda: asyncio.run(answer())]))
 
 
+def threads(make: Maker, item: bytes, items: int) -> Measured:
+    """A thread puts, and a task of the same process gets."""
+
+    async def main() -> float:
+        peer = make()
+
+        def put() -> None:
+            for _ in range(items):
+                peer.put(item)
+
+        thread = threading.Thread(target=put)
+        began = time.perf_counter()
+        thread.start()
+        for _ in range(items):
+            await peer.get()
+        took = time.perf_counter() - began
+        thread.join()
+        await peer.aclose()
+        return took
+
+    return Measured(items, asyncio.run(main()))
+
+
 def waiting(make: Maker, waiters: int) -> Measured:
     """Tasks wait, then each is given an item by another process."""
     peer = make()
@@ -228,6 +260,9 @@ def workloads(scale: float) -> dict[str, Workload]:
             shared_peers(), lambda it, n, k=sides: stream(it, small, n, k, k), 20_000  # type: ignore[misc]
         )
     table["awaited, 1+1"] = each(aio_peers(), lambda it, n: aio_stream(it, small, n), 4_000)
+    table["a thread to a task"] = each(
+        threads_peers(), lambda it, n: threads(it, small, n), 4_000
+    )
     trips = {k: v for k, v in bytes_peers(64).items() if k not in ("iceoryx2", "faster-fifo")}
     table["round trip"] = each(trips, lambda it, n: round_trips(it, small, n), 2_000)
     table["round trip, awaited"] = each(

@@ -7,4 +7,5 @@ mod many_tasks;
 mod peer;
 mod refusals;
 mod runtimes;
+mod signals;
 mod traps;

@@ -1,0 +1,248 @@
+//! A semaphore: a queue of tokens, where a permit is the lease of one.
+//!
+//! To acquire is to receive a token and hold it, to release is to return it. So all that is true of
+//! messages is true of permits: each is in one place, a wake goes on to another if its waiter gives
+//! up, and what a killed process held comes back by its audit, with nobody having counted.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::error::{
+    AttachError, Corrupt, CreateError, Fault, OpenError, TryRecvError, WaitTimeoutError,
+};
+use crate::futex::Futex;
+use crate::queue::{Builder, Queue};
+use crate::receiver::{Lease, Receiver};
+use crate::side::Side;
+use crate::wait::{Patience, wait_at};
+
+/// What the queue of a semaphore carries.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct Token {}
+
+/// A number of permits in a sealed memfd, that the threads and tasks of any processes acquire and
+/// release.
+///
+/// What a killed process had acquired comes back by itself. A permit is an object: it is released
+/// once, in the process that acquired it, by whatever thread or task has it then; so nobody can
+/// release more than there is. Made by [`Builder::create_semaphore`], handed on by its descriptor as a
+/// [`Queue`] is.
+///
+/// Whoever waits in the kernel is woken in the order of arrival; who comes just when a permit is
+/// released can be quicker.
+///
+/// ```
+/// use parkline_core::{Queue, Semaphore};
+///
+/// let semaphore = Queue::builder().create_semaphore(2)?;
+/// let same = Semaphore::open(semaphore.try_clone_fd()?)?; // in another process, or as here in this
+/// let (first, second) = (semaphore.acquire_blocking()?, same.acquire_blocking()?);
+/// assert!(semaphore.try_acquire()?.is_none());
+/// drop(second);
+/// assert_eq!((semaphore.available(), semaphore.permits()), (1, 2));
+/// first.release();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Semaphore {
+    queue: Queue<Token>,
+    /// Of this handle and its permits together; locked for one operation at a time.
+    receiver: Arc<Mutex<Receiver<Token>>>,
+}
+
+/// What was acquired of a [`Semaphore`]. Dropping it releases, in a panic too.
+///
+/// Keeps its handle alive.
+#[derive(Debug)]
+#[must_use = "dropping a permit releases it"]
+pub struct Permit {
+    receiver: Arc<Mutex<Receiver<Token>>>,
+    /// `None` once it is released.
+    lease: Option<Lease<Token>>,
+}
+
+impl Semaphore {
+    pub(crate) fn create(builder: Builder, permits: usize) -> Result<Self, CreateError> {
+        // No death makes a permit one to give up.
+        let builder = builder.capacity(permits).leases(permits).max_attempts(u16::MAX);
+        let queue = builder.create_typed::<Token>()?;
+        let mut tokens = queue.sender().map_err(|error| CreateError::Open(error.into()))?;
+        for _ in 0..permits {
+            // The ring has room for all of them, and nobody else has it yet.
+            let sent = tokens.try_send(&Token {});
+            debug_assert_eq!(sent, Ok(()));
+        }
+        // Its record is for one more process.
+        drop(tokens);
+        Self::of(queue).map_err(|error| CreateError::Open(error.into()))
+    }
+
+    /// Opens the semaphore of a descriptor.
+    ///
+    /// # Errors
+    /// As [`Queue::open`]; [`OpenError::WrongType`] when it is something else, [`OpenError::Attach`]
+    /// when no handle can be had, as for [`Queue::receiver`].
+    pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
+        Ok(Self::of(Queue::open_typed(fd)?)?)
+    }
+
+    fn of(queue: Queue<Token>) -> Result<Self, AttachError> {
+        let receiver = Arc::new(Mutex::new(queue.receiver()?));
+        Ok(Self { queue, receiver })
+    }
+
+    /// Acquires a permit if one is free. Waits for nobody in another process.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`], [`Fault::Corrupt`].
+    ///
+    /// # Ordering
+    /// What happened before the release of the permit happens before this returns.
+    ///
+    /// # If a peer dies
+    /// If this process dies in the call or after it, the permit comes back once others have noticed:
+    /// they who wait do so within the watchdog's period, [`recover`](Self::recover) at once.
+    pub fn try_acquire(&self) -> Result<Option<Permit>, Fault> {
+        if self.queue.segment().ring().is_none() {
+            // Before the lock: another thread of the parent may have had it.
+            return Err(Fault::Forked);
+        }
+        let taken = lock(&self.receiver).try_lease();
+        match taken {
+            Ok(lease) => {
+                Ok(Some(Permit { receiver: Arc::clone(&self.receiver), lease: Some(lease) }))
+            }
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Fault(fault)) => Err(fault),
+            Err(TryRecvError::Closed) => Err(Corrupt { what: "a semaphore was closed" }.into()),
+        }
+    }
+
+    /// Acquires a permit, waiting on the calling thread while none is free.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`], [`Fault::Corrupt`].
+    pub fn acquire_blocking(&self) -> Result<Permit, Fault> {
+        // Without a deadline there is an answer.
+        self.acquire_until(None).unwrap_or(Err(Fault::Forked))
+    }
+
+    /// As [`acquire_blocking`](Self::acquire_blocking), for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](WaitTimeoutError::Timeout) when none became free.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, WaitTimeoutError};
+    /// use std::time::Duration;
+    ///
+    /// let semaphore = Queue::builder().create_semaphore(1)?;
+    /// let soon = Duration::from_millis(5);
+    /// let only = semaphore.acquire_blocking_timeout(soon)?;
+    /// let refused = semaphore.acquire_blocking_timeout(soon);
+    /// assert_eq!(refused.unwrap_err(), WaitTimeoutError::Timeout);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn acquire_blocking_timeout(&self, timeout: Duration) -> Result<Permit, WaitTimeoutError> {
+        let acquired = self.acquire_until(Instant::now().checked_add(timeout));
+        Ok(acquired.ok_or(WaitTimeoutError::Timeout)??)
+    }
+
+    /// As [`acquire_blocking`](Self::acquire_blocking), until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Timeout`](WaitTimeoutError::Timeout) when none became free.
+    pub fn acquire_blocking_deadline(&self, deadline: Instant) -> Result<Permit, WaitTimeoutError> {
+        Ok(self.acquire_until(Some(deadline)).ok_or(WaitTimeoutError::Timeout)??)
+    }
+
+    fn acquire_until(&self, until: Option<Instant>) -> Option<Result<Permit, Fault>> {
+        if let Some(answer) = self.attempt() {
+            return Some(answer);
+        }
+        let side = self.side();
+        let Some(gate) = side.gate() else { return Some(Err(Fault::Forked)) };
+        let patience = Patience { until, watchdog: side.watchdog() };
+        let attempt = || {
+            side.keep_watch();
+            self.attempt()
+        };
+        wait_at(&Futex::uncounted(), gate, patience, attempt, || side.is_ready())
+    }
+
+    /// What a waiting call answers; `None` if it waits. For drivers that park tasks.
+    #[doc(hidden)]
+    pub fn attempt(&self) -> Option<Result<Permit, Fault>> {
+        self.try_acquire().transpose()
+    }
+
+    /// Where this handle waits, for drivers that park tasks. Not in a forked child.
+    #[doc(hidden)]
+    pub fn side(&self) -> Side {
+        lock(&self.receiver).side()
+    }
+
+    /// How many permits there are in all.
+    pub fn permits(&self) -> usize {
+        self.queue.segment().geometry().leases()
+    }
+
+    /// How many permits are free. Others acquire and release meanwhile; 0 in a forked child.
+    pub fn available(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Has the permits of dead processes come back now; returns how many. It happens by itself
+    /// wherever somebody waits.
+    ///
+    /// # Errors
+    /// As [`Queue::recover`].
+    pub fn recover(&self) -> Result<usize, AttachError> {
+        self.queue.recover().map(|found| found.messages)
+    }
+
+    /// Another descriptor of the same semaphore, close-on-exec, to hand on.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
+        self.queue.try_clone_fd()
+    }
+}
+
+impl AsFd for Semaphore {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.queue.as_fd()
+    }
+}
+
+impl Permit {
+    /// Releases it: the same as dropping it.
+    pub fn release(self) {}
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Some(lease) = self.lease.take() else { return };
+        if lease.is_forked() {
+            // The parent's, and so is the lock.
+            lease.abandon();
+            return;
+        }
+        let returned = lock(&self.receiver).nack(lease);
+        if let Err(refused) = returned {
+            // A scribbled segment. What can be saved comes back when the handle goes.
+            refused.into_inner().abandon();
+        }
+    }
+}
+
+/// A handle has no state that a panic could leave half done.
+fn lock(receiver: &Mutex<Receiver<Token>>) -> MutexGuard<'_, Receiver<Token>> {
+    receiver.lock().unwrap_or_else(PoisonError::into_inner)
+}

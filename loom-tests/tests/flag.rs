@@ -1,0 +1,118 @@
+//! An event's flag: who waits for it is woken by the set, and by one that was cleared at once.
+#![cfg_attr(not(loom), allow(missing_docs))]
+
+#[cfg(not(loom))]
+#[test]
+#[ignore = "run with `cargo loom`"]
+fn built_for_loom() {
+    panic!("built without --cfg loom: an environment RUSTFLAGS replaces the flags of `cargo loom`");
+}
+
+#[cfg(loom)]
+mod models {
+    use std::sync::Arc;
+
+    use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    use loom::thread;
+    use parkline_core::driver::{Flag, Gate, Since, Wake, stop_after, wait_at};
+    use parkline_loom_tests::{FOR_EVER, Futexes, model};
+
+    struct Event {
+        flag: Flag,
+        gate: Gate,
+        kernel: Futexes,
+    }
+
+    impl Event {
+        fn new() -> Arc<Self> {
+            let (flag, gate, kernel) = (Flag::new(), Gate::new(), Futexes::default());
+            Arc::new(Self { flag, gate, kernel })
+        }
+
+        fn carry_out(&self, wake: Option<Wake<'_>>) {
+            if let Some(wake) = wake {
+                wake.carry_out(&self.kernel);
+            }
+        }
+
+        fn set(&self) {
+            self.carry_out(self.flag.set(&self.gate));
+        }
+
+        fn clear(&self) {
+            self.carry_out(self.flag.clear(&self.gate));
+        }
+
+        fn wait(&self, since: Since) {
+            let attempt = || self.flag.was_set_since(since).then_some(());
+            wait_at(&self.kernel, &self.gate, FOR_EVER, attempt, || false).unwrap();
+        }
+    }
+
+    fn waiter(event: &Arc<Event>, since: Since) -> thread::JoinHandle<()> {
+        let event = Arc::clone(event);
+        thread::spawn(move || event.wait(since))
+    }
+
+    /// Fails if `set` notifies one (seen failing), if it does so before the change (seen failing:
+    /// the waiter announced in between), or if the waiter does not look again after it announced:
+    /// [announce].
+    #[test]
+    fn two_who_wait_are_woken_by_one_set() {
+        model(|| {
+            let event = Event::new();
+            let since = event.flag.since();
+            let waiters = [waiter(&event, since), waiter(&event, since)];
+            event.set();
+            for waiter in waiters {
+                waiter.join().unwrap();
+            }
+        });
+    }
+
+    /// Fails if `set` is Relaxed (seen failing): [set].
+    #[test]
+    fn who_finds_it_set_sees_what_came_before() {
+        model(|| {
+            let (event, letter) = (Event::new(), Arc::new(AtomicU32::new(0)));
+            let reader = {
+                let (event, letter) = (Arc::clone(&event), Arc::clone(&letter));
+                thread::spawn(move || {
+                    event.wait(event.flag.since());
+                    letter.load(Relaxed)
+                })
+            };
+            letter.store(7, Relaxed);
+            event.set();
+            assert_eq!(reader.join().unwrap(), 7);
+        });
+    }
+
+    /// Fails if a clear takes the word back to what it was (seen failing): the waiter sleeps on.
+    #[test]
+    fn who_waits_is_woken_by_a_set_that_is_cleared_at_once() {
+        model(|| {
+            let event = Event::new();
+            let since = event.flag.since();
+            let waiter = waiter(&event, since);
+            event.set();
+            event.clear();
+            waiter.join().unwrap();
+        });
+    }
+
+    /// Fails if a clear tells nobody (seen failing).
+    #[test]
+    fn who_waits_is_woken_by_the_clear_where_the_setter_died_before_its_wake() {
+        model(|| {
+            let event = Event::new();
+            let since = event.flag.since();
+            let waiter = waiter(&event, since);
+            // One access, the set itself.
+            let died = stop_after(1, || event.flag.set(&event.gate).is_some());
+            assert!(died.is_err());
+            event.clear();
+            waiter.join().unwrap();
+        });
+    }
+}

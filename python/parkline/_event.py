@@ -1,0 +1,69 @@
+"""The event."""
+
+from collections.abc import Callable
+from typing import Any
+
+from . import _handles, _parkline
+from ._loops import complete
+
+
+class AioEvent:
+    """`event.aio`: the same event, awaited: `asyncio.Event`'s methods."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self, event: "Event") -> None:
+        self._event = event
+
+    async def wait(self) -> bool:
+        """Waits until it is set, also if it is cleared again at once. Returns True."""
+        if not self._event.is_set():
+            await complete(self._event._begin_wait())
+        return True
+
+    def set(self) -> None:
+        """Sets it, and wakes everybody who waits, in all processes."""
+        self._event.set()
+
+    def clear(self) -> None:
+        """Clears it."""
+        self._event.clear()
+
+    def is_set(self) -> bool:
+        """Whether it is set."""
+        return self._event.is_set()
+
+    def __repr__(self) -> str:
+        return f"<aio view of {self._event!r}>"
+
+
+class Event(_parkline.Event):
+    """A flag that processes share: the signal to start, or to stop.
+
+    Its methods are those of `threading.Event`; `aio` is the same event with those of `asyncio.Event`. A
+    handle pickles into any process of this host, as a queue's does, and a forked child goes on with the
+    one that it inherited. Any number of processes can have it.
+
+    A killed process can leave it set or not, and nothing in between: that others wait longer than
+    `watchdog` seconds for what it did is not possible.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def from_fd(cls, fd: int) -> "Event":
+        """Opens the event of a descriptor (`fileno()`), which is duplicated and stays yours."""
+        return cls(_fd=fd)
+
+    @property
+    def aio(self) -> AioEvent:
+        """The same event for tasks."""
+        return AioEvent(self)
+
+    def __reduce__(self) -> tuple[Callable[..., "Event"], tuple[Any, ...]]:
+        return _rebuild, (_handles.send(self.fileno()),)
+
+
+def _rebuild(handle: Any) -> Event:
+    with _handles.receive(handle) as fd:
+        return Event.from_fd(fd)

@@ -1,0 +1,96 @@
+"""The semaphore."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from . import _handles, _parkline
+from ._loops import complete
+
+
+class AioSemaphore:
+    """`semaphore.aio`: the same semaphore, awaited: `asyncio.Semaphore`'s methods, and `async with`.
+
+    A cancelled `acquire` has acquired nothing.
+    """
+
+    __slots__ = ("_semaphore",)
+
+    def __init__(self, semaphore: "Semaphore") -> None:
+        self._semaphore = semaphore
+
+    async def acquire(self) -> bool:
+        """Acquires a permit, waiting while none is free. Returns True."""
+        if not self._semaphore.acquire(False):
+            await complete(self._semaphore._begin_acquire())
+        return True
+
+    def release(self, n: int = 1) -> None:
+        """Releases permits that were acquired through this handle: see `Semaphore.release`."""
+        self._semaphore.release(n)
+
+    def locked(self) -> bool:
+        """Whether no permit is free."""
+        return self._semaphore.locked()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<aio view of {self._semaphore!r}>"
+
+
+class Semaphore(_parkline.Semaphore):
+    """A number of permits that processes share. What a killed process had acquired comes back.
+
+    Its methods are those of `threading.BoundedSemaphore`, `with` too; `aio` is the same semaphore with
+    those of `asyncio.Semaphore`. A handle pickles into any process of this host, as a queue's does; a
+    forked child goes on with the one that it inherited, and with no permit.
+
+    A permit is released through the handle that acquired it, by any task or thread: nobody releases
+    what another process has, or more than there is. Tasks of one process are served in the order of
+    arrival; between processes, and to whoever comes just when one is released, nothing is promised.
+
+    `value`: how many permits there are, at least 1.
+    `handles`: how many processes can have it at a time. Each has room for all permits.
+    `watchdog`: seconds after which whoever waits looks whether others have died.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def from_fd(cls, fd: int) -> "Semaphore":
+        """Opens the semaphore of a descriptor (`fileno()`), which is duplicated and stays yours."""
+        return cls(_fd=fd)
+
+    @property
+    def aio(self) -> AioSemaphore:
+        """The same semaphore for tasks."""
+        return AioSemaphore(self)
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __reduce__(self) -> tuple[Callable[..., "Semaphore"], tuple[Any, ...]]:
+        return _rebuild, (_handles.send(self.fileno()),)
+
+
+def _rebuild(handle: Any) -> Semaphore:
+    with _handles.receive(handle) as fd:
+        return Semaphore.from_fd(fd)
