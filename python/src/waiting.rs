@@ -287,7 +287,7 @@ fn join(mut joining: Joining) -> Future<Result<(), Fault>> {
 fn expect(mut expecting: Expecting) -> Future<Result<(), Fault>> {
     Box::pin(async move {
         let side = |it: &Expecting| -> Side { it.side() };
-        wait(&mut expecting, None, side, Expecting::attempt).await.unwrap_or(Ok(()))
+        wait(&mut expecting, None, side, |_| None, Expecting::attempt).await.unwrap_or(Ok(()))
     })
 }
 
@@ -295,6 +295,6 @@ fn acquire(mut signal: Arc<Signal<Held>>) -> Future<Result<Permit, Fault>> {
     Box::pin(async move {
         let side = |it: &Arc<Signal<Held>>| it.it.semaphore.side();
         let attempt = |it: &mut Arc<Signal<Held>>| it.it.semaphore.attempt();
-        wait(&mut signal, None, side, attempt).await.unwrap_or(Err(Fault::Forked))
+        wait(&mut signal, None, side, |_| None, attempt).await.unwrap_or(Err(Fault::Forked))
     })
 }
