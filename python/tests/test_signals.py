@@ -31,7 +31,6 @@ def test_an_event_is_as_the_one_of_threading() -> None:
 
 
 def test_a_set_wakes_threads_and_tasks_alike() -> None:
-    """Fails if a set wakes nobody (seen failing)."""
     event = parkline.Event(watchdog=3600)
     same = parkline.Event.from_fd(event.fileno())
     done: list[bool] = []
