@@ -322,5 +322,6 @@ def test_one_is_not_taken_for_another() -> None:
     for fd in (event.fileno(), q.fileno()):
         with pytest.raises(ValueError, match="you asked for"):
             parkline.Semaphore.from_fd(fd)
+    for_one = parkline.Semaphore(1, handles=1)
     with pytest.raises(parkline.NoFreeHandle):
-        parkline.Semaphore.from_fd(parkline.Semaphore(1, handles=1).fileno())
+        parkline.Semaphore.from_fd(for_one.fileno())
