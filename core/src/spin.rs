@@ -7,8 +7,6 @@
 //! once, but for a try now and then: more and more seldom while all are in vain.
 
 use core::hint::spin_loop;
-use std::sync::OnceLock;
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 /// A little more than a wake across cores takes, twice: so a peer that is being woken right now is
@@ -36,10 +34,7 @@ pub struct Spin {
 
 impl Default for Spin {
     fn default() -> Self {
-        static IS_ALONE: OnceLock<bool> = OnceLock::new();
-        let is_alone = || available_parallelism().is_ok_and(|cores| cores.get() == 1);
-        let is_alone = *IS_ALONE.get_or_init(is_alone);
-        Self::new(if is_alone { Duration::ZERO } else { LIMIT })
+        Self::new(LIMIT)
     }
 }
 

@@ -1,11 +1,11 @@
 //! Blocking calls: the thread sleeps in the kernel without the GIL, and comes back for signals.
 
 use std::cell::Cell;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{Kernel, Patience, Side, Sleep, wait_at};
+use parkline_core::driver::{Kernel, Patience, Side, Sleep, Spin, wait_at};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use rustix::thread::futex::{self, Flags, Timespec};
@@ -16,40 +16,18 @@ use crate::errors;
 /// seen by then.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// How long a call looks before it sleeps, at most and at least: who answers at once is met awake, and
-/// neither side makes a system call. In vain, it is half as long the next time.
-const LONGEST_LOOK: u32 = 20_000;
-const SHORTEST_LOOK: u32 = 500;
-
-/// How many nanoseconds one handle's calls look before they sleep.
-#[derive(Debug)]
-pub(crate) struct Eyes(AtomicU32);
-
-impl Default for Eyes {
-    fn default() -> Self {
-        Self(AtomicU32::new(LONGEST_LOOK))
-    }
-}
+/// Looks before one handle's calls sleep: who answers at once is met awake, and neither side makes a
+/// system call.
+#[derive(Debug, Default)]
+pub(crate) struct Eyes(Mutex<Spin>);
 
 impl Eyes {
-    fn look(&self, side: &Side) {
-        static ALONE: OnceLock<bool> = OnceLock::new();
-        let is_alone = || std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
-        if *ALONE.get_or_init(is_alone) {
-            return;
-        }
-        let look = self.0.load(Relaxed);
-        let (begin, look_for) = (Instant::now(), Duration::from_nanos(look.into()));
-        while !side.is_ready() {
-            if begin.elapsed() >= look_for {
-                self.0.store((look / 2).max(SHORTEST_LOOK), Relaxed);
-                return;
-            }
-            for _ in 0..16 {
-                std::hint::spin_loop();
-            }
-        }
-        self.0.store(LONGEST_LOOK, Relaxed);
+    fn look(&self, side: &Side, until: Option<Instant>) {
+        let locked = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Threads that share the handle look at once, each for itself.
+        let mut spin = *locked();
+        spin.look(until, || side.is_ready().then_some(()));
+        *locked() = spin;
     }
 }
 
@@ -85,7 +63,7 @@ pub(crate) fn wait<T: Send>(
     loop {
         let waited = py.detach(|| {
             if let Some(eyes) = eyes.take() {
-                eyes.look(side);
+                eyes.look(side, until);
             }
             sleep_at(side, until, &mut attempt)
         });
