@@ -15,6 +15,7 @@
 //! What orders them is the exchange on the slot ([message] and [space] in `ring.rs`).
 
 use crate::error::Corrupt;
+use crate::prefetch;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 /// The only kind of frame so far. Not 0, so that memory nobody wrote is no frame.
@@ -128,6 +129,16 @@ impl<'a> Block<'a> {
         let (owner, rest) = words.split_first()?;
         let (header, payload) = rest.split_first()?;
         Some(Self { owner, header, payload })
+    }
+
+    /// Has the lines fetched that a short message lies in.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self) {
+        const SECOND_LINE: usize = 64 / size_of::<u64>() - BLOCK_HEADER_WORDS;
+        prefetch::to_write(self.owner);
+        if let Some(word) = self.payload.get(SECOND_LINE) {
+            prefetch::to_write(word);
+        }
     }
 
     /// Tags the block with the record that owns it now. Read by an audit alone.

@@ -4,7 +4,7 @@
 //! ```text
 //! 0      claims            written once, read once at open, checked, and never read again
 //! 1024   gates, and rare    128 bytes each
-//! 4096   slots             8 bytes each
+//! 4096   slots             8 bytes each, neighbours in different lines: `position.rs`
 //!        records           128 bytes each
 //!        cells             8 bytes each, one row of 128-byte lines per record
 //!        blocks            64-byte strides, on a page
@@ -21,7 +21,7 @@ use crate::slot::BLOCK_BITS;
 
 pub(crate) const MAGIC: [u8; 8] = *b"PARKLINE";
 /// The layout and the protocol. Both sides of a segment must agree.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 pub(crate) const CONTROL_OFFSET: usize = 1024;
 pub(crate) const HEADER_LEN: usize = 4096;
@@ -320,7 +320,7 @@ impl Geometry {
         self.file_len
     }
 
-    /// The block that `cell` of `handle` holds in a new segment; slot `n` holds block `n`.
+    /// The block that `cell` of `handle` holds in a new segment; the slot of position `n` holds block `n`.
     pub(crate) fn first_block(&self, handle: usize, cell: usize) -> u32 {
         (self.capacity() + handle * self.cells() + cell) as u32
     }

@@ -57,6 +57,7 @@ mod join;
 mod line;
 mod port;
 mod position;
+mod prefetch;
 mod ring;
 mod slot;
 mod stats;

@@ -52,6 +52,8 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed, Or
 /// here that a peer can keep going. A failed exchange means that another handle got through, so
 /// honest peers come nowhere near it.
 const LOOKS: u32 = 1 << 16;
+/// How many positions ahead a handle asks for the block that it will gain there.
+const AHEAD: u64 = 4;
 const UNSETTLED: Corrupt = Corrupt { what: "the slots never settle" };
 
 /// The words that all handles share, apart from the slots. Each part has lines of its own.
@@ -246,6 +248,8 @@ impl<'a> Ring<'a> {
         }
         let (offer, gain) = (port.block_in(cell), seen.block());
         let block = self.block(gain).map_err(|corrupt| self.finding.keep(corrupt))?;
+        // While the exchange waits for the slot's line.
+        block.prefetch();
         let (swapped, settled) = match verb {
             // [message]: the exchange releases the frame and its payload.
             Verb::Send | Verb::Return => {
@@ -274,9 +278,22 @@ impl<'a> Ring<'a> {
             }
             port.settle(cell, settled);
             *at = at.plus(1);
+            self.prefetch(verb, at.plus(AHEAD));
         }
         op.store(OpWord::IDLE.bits(), Release); // [settle]
         Ok(won)
+    }
+
+    /// Asks for the block that `verb` gains at a position to come, if it is known by now. Of a slot
+    /// whose turn is not come yet the block is another's, who writes it.
+    #[inline(always)]
+    fn prefetch(&self, verb: Verb, at: Position) {
+        let Ok((_, seen)) = self.look_at(at) else { return };
+        if self.is_turn(verb, seen, at)
+            && let Ok(block) = self.block(seen.block())
+        {
+            block.prefetch();
+        }
     }
 
     /// Moves the cursor to the position whose turn it is.
@@ -467,10 +484,14 @@ impl<'a> Ring<'a> {
     /// Writes the first state of a new segment: a block in every slot and in every cell.
     pub(crate) fn lay_out(&self) {
         let geometry = &self.geometry;
-        for (index, slot) in self.slots.iter().enumerate() {
-            let block = BlockId::new(index as u32);
+        let first = self.laps().start_of(Lap::new(0));
+        for n in 0..geometry.capacity() as u32 {
+            let (block, at) = (BlockId::new(n), first.plus(n.into()));
+            let word = SlotWord::new(Lap::new(0), SlotState::Empty, block);
             // Relaxed, here and below: the segment is handed on by a system call.
-            slot.store(SlotWord::new(Lap::new(0), SlotState::Empty, block).bits(), Relaxed);
+            if let Some(slot) = self.slots.get(self.laps().index(at)) {
+                slot.store(word.bits(), Relaxed);
+            }
         }
         for (handle, row) in self.cells.chunks(geometry.cell_stride()).enumerate() {
             for (cell, word) in row.iter().take(geometry.cells()).enumerate() {
