@@ -320,7 +320,8 @@ impl Geometry {
         self.file_len
     }
 
-    /// The block that `cell` of `handle` holds in a new segment; the slot of position `n` holds block `n`.
+    /// The block that `cell` of `handle` holds in a new segment; the slot of position `n` holds
+    /// block `n`.
     pub(crate) fn first_block(&self, handle: usize, cell: usize) -> u32 {
         (self.capacity() + handle * self.cells() + cell) as u32
     }

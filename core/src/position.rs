@@ -1,9 +1,10 @@
 //! Positions: the endless numbering of the messages of a queue, and how a position becomes a slot.
 //!
-//! Position `p` lives in a slot that `p mod capacity` names during lap `p div capacity`. A slot word stores only
-//! [`LAP_BITS`] bits of the lap, so laps are compared by their signed distance: right as long as no
-//! two that meet are 2^41 laps apart. A handle that slept through that many (1.3 days of 20 million
-//! messages a second through a ring of one) finds its cursor ahead of the slots, and starts anew.
+//! Position `p` lives in the slot that `p mod capacity` names, during lap `p div capacity`. A slot
+//! word stores only [`LAP_BITS`] bits of the lap, so laps are compared by their signed distance:
+//! right as long as no two that meet are 2^41 laps apart. A handle that slept through that many (1.3
+//! days of 20 million messages a second through a ring of one) finds its cursor ahead of the slots,
+//! and starts anew.
 
 /// How many bits of the lap a slot word keeps.
 pub(crate) const LAP_BITS: u32 = 42;
@@ -61,7 +62,7 @@ impl Laps {
         const LINE_LOG2: u32 = 3;
         let mask = self.capacity().wrapping_sub(1);
         let within = at.0 & mask;
-        // A rotation of the bits that count: the lower ones say which line, the highest where in it.
+        // The bits that count, rotated: the lower ones say which line, the highest where in it.
         let line = within << LINE_LOG2 & mask;
         // Below the capacity, which is at most 2^20: fits any usize.
         (line | within >> self.log2.saturating_sub(LINE_LOG2)) as usize

@@ -87,8 +87,8 @@ impl<M: Message + ?Sized> Receiver<M> {
         })
     }
 
-    /// For how long at most a blocking call or [`block_on`] looks for a message before the thread sleeps:
-    /// by default 50 us. Zero: it sleeps at once.
+    /// For how long at most a blocking call or [`block_on`] looks for a message before the thread
+    /// sleeps: by default 50 us. Zero: it sleeps at once.
     ///
     /// It does so only while that pays off: on a core that the peer needs, or where messages come seldom,
     /// the handle soon sleeps at once by itself, and tries now and then. Tasks of a runtime never
