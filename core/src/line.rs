@@ -1,7 +1,8 @@
 //! Waiters in line: those who rest, by arrival, and those who are on duty beside it.
 //!
 //! A list whose links are indices: nothing is allocated when a task waits whose seat another has left,
-//! and everything but putting somebody back into the midst of the line takes a constant time.
+//! and everything takes a constant time but to put somebody back: as many steps as there are to its
+//! place from the nearer end.
 
 use std::task::Waker;
 
@@ -18,6 +19,8 @@ pub(crate) struct Line {
     last: u32,
     taken: usize,
     arrivals: u64,
+    #[cfg(test)]
+    steps: u64,
 }
 
 #[derive(Debug)]
@@ -32,7 +35,16 @@ struct Seat {
 
 impl Default for Line {
     fn default() -> Self {
-        Self { seats: Vec::new(), free: NONE, first: NONE, last: NONE, taken: 0, arrivals: 0 }
+        Self {
+            seats: Vec::new(),
+            free: NONE,
+            first: NONE,
+            last: NONE,
+            taken: 0,
+            arrivals: 0,
+            #[cfg(test)]
+            steps: 0,
+        }
     }
 }
 
@@ -95,22 +107,34 @@ impl Line {
         let Some(seat) = self.seat(index).filter(|seat| !seat.rests) else { return };
         seat.rests = true;
         let arrival = seat.arrival;
-        let came_before =
-            |line: &mut Self, at| line.seat(at).is_some_and(|it| it.arrival < arrival);
-        let mut before = self.last;
-        if before != NONE && !came_before(self, before) {
-            // Back from duty: few others are who came earlier, and they are at the front.
-            let mut after = self.first;
-            before = NONE;
-            while came_before(self, after) {
-                before = after;
-                after = self.seat(after).map_or(NONE, |it| it.after);
-            }
-        }
+        let before = self.last_before(arrival);
         let after = self.link_after(before, index);
         self.link_before(after, index);
         if let Some(seat) = self.seat(index) {
             (seat.before, seat.after) = (before, after);
+        }
+    }
+
+    /// The last of those who rest and came before `arrival`. Looked for from both ends at once: who is
+    /// new belongs to the back, who returns from duty to the front, and of many who return at once,
+    /// more or less in order, each is near to one of them.
+    fn last_before(&mut self, arrival: u64) -> u32 {
+        let (mut front, mut back) = (NONE, self.last);
+        loop {
+            #[cfg(test)]
+            {
+                self.steps += 1;
+            }
+            match self.seat(back) {
+                Some(seat) if seat.arrival > arrival => back = seat.before,
+                _ => return back,
+            }
+            let first = self.first;
+            let next = self.seat(front).map_or(first, |seat| seat.after);
+            match self.seat(next) {
+                Some(seat) if seat.arrival < arrival => front = next,
+                _ => return front,
+            }
         }
     }
 
@@ -134,11 +158,9 @@ impl Line {
     /// Puts everybody on duty: whom to call, who was on duty included.
     pub(crate) fn rouse_all(&mut self) -> Vec<Waker> {
         (self.first, self.last) = (NONE, NONE);
-        let everybody = self.seats.iter_mut().filter_map(|seat| {
-            seat.rests = false;
-            seat.waker.clone()
-        });
-        everybody.collect()
+        // All of them before the first clone, which may panic.
+        self.seats.iter_mut().for_each(|seat| seat.rests = false);
+        self.seats.iter().filter_map(|seat| seat.waker.clone()).collect()
     }
 
     /// Has `next` follow `index`; who followed before.
@@ -166,7 +188,7 @@ impl Line {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    use std::task::Wake;
+    use std::task::{RawWaker, RawWakerVTable, Wake};
 
     use super::*;
 
@@ -255,5 +277,48 @@ mod tests {
         line.rest(2);
         line.rest(1);
         assert_eq!(resting(&mut line), [1, 2]);
+    }
+
+    /// Fails if the walk goes from one end only (seen failing, from either): the steps of 20,000 who
+    /// return in pairs, the second first, grow with the square of their number.
+    #[test]
+    fn many_who_return_nearly_in_order_find_their_places_soon() {
+        const TASKS: u32 = 20_000;
+        for reversed in [false, true] {
+            let mut line = Line::default();
+            for seat in 0..TASKS {
+                assert_eq!(line.join(Waker::noop().clone()), seat);
+            }
+            for pair in 0..TASKS / 2 {
+                let first = if reversed { TASKS - 2 - 2 * pair } else { 2 * pair };
+                let order = if reversed { [first, first + 1] } else { [first + 1, first] };
+                order.into_iter().for_each(|seat| line.rest(seat));
+            }
+            assert_eq!(resting(&mut line), (0..TASKS).collect::<Vec<_>>());
+            assert!(line.steps <= 2 * u64::from(TASKS), "{} steps", line.steps);
+        }
+    }
+
+    #[expect(unsafe_code, reason = "a waker whose clone panics has no safe name")]
+    fn panicking() -> Waker {
+        static TABLE: RawWakerVTable =
+            RawWakerVTable::new(|_| panic!("no clone"), |_| {}, |_| {}, |_| {});
+        // SAFETY: the functions keep a waker's contract, since they use no data.
+        unsafe { Waker::from_raw(RawWaker::new(std::ptr::null(), &TABLE)) }
+    }
+
+    /// Fails if some still count as resting when a clone panics (seen failing): they would never rest
+    /// again, and no wake would reach them.
+    #[test]
+    fn a_waker_that_panics_as_it_is_cloned_leaves_the_line_whole() {
+        let mut line = three();
+        assert!(line.leave(0).is_some());
+        assert_eq!(line.join(panicking()), 0);
+        let roused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| line.rouse_all()));
+        assert!(roused.is_err());
+        for seat in 0..3 {
+            line.rest(seat);
+        }
+        assert_eq!(resting(&mut line), [1, 2, 0]);
     }
 }
