@@ -42,15 +42,6 @@ struct Inner {
 #[must_use = "a place that nobody leaves keeps the wakes of others"]
 pub struct Place(u32);
 
-/// What a waiter has to do after it entered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Entered {
-    /// The kernel wait is armed: rest.
-    Rest,
-    /// Announce at the gate, look again, and then arm.
-    Arm,
-}
-
 /// What remains to be done for somebody who left.
 #[derive(Debug)]
 #[must_use = "a wake is lost otherwise"]
@@ -77,6 +68,10 @@ impl WaitQueue {
     /// One poll of a task that tried and found nothing: takes a place, announces at the gate, tries
     /// again, and rests while the kernel wait that `arm` starts is under way.
     ///
+    /// Each tries with its place taken and a wait armed: what comes after that look ends the wait, and
+    /// so finds the task in line. The look of whoever armed does not do for another task, that may
+    /// wait for something else: an event that was set since *it* began.
+    ///
     /// The place is kept also when the answer is there: the task leaves by [`leave`](Self::leave).
     ///
     /// # Errors
@@ -89,20 +84,23 @@ impl WaitQueue {
         mut attempt: impl FnMut() -> Option<T>,
         arm: impl FnOnce(&Sleep<'_>) -> Result<(), E>,
     ) -> Result<Poll<T>, E> {
-        if self.enter(place, waker) == Entered::Arm {
+        if !self.enter(place, waker) {
             let sleep = gate.announce();
             if let Some(answer) = attempt() {
                 return Ok(Poll::Ready(answer));
             }
-            if let Some(place) = place {
-                self.arm(place, || arm(&sleep))?;
+            if let Some(place) = place
+                && self.arm(place, || arm(&sleep))?
+            {
+                return Ok(Poll::Pending);
             }
         }
-        Ok(Poll::Pending)
+        Ok(attempt().map_or(Poll::Pending, Poll::Ready))
     }
 
-    /// Takes a place at the end, or with a `place` from before keeps it, and renews the waker.
-    fn enter(&self, place: &mut Option<Place>, waker: &Waker) -> Entered {
+    /// Takes a place at the end, or with a `place` from before keeps it, and renews the waker; whether
+    /// the kernel wait is armed, and it rests.
+    fn enter(&self, place: &mut Option<Place>, waker: &Waker) -> bool {
         let mut inner = self.lock();
         let armed = inner.armed;
         let (seat, replaced) = match place {
@@ -120,21 +118,23 @@ impl WaitQueue {
         }
         drop(inner);
         drop(replaced);
-        if armed { Entered::Rest } else { Entered::Arm }
+        armed
     }
 
-    /// Arms the kernel wait by `start`, unless another task has done so meanwhile, and rests.
+    /// Arms the kernel wait by `start`, unless another task has done so meanwhile, and rests; whether
+    /// it was this one.
     ///
     /// # Errors
     /// Those of `start`; the waiter is still on duty then.
-    fn arm<E>(&self, place: &Place, start: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    fn arm<E>(&self, place: &Place, start: impl FnOnce() -> Result<(), E>) -> Result<bool, E> {
         let mut inner = self.lock();
-        if !inner.armed {
+        let is_first = !inner.armed;
+        if is_first {
             start()?;
             inner.armed = true;
         }
         inner.line.rest(place.0);
-        Ok(())
+        Ok(is_first)
     }
 
     /// Gives a place back: the task got what it waited for, gave up, or was dropped.

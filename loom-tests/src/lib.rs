@@ -107,7 +107,7 @@ impl Kernel for Futexes {
         // A completion is handled some time later, by whoever drains the ring: here by the waker
         // itself.
         for lane in lanes {
-            lane.settle(lane.queue.completed(true));
+            lane.completed(true);
         }
         woken
     }
@@ -119,14 +119,26 @@ pub struct Lane {
     pub queue: WaitQueue,
     ring: Arc<HeapRing>,
     kernel: Arc<Futexes>,
+    /// One wake is for all who wait.
+    is_for_all: bool,
     /// The word had changed already, and the completion says so.
     refused: Mutex<bool>,
 }
 
 impl Lane {
     pub fn new(ring: &Arc<HeapRing>, kernel: &Arc<Futexes>) -> Arc<Self> {
+        Self::with(ring, kernel, false)
+    }
+
+    /// As for an event: one wake is for all who wait.
+    pub fn for_all(ring: &Arc<HeapRing>, kernel: &Arc<Futexes>) -> Arc<Self> {
+        Self::with(ring, kernel, true)
+    }
+
+    fn with(ring: &Arc<HeapRing>, kernel: &Arc<Futexes>, is_for_all: bool) -> Arc<Self> {
         let (ring, kernel) = (Arc::clone(ring), Arc::clone(kernel));
-        Arc::new(Self { queue: WaitQueue::new(), ring, kernel, refused: Mutex::new(false) })
+        let (queue, refused) = (WaitQueue::new(), Mutex::new(false));
+        Arc::new(Self { queue, ring, kernel, is_for_all, refused })
     }
 
     fn gate(&self) -> &Gate {
@@ -157,9 +169,17 @@ impl Lane {
         }
         let refused = std::mem::take(&mut *self.refused.lock().unwrap());
         if refused {
-            self.settle(self.queue.completed(false));
+            self.completed(false);
         }
         answer
+    }
+
+    /// The kernel wait ended.
+    fn completed(self: &Arc<Self>, woken: bool) {
+        self.settle(self.queue.completed(woken));
+        if self.is_for_all {
+            self.queue.wake_all().into_iter().for_each(Waker::wake);
+        }
     }
 
     /// A task goes, served or dropped.
@@ -202,7 +222,7 @@ impl Lane {
                 drop(sleepers);
                 // Otherwise a wake was first, and its completion comes by itself.
                 if cancelled {
-                    self.settle(self.queue.completed(false));
+                    self.completed(false);
                 }
             }
         }

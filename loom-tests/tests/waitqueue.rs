@@ -14,7 +14,7 @@ mod models {
 
     use loom::sync::Mutex;
     use loom::thread;
-    use parkline_core::driver::HeapRing;
+    use parkline_core::driver::{Flag, HeapRing, Since, Wake};
     use parkline_loom_tests::{Futexes, Lane, Task, model, ring};
 
     /// One handle that tasks share.
@@ -173,6 +173,39 @@ mod models {
             send(&ring, &kernel, &[2]);
             assert_eq!(other.join().unwrap(), 2);
             lane.leave(forgotten);
+        });
+    }
+
+    /// An event is set and cleared at once. Who began to wait before must learn of it also where it
+    /// shares its kernel wait with one who began after, and armed it.
+    ///
+    /// Fails if a task rests without a look of its own where the kernel wait is armed already, or
+    /// where another armed it meanwhile, and if a completion rouses the first only (each seen
+    /// failing).
+    #[test]
+    fn each_task_learns_of_an_event_that_was_cleared_at_once() {
+        model(|| {
+            let (ring, kernel) = (ring(2), Arc::new(Futexes::default()));
+            let (lane, flag) = (Lane::for_all(&ring, &kernel), Arc::new(Flag::new()));
+            let task = |began: Option<Since>| {
+                let (lane, flag) = (Arc::clone(&lane), Arc::clone(&flag));
+                thread::spawn(move || {
+                    let since = began.unwrap_or_else(|| flag.since());
+                    let mut place = None;
+                    let look = || flag.was_set_since(since).then_some(());
+                    Task::new().run(|waker| lane.poll(&mut place, waker, look));
+                })
+            };
+            let (early, any_time) = (task(Some(flag.since())), task(None));
+            let carry_out = |wake: Option<Wake<'_>>| {
+                wake.into_iter().for_each(|wake| wake.carry_out(&*kernel));
+            };
+            carry_out(flag.set(ring.readable()));
+            carry_out(flag.clear(ring.readable()));
+            early.join().unwrap();
+            carry_out(flag.set(ring.readable()));
+            any_time.join().unwrap();
+            assert!(lane.queue.is_idle(), "nothing stays armed");
         });
     }
 }
