@@ -1,5 +1,8 @@
 //! Asks for the lines that are written soon, so that they are on their way meanwhile.
-#![expect(unsafe_code, reason = "a hint to the processor has no safe name")]
+#![cfg_attr(
+    all(target_arch = "x86_64", not(loom)),
+    expect(unsafe_code, reason = "a hint to the processor has no safe name")
+)]
 
 use crate::sync::AtomicU64;
 
