@@ -42,14 +42,13 @@ impl Flag {
     }
 
     /// Clears it. Has everybody look who waits at `gate` since before it was set: his wake may have
-    /// died with who set it.
+    /// died with who set it, or with who cleared it first.
     pub fn clear<'a>(&self, gate: &'a Gate) -> Option<Wake<'a>> {
         let seen = self.word.load(SeqCst);
-        if seen & SET == 0 {
-            return None;
+        if seen & SET != 0 {
+            // Refused, another has cleared it meanwhile: so have we, just before whoever set it again.
+            let _ = self.word.compare_exchange(seen, seen.wrapping_add(1), SeqCst, SeqCst); // [announce]
         }
-        // Refused, another has cleared it meanwhile: so have we, just before whoever set it again.
-        let _ = self.word.compare_exchange(seen, seen.wrapping_add(1), SeqCst, SeqCst); // [announce]
         gate.notify(u32::MAX)
     }
 
