@@ -184,10 +184,10 @@ pub enum OpenError {
         /// The file's length.
         found: u64,
     },
-    /// The queue carries something else.
-    #[error("the queue carries {found}, you asked for {expected}")]
+    /// It carries something else.
+    #[error("the segment carries {found}, you asked for {expected}")]
     WrongType {
-        /// What the queue carries.
+        /// What it carries.
         found: String,
         /// What was asked for.
         expected: String,

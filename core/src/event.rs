@@ -55,7 +55,7 @@ impl Event {
             watchdog,
             max_attempts: 1,
         };
-        let segment = Segment::create(Geometry::plan(wishes)?, TypeMark::of::<Flag>(), false)?;
+        let segment = Segment::create(Geometry::plan(wishes)?, TypeMark::EVENT, false)?;
         Ok(Self { segment: Arc::new(segment) })
     }
 
@@ -64,7 +64,7 @@ impl Event {
     /// # Errors
     /// As [`Queue::open`](crate::Queue::open); [`OpenError::WrongType`] when it is something else.
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
-        let segment = Arc::new(Segment::open_as(fd.into(), TypeMark::of::<Flag>())?);
+        let segment = Arc::new(Segment::open_as(fd.into(), TypeMark::EVENT)?);
         Ok(Self { segment })
     }
 
@@ -142,7 +142,8 @@ impl Event {
     /// A wait that begins, for drivers that park tasks.
     #[doc(hidden)]
     pub fn expecting(&self) -> Expecting {
-        Expecting { segment: Arc::clone(&self.segment), since: None }
+        let since = self.segment.ring().map(|ring| ring.control.rare.flag.since());
+        Expecting { segment: Arc::clone(&self.segment), since }
     }
 
     /// Another descriptor of the same event, close-on-exec, to hand on.
@@ -165,7 +166,7 @@ impl Event {
     }
 
     fn wait_until(&self, until: Option<Instant>) -> Option<Result<(), Fault>> {
-        let mut expecting = self.expecting();
+        let expecting = self.expecting();
         let side = expecting.side();
         let Some(gate) = side.gate() else { return Some(Err(Fault::Forked)) };
         let patience = Patience { until, watchdog: side.watchdog() };
@@ -183,16 +184,19 @@ impl AsFd for Event {
 #[derive(Debug)]
 pub struct Expecting {
     segment: Arc<Segment>,
+    /// When it began; `None` in a forked child.
     since: Option<Since>,
 }
 
 impl Expecting {
-    /// Looks whether the event was set since the first look.
-    pub fn attempt(&mut self) -> Option<Result<(), Fault>> {
-        let Some(ring) = self.segment.ring() else { return Some(Err(Fault::Forked)) };
-        let flag = &ring.control.rare.flag;
-        let since = *self.since.get_or_insert_with(|| flag.since());
-        flag.was_set_since(since).then_some(Ok(()))
+    /// Looks whether the event was set since this began.
+    pub fn attempt(&self) -> Option<Result<(), Fault>> {
+        match (self.segment.ring(), self.since) {
+            (Some(ring), Some(since)) => {
+                ring.control.rare.flag.was_set_since(since).then_some(Ok(()))
+            }
+            _ => Some(Err(Fault::Forked)),
+        }
     }
 
     /// Where this waits.

@@ -21,7 +21,7 @@ use crate::slot::BLOCK_BITS;
 
 pub(crate) const MAGIC: [u8; 8] = *b"PARKLINE";
 /// The layout and the protocol. Both sides of a segment must agree.
-pub(crate) const VERSION: u32 = 4;
+pub const VERSION: u32 = 4;
 
 pub(crate) const CONTROL_OFFSET: usize = 1024;
 pub(crate) const HEADER_LEN: usize = 4096;
@@ -54,7 +54,17 @@ pub(crate) struct TypeMark {
 
 impl TypeMark {
     /// Bytes of any length.
-    pub(crate) const BYTES: Self = Self { size: 0, align: 0, name_len: 0, name: [0; NAME_LEN] };
+    pub(crate) const BYTES: Self = Self::named("");
+    pub(crate) const EVENT: Self = Self::named("the flag of an event");
+    pub(crate) const SEMAPHORE: Self = Self::named("the permits of a semaphore");
+
+    /// What no type of a user can be taken for: an alignment of zero is none.
+    const fn named(name: &str) -> Self {
+        let mut mark = Self { size: 0, align: 0, name_len: name.len() as u32, name: [0; NAME_LEN] };
+        let (whole, _) = mark.name.split_at_mut(name.len());
+        whole.copy_from_slice(name.as_bytes());
+        mark
+    }
 
     /// `T` by its size, its alignment and its name without the paths, so that two programs that
     /// keep the type in different modules agree. A long name counts by its length and its first 64
@@ -87,8 +97,11 @@ impl core::fmt::Display for TypeMark {
             return f.write_str("raw bytes");
         }
         let len = self.name.len().min(self.name_len as usize);
-        let name = self.name.get(..len).unwrap_or_default();
-        write!(f, "`{}` ({} bytes, align {})", name.escape_ascii(), self.size, self.align)
+        let name = self.name.get(..len).unwrap_or_default().escape_ascii();
+        if self.align == 0 {
+            return write!(f, "{name}");
+        }
+        write!(f, "`{name}` ({} bytes, align {})", self.size, self.align)
     }
 }
 

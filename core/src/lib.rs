@@ -110,6 +110,7 @@ pub mod driver {
     #[cfg(not(loom))]
     pub use crate::fork::{ForkGuard, ForksHeld, hold_forks};
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
+    pub use crate::geometry::VERSION;
     pub use crate::heap::{HeapJoin, HeapPort, HeapRing, decode_block};
     #[cfg(kill_points)]
     pub use crate::kill_points::{KillPoint, arm, disarm};

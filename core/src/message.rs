@@ -10,6 +10,7 @@ use crate::port::Port;
 mod sealed {
     pub trait Sealed {}
     impl Sealed for [u8] {}
+    impl Sealed for crate::semaphore::Token {}
     impl<T: super::FromBytes + super::IntoBytes + super::Immutable> Sealed for T {}
 }
 

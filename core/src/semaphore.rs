@@ -9,21 +9,36 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use zerocopy::{FromBytes, Immutable, IntoBytes};
-
 use crate::error::{
     AttachError, Corrupt, CreateError, Fault, OpenError, TryRecvError, WaitTimeoutError,
 };
 use crate::futex::Futex;
+use crate::geometry::TypeMark;
+use crate::message::{InBlock, Mark, Message};
 use crate::queue::{Builder, Queue};
 use crate::receiver::{Lease, Receiver};
 use crate::side::Side;
 use crate::wait::{Patience, wait_at};
 
 /// What the queue of a semaphore carries.
-#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable)]
-#[repr(C)]
-struct Token {}
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Token;
+
+impl Message for Token {
+    type Owned = Self;
+
+    fn bytes(&self) -> &[u8] {
+        &[]
+    }
+
+    fn read(_: InBlock<'_>) -> Result<Self, Corrupt> {
+        Ok(Self)
+    }
+
+    fn mark() -> Mark {
+        Mark(TypeMark::SEMAPHORE)
+    }
+}
 
 /// A number of permits in a sealed memfd, that the threads and tasks of any processes acquire and
 /// release.
@@ -74,7 +89,7 @@ impl Semaphore {
         let mut tokens = queue.sender().map_err(|error| CreateError::Open(error.into()))?;
         for _ in 0..permits {
             // The ring has room for all of them, and nobody else has it yet.
-            let sent = tokens.try_send(&Token {});
+            let sent = tokens.try_send(&Token);
             debug_assert_eq!(sent, Ok(()));
         }
         // Its record is for one more process.

@@ -44,8 +44,8 @@ class Event(_parkline.Event):
     handle pickles into any process of this host, as a queue's does, and a forked child goes on with the
     one that it inherited. Any number of processes can have it.
 
-    A killed process can leave it set or not, and nothing in between: that others wait longer than
-    `watchdog` seconds for what it did is not possible.
+    A killed process can leave it set or not, and nothing in between. Who waits learns of its set within
+    `watchdog` seconds, unless the event is cleared before.
     """
 
     __slots__ = ()

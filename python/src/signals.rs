@@ -116,10 +116,7 @@ impl Event {
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let opened = self.opened()?;
-        if opened.it.is_set() {
-            return Ok(true);
-        }
-        let mut expecting = opened.it.expecting();
+        let expecting = opened.it.expecting();
         let side = expecting.side();
         let _counted = Counted::new(&opened.waiting);
         let attempt = || expecting.attempt();

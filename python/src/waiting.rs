@@ -287,7 +287,7 @@ fn join(mut joining: Joining) -> Future<Result<(), Fault>> {
 fn expect(mut expecting: Expecting) -> Future<Result<(), Fault>> {
     Box::pin(async move {
         let side = |it: &Expecting| -> Side { it.side() };
-        wait(&mut expecting, None, side, |_| None, Expecting::attempt).await.unwrap_or(Ok(()))
+        wait(&mut expecting, None, side, |_| None, |it| it.attempt()).await.unwrap_or(Ok(()))
     })
 }
 

@@ -24,7 +24,7 @@ use crate::waiting::wait;
 /// ```
 pub trait AsyncEvent {
     /// Waits until the event is set: returns at the first poll if it is, and also if it was set and
-    /// cleared again since the first poll.
+    /// cleared again since this was called.
     ///
     /// # Errors
     /// [`Fault::Forked`].
@@ -80,5 +80,5 @@ impl AsyncEvent for Event {
 }
 
 async fn wait_until(mut expecting: Expecting, until: Option<Instant>) -> Option<Result<(), Fault>> {
-    wait(&mut expecting, until, Expecting::side, |_| None, Expecting::attempt).await
+    wait(&mut expecting, until, Expecting::side, |_| None, |it| it.attempt()).await
 }
