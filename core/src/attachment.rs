@@ -12,6 +12,7 @@ use crate::gate::Wake;
 use crate::join::let_joiners_order_us;
 use crate::locks::Owner;
 use crate::port::Port;
+use crate::position::Position;
 use crate::recovery::wake_everybody;
 use crate::ring::Ring;
 use crate::segment::{Mapping, Segment};
@@ -180,8 +181,9 @@ impl Attachment {
         self.port.ring().finding.keep(corrupt).into()
     }
 
-    pub(crate) fn side(&self, waits_for: WaitsFor) -> Side {
-        Side::new(&self.segment, waits_for, Some(self.port.id()))
+    /// Where a handle waits that stands `at`.
+    pub(crate) fn side(&self, waits_for: WaitsFor, at: Position) -> Side {
+        Side::new(&self.segment, waits_for).of_handle(self.port.id(), at)
     }
 
     pub(crate) fn futex(&self) -> Futex<'_> {

@@ -15,7 +15,6 @@ use crate::gate::{Gate, Wake};
 use crate::geometry::{Geometry, TypeMark, Wishes};
 use crate::segment::Segment;
 use crate::side::{Side, WaitsFor};
-use crate::wait::{Patience, wait_at};
 
 /// A flag in a sealed memfd that any number of processes set, clear and wait for: the signal to start,
 /// or to stop.
@@ -167,10 +166,7 @@ impl Event {
 
     fn wait_until(&self, until: Option<Instant>) -> Option<Result<(), Fault>> {
         let expecting = self.expecting();
-        let side = expecting.side();
-        let Some(gate) = side.gate() else { return Some(Err(Fault::Forked)) };
-        let patience = Patience { until, watchdog: side.watchdog() };
-        wait_at(&Futex::uncounted(), gate, patience, || expecting.attempt(), || false)
+        expecting.side().sleep(until, || expecting.attempt())
     }
 }
 
@@ -201,6 +197,6 @@ impl Expecting {
 
     /// Where this waits.
     pub fn side(&self) -> Side {
-        Side::new(&self.segment, WaitsFor::Event, None)
+        Side::new(&self.segment, WaitsFor::Event)
     }
 }

@@ -116,12 +116,12 @@ impl HeapRing {
 
     /// Whether a receive would find something to do.
     pub fn is_readable(&self) -> bool {
-        self.ring().is_ready(Verb::Recv)
+        self.ring().is_ready(Verb::Recv, None)
     }
 
     /// Whether a send would find something to do.
     pub fn is_writable(&self) -> bool {
-        self.ring().is_ready(Verb::Send)
+        self.ring().is_ready(Verb::Send, None)
     }
 
     fn ring(&self) -> Ring<'_> {

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use crate::attachment::{Attachment, Heir};
 use crate::error::{AttachError, CreateError, Fault, JoinTimeoutError, OpenError};
 use crate::event::Event;
-use crate::futex::Futex;
 use crate::geometry::{Geometry, Wishes};
 use crate::join::{Join, order_acknowledgements};
 use crate::message::Message;
@@ -20,7 +19,6 @@ use crate::semaphore::Semaphore;
 use crate::sender::Sender;
 use crate::side::{Side, WaitsFor};
 use crate::stats::Stats;
-use crate::wait::{Patience, wait_at};
 
 /// A bounded queue in a sealed memfd, for many senders and many receivers in many processes.
 ///
@@ -300,11 +298,8 @@ impl<M: Message + ?Sized> Queue<M> {
     }
 
     fn join_until(&self, until: Option<Instant>) -> Option<Result<(), Fault>> {
-        let Some(ring) = self.segment.ring() else { return Some(Err(Fault::Forked)) };
         let mut joining = self.joining();
-        let patience = Patience { until, watchdog: ring.geometry.watchdog() };
-        let gate = &ring.control.after_recv.acknowledged;
-        wait_at(&Futex::uncounted(), gate, patience, || joining.attempt(), || false)
+        joining.side().sleep(until, || joining.attempt())
     }
 
     /// A join, for drivers that park tasks.
@@ -350,7 +345,7 @@ impl Joining {
 
     /// Where this waits.
     pub fn side(&self) -> Side {
-        Side::new(&self.segment, WaitsFor::Acknowledgement, None)
+        Side::new(&self.segment, WaitsFor::Acknowledgement)
     }
 }
 

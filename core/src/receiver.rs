@@ -12,10 +12,9 @@ use crate::port::Port;
 use crate::position::Position;
 use crate::ring::Stop;
 use crate::sender::Sender;
-use crate::side::{Side, WaitsFor};
+use crate::side::{Side, WaitsFor, wait_blocking};
 use crate::slot::Verb;
 use crate::spin::Spin;
-use crate::wait::{Patience, wait_at};
 
 /// How many messages can come back while one receive gives up others, beyond all that there can be
 /// at a time. Each is one that another receiver was quicker to take and to return: as good as never
@@ -91,8 +90,9 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// sleeps: by default 50 us. Zero: it sleeps at once.
     ///
     /// It does so only while that pays off: on a core that the peer needs, or where messages come seldom,
-    /// the handle soon sleeps at once by itself, and tries now and then. Tasks of a runtime never
-    /// spin, nor do handles that tasks share.
+    /// a thread soon sleeps at once by itself, and tries now and then. A thread in [`block_on`] looks
+    /// for all its tasks when none of them can go on, for as long as the most modest of them says.
+    /// Nobody spins in other runtimes, nor in `block_on` without io_uring.
     ///
     /// [`block_on`]: https://docs.rs/parkline-uring/latest/parkline_uring/fn.block_on.html
     ///
@@ -108,13 +108,13 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_spin(&mut self, limit: Duration) {
-        self.spin = Spin::new(limit);
+        self.spin.limit = limit;
     }
 
     /// For drivers.
     #[doc(hidden)]
-    pub fn spin(&mut self) -> &mut Spin {
-        &mut self.spin
+    pub fn spin_limit(&self) -> Duration {
+        self.spin.limit
     }
 
     /// Has `handler` called with each message that this handle receives after it was handed out
@@ -387,7 +387,7 @@ impl<M: Message + ?Sized> Receiver<M> {
 
     /// Where this handle waits, for drivers that park tasks.
     pub fn side(&self) -> Side {
-        self.attachment.side(WaitsFor::Message)
+        self.attachment.side(WaitsFor::Message, self.at)
     }
 
     /// Takes one message, copied out and acknowledged. Those who wait for room are for the caller to
@@ -537,28 +537,15 @@ impl<M: Message + ?Sized> Receiver<M> {
         until: Option<Instant>,
         mut attempt: impl FnMut(&mut Self) -> Result<R, TryRecvError>,
     ) -> Option<Result<R, RecvError>> {
-        if let Some(answer) = self.answer(&mut attempt) {
-            return Some(answer);
-        }
-        let mut spin = self.spin;
-        let soon = spin.look(until, || self.answer(&mut attempt));
-        self.spin = spin;
-        if soon.is_some() {
-            return soon;
-        }
-        let attachment = Arc::clone(&self.attachment);
-        let port = match attachment.port() {
-            Ok(port) => port,
-            Err(fault) => return Some(Err(RecvError::Fault(fault))),
-        };
-        let ring = port.ring();
-        let patience = Patience { until, watchdog: ring.geometry.watchdog() };
-        let attempt = || {
-            attachment.segment.keep_watch();
-            self.answer(&mut attempt)
-        };
-        let more = || ring.is_ready(Verb::Recv);
-        wait_at(&attachment.futex(), &ring.control.after_send.readable, patience, attempt, more)
+        let attempt = |it: &mut Self| it.answer(&mut attempt);
+        wait_blocking(
+            self,
+            until,
+            |it| &it.attachment.segment,
+            Self::side,
+            |it| &mut it.spin,
+            attempt,
+        )
     }
 }
 

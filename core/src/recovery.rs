@@ -9,10 +9,10 @@
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
-//! | [news] | `watch_now`: has_news, fence, try_lock | `keep_watch`: unlock, fence, has_news | who brings news finds the lock free, or who has it sees the news: a fence on both sides |
+//! | [news] | `watch_now`: has_news, fence, try_lock | `look`: unlock, fence, has_news | who brings news finds the lock free, or who has it sees the news: a fence on both sides |
 //! | [arrival] | a new handle's pid, then arrivals | `Side::arrivals`, then `Side::peers` | who sees that somebody came sees who |
 
-use std::sync::atomic::{AtomicBool, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, fence};
 use std::time::{Duration, Instant};
 
 use crate::error::{AttachError, Corrupt};
@@ -47,29 +47,58 @@ pub struct Recovered {
 /// When this process looks for the dead next.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    next: Mutex<Instant>,
+    begun: Instant,
+    /// Nanoseconds from `begun` to the next look; written under the lock.
+    next: AtomicU64,
     /// Some peer has died: look now.
     has_news: AtomicBool,
     /// Messages wait for room to go back: look whenever there may be some.
     is_owed: AtomicBool,
+    /// Of who looks.
+    looking: Mutex<()>,
 }
 
 impl Watch {
     pub(crate) fn begin(period: Duration) -> Self {
         let (has_news, is_owed) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { next: Mutex::new(after(period)), has_news, is_owed }
+        let next = AtomicU64::new(nanos(period));
+        Self { begun: Instant::now(), next, has_news, is_owed, looking: Mutex::new(()) }
     }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.has_news.load(Relaxed)
+            || self.is_owed.load(Relaxed)
+            || nanos(now.saturating_duration_since(self.begun)) >= self.next.load(Relaxed)
+    }
+}
+
+/// Five centuries are enough.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Segment {
     /// Looks for the dead if that is due. For those who wait: a process does it once a period,
     /// however many do.
     pub(crate) fn keep_watch(&self) {
+        self.keep_watch_at(Instant::now());
+    }
+
+    /// The same for who knows what time it is: a few loads if it is not due.
+    #[inline]
+    pub(crate) fn keep_watch_at(&self, now: Instant) {
+        if self.watch.is_due(now) {
+            self.look(now);
+        }
+    }
+
+    #[cold]
+    fn look(&self, now: Instant) {
         loop {
             {
                 // Who holds the lock is looking, and looks again for the news we may have brought.
-                let Ok(mut next) = self.watch.next.try_lock() else { return };
-                self.look_if_due(&mut next);
+                let Ok(_looking) = self.watch.looking.try_lock() else { return };
+                self.look_if_due(now);
             }
             fence(SeqCst); // [news]
             if !self.watch.has_news.load(Relaxed) {
@@ -78,13 +107,17 @@ impl Segment {
         }
     }
 
-    fn look_if_due(&self, next: &mut Instant) {
-        let (now, has_news) = (Instant::now(), self.watch.has_news.swap(false, SeqCst));
-        if !has_news && now < *next && !self.watch.is_owed.load(Relaxed) {
+    fn look_if_due(&self, now: Instant) {
+        // Somebody may have looked since.
+        let is_due = self.watch.is_due(now);
+        let has_news = self.watch.has_news.swap(false, SeqCst);
+        if !is_due && !has_news {
             return;
         }
         let period = self.geometry().watchdog();
-        *next = after(if has_news { period.min(SECOND_LOOK) } else { period });
+        let period = if has_news { period.min(SECOND_LOOK) } else { period };
+        let next = now.saturating_duration_since(self.watch.begun).saturating_add(period);
+        self.watch.next.store(nanos(next), Relaxed);
         // What fails here fails again for somebody who is told.
         let _ = self.recover();
     }
@@ -173,12 +206,6 @@ impl Recovered {
     }
 }
 
-/// When `period`, an hour at most, will have passed.
-fn after(period: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(period).unwrap_or(now)
-}
-
 /// Has everybody look again: some may sleep whose wake died with its sender.
 pub(crate) fn wake_everybody(ring: &Ring<'_>) {
     for gate in ring.control.gates() {
@@ -198,13 +225,13 @@ mod tests {
     fn news_of_a_death_waits_for_who_looks_already() {
         let queue = Queue::builder().create().unwrap();
         let segment = queue.segment();
-        let begun = *segment.watch.next.lock().unwrap();
+        let begun = segment.watch.next.load(Relaxed);
         {
-            let _looking = segment.watch.next.lock().unwrap();
+            let _looking = segment.watch.looking.lock().unwrap();
             segment.watch_now();
         }
         segment.keep_watch();
         assert!(!segment.watch.has_news.load(Relaxed), "looked");
-        assert!(*segment.watch.next.lock().unwrap() < begun, "and looks once more, soon");
+        assert!(segment.watch.next.load(Relaxed) < begun, "and looks once more, soon");
     }
 }

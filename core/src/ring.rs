@@ -399,14 +399,16 @@ impl<'a> Ring<'a> {
         Ok(sent.minus(received).min(self.laps().capacity()))
     }
 
-    /// Whether `verb` would find something to do, an end by close included.
-    pub(crate) fn is_ready(&self, verb: Verb) -> bool {
-        let looked = self.start(verb).and_then(|at| {
-            let (_, seen) = self.look_at(at)?;
-            Ok(!matches!(self.look(verb, seen, at), Look::NotNow))
-        });
+    /// Whether `verb` would find something to do, an end by close included. Quick if it is the turn
+    /// of the position `at`.
+    pub(crate) fn is_ready(&self, verb: Verb, at: Option<Position>) -> bool {
+        let look = |at| self.look_at(at).map(|(_, seen)| self.look(verb, seen, at));
+        let looked = match at.map(look) {
+            Some(Ok(here @ (Look::Here | Look::NotNow))) => Ok(here),
+            _ => self.start(verb).and_then(look),
+        };
         // A corrupt segment is news for the waiter too.
-        looked.unwrap_or(true) || self.is_closing()
+        !matches!(looked, Ok(Look::NotNow)) || self.is_closing()
     }
 
     /// Where a handle with no cursor begins: the first position that `verb` has not committed.

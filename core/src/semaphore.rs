@@ -12,13 +12,11 @@ use std::time::{Duration, Instant};
 use crate::error::{
     AttachError, Corrupt, CreateError, Fault, OpenError, TryRecvError, WaitTimeoutError,
 };
-use crate::futex::Futex;
 use crate::geometry::TypeMark;
 use crate::message::{InBlock, Mark, Message};
 use crate::queue::{Builder, Queue};
 use crate::receiver::{Lease, Receiver};
 use crate::side::Side;
-use crate::wait::{Patience, wait_at};
 
 /// What the queue of a semaphore carries.
 #[derive(Clone, Copy, Debug)]
@@ -177,17 +175,8 @@ impl Semaphore {
     }
 
     fn acquire_until(&self, until: Option<Instant>) -> Option<Result<Permit, Fault>> {
-        if let Some(answer) = self.attempt() {
-            return Some(answer);
-        }
-        let side = self.side();
-        let Some(gate) = side.gate() else { return Some(Err(Fault::Forked)) };
-        let patience = Patience { until, watchdog: side.watchdog() };
-        let attempt = || {
-            side.keep_watch();
-            self.attempt()
-        };
-        wait_at(&Futex::uncounted(), gate, patience, attempt, || side.is_ready())
+        let first = self.attempt();
+        first.or_else(|| self.side().sleep(until, || self.attempt()))
     }
 
     /// What a waiting call answers; `None` if it waits. For drivers that park tasks.

@@ -11,10 +11,9 @@ use crate::frame::Frame;
 use crate::message::{InBlock, Message};
 use crate::port::{Port, SEND_CELL};
 use crate::position::Position;
-use crate::side::{Side, WaitsFor};
+use crate::side::{Side, WaitsFor, wait_blocking};
 use crate::slot::Verb;
 use crate::spin::Spin;
-use crate::wait::{Patience, wait_at};
 
 /// Up to this size a message is written before the first look at the slot: load and exchange then
 /// stand close together, and fewer exchanges fail. A larger one is not copied for nothing when the
@@ -53,8 +52,9 @@ impl<M: Message + ?Sized> Sender<M> {
     /// sleeps: by default 50 us. Zero: it sleeps at once.
     ///
     /// It does so only while that pays off: on a core that the peer needs, or where receives come seldom,
-    /// the handle soon sleeps at once by itself, and tries now and then. Tasks of a runtime never
-    /// spin, nor do handles that tasks share.
+    /// a thread soon sleeps at once by itself, and tries now and then. A thread in [`block_on`] looks
+    /// for all its tasks when none of them can go on, for as long as the most modest of them says.
+    /// Nobody spins in other runtimes, nor in `block_on` without io_uring.
     ///
     /// [`block_on`]: https://docs.rs/parkline-uring/latest/parkline_uring/fn.block_on.html
     ///
@@ -71,13 +71,13 @@ impl<M: Message + ?Sized> Sender<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn set_spin(&mut self, limit: Duration) {
-        self.spin = Spin::new(limit);
+        self.spin.limit = limit;
     }
 
     /// For drivers.
     #[doc(hidden)]
-    pub fn spin(&mut self) -> &mut Spin {
-        &mut self.spin
+    pub fn spin_limit(&self) -> Duration {
+        self.spin.limit
     }
 
     /// Sends a message if there is room. Lock-free: no peer, dead, stopped or slow, can make it
@@ -193,7 +193,7 @@ impl<M: Message + ?Sized> Sender<M> {
 
     /// Where this handle waits, for drivers that park tasks.
     pub fn side(&self) -> Side {
-        self.attachment.side(WaitsFor::Room)
+        self.attachment.side(WaitsFor::Room, self.at)
     }
 
     #[inline]
@@ -235,33 +235,18 @@ impl<M: Message + ?Sized> Sender<M> {
         until: Option<Instant>,
         mut attempt: impl FnMut(&mut Self) -> Result<R, TrySendError>,
     ) -> Option<Result<R, SendError>> {
-        let mut attempt = |sender: &mut Self| match attempt(sender) {
+        let attempt = |it: &mut Self| match attempt(it) {
             Ok(done) => Some(Ok(done)),
             Err(refused) => refused.settled().ok().map(Err),
         };
-        if let Some(answer) = attempt(self) {
-            return Some(answer);
-        }
-        let mut spin = self.spin;
-        let soon = spin.look(until, || attempt(self));
-        self.spin = spin;
-        if soon.is_some() {
-            return soon;
-        }
-        let attachment = Arc::clone(&self.attachment);
-        let port = match attachment.port() {
-            Ok(port) => port,
-            Err(fault) => return Some(Err(SendError::Fault((), fault))),
-        };
-        let ring = port.ring();
-        let patience = Patience { until, watchdog: ring.geometry.watchdog() };
-        let attempt = || {
-            // First, for a message that the dead left waits longer than ours.
-            attachment.segment.keep_watch();
-            attempt(self)
-        };
-        let more = || ring.is_ready(Verb::Send);
-        wait_at(&attachment.futex(), &ring.control.after_recv.writable, patience, attempt, more)
+        wait_blocking(
+            self,
+            until,
+            |it| &it.attachment.segment,
+            Self::side,
+            |it| &mut it.spin,
+            attempt,
+        )
     }
 }
 
@@ -373,8 +358,8 @@ pub struct Reservation<'a> {
 impl Reservation<'_> {
     /// For drivers.
     #[doc(hidden)]
-    pub fn spin(&mut self) -> &mut Spin {
-        &mut self.sender.spin
+    pub fn spin_limit(&self) -> Duration {
+        self.sender.spin.limit
     }
 
     /// The reserved length in bytes.

@@ -1,14 +1,17 @@
-//! A side of a queue, at which somebody waits: for drivers that park tasks.
+//! A side of a queue, at which somebody waits: a blocking call, or a driver that parks tasks.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::futex::Futex;
 use crate::gate::Gate;
+use crate::position::Position;
 use crate::recovery::wake_everybody;
 use crate::segment::Segment;
 use crate::slot::Verb;
+use crate::spin::Spin;
 use crate::sync::Ordering::Acquire;
+use crate::wait::{Patience, wait_at};
 
 /// What somebody waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,7 +22,7 @@ pub(crate) enum WaitsFor {
     Event,
 }
 
-/// The side of a queue at which somebody waits: for drivers that park tasks.
+/// The side of a queue at which somebody waits.
 ///
 /// Keeps the queue mapped, but no handle's record.
 #[derive(Clone, Debug)]
@@ -28,6 +31,8 @@ pub struct Side {
     waits_for: WaitsFor,
     /// Where its waits are counted.
     record: Option<u32>,
+    /// Where its handle stood: looked at first.
+    at: Option<Position>,
 }
 
 /// What is the same for all sides whose tasks may share one kernel wait.
@@ -35,8 +40,13 @@ pub struct Side {
 pub struct SideKey(u64, WaitsFor, Option<u32>);
 
 impl Side {
-    pub(crate) fn new(segment: &Arc<Segment>, waits_for: WaitsFor, record: Option<u32>) -> Self {
-        Self { segment: Arc::clone(segment), waits_for, record }
+    pub(crate) fn new(segment: &Arc<Segment>, waits_for: WaitsFor) -> Self {
+        Self { segment: Arc::clone(segment), waits_for, record: None, at: None }
+    }
+
+    /// The same of a handle, which has `record` and stands `at`.
+    pub(crate) fn of_handle(self, record: u32, at: Position) -> Self {
+        Self { record: Some(record), at: Some(at), ..self }
     }
 
     /// Where this side waits; `None` in a forked child.
@@ -56,8 +66,8 @@ impl Side {
             return true;
         }
         match self.waits_for {
-            WaitsFor::Room => ring.is_ready(Verb::Send),
-            WaitsFor::Message => ring.is_ready(Verb::Recv),
+            WaitsFor::Room => ring.is_ready(Verb::Send, self.at),
+            WaitsFor::Message => ring.is_ready(Verb::Recv, self.at),
             // Each waits for something else: only it can tell.
             WaitsFor::Acknowledgement => true,
             WaitsFor::Event => ring.control.rare.flag.is_set(),
@@ -82,6 +92,11 @@ impl Side {
     /// Recovers dead handles, if this process has not looked for them for a watchdog's period.
     pub fn keep_watch(&self) {
         self.segment.keep_watch();
+    }
+
+    /// The same for who knows what time it is: costs next to nothing if it is not due.
+    pub fn keep_watch_at(&self, now: Instant) {
+        self.segment.keep_watch_at(now);
     }
 
     /// Recovers dead handles now, since some peer has died, and has everybody look again: a wake
@@ -134,10 +149,54 @@ impl Side {
         }
     }
 
-    fn with_futex(&self, call: impl FnOnce(Futex<'_>)) {
+    /// Calls `attempt` until it answers, and has the thread sleep in between; `None` when the time is
+    /// over. Who waits sees to what the dead left before its own: it waits longer.
+    ///
+    /// `attempt` always answers in a forked child: there is nowhere to wait.
+    pub(crate) fn sleep<T>(
+        &self,
+        until: Option<Instant>,
+        mut attempt: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        let Some(gate) = self.gate() else { return attempt() };
+        let patience = Patience { until, watchdog: self.watchdog() };
+        let attempt = || {
+            self.keep_watch();
+            attempt()
+        };
+        let more = || !self.is_for_all() && self.is_ready();
+        self.with_futex(|futex| wait_at(&futex, gate, patience, attempt, more))
+    }
+
+    fn with_futex<R>(&self, call: impl FnOnce(Futex<'_>) -> R) -> R {
         let ring = self.segment.ring();
         let records = ring.as_ref().map_or(&[][..], |ring| ring.records);
         let record = self.record.and_then(|id| records.get(id as usize));
-        call(record.map_or(Futex::uncounted(), |record| Futex::counted(&record.tally)));
+        call(record.map_or(Futex::uncounted(), |record| Futex::counted(&record.tally)))
     }
+}
+
+/// The wait of a blocking call of a `handle`: calls `attempt` until it answers, `None` when the time
+/// is over. The thread looks by the handle's `spin` before it sleeps.
+pub(crate) fn wait_blocking<H, T>(
+    handle: &mut H,
+    until: Option<Instant>,
+    segment: impl Fn(&H) -> &Segment,
+    side: impl FnOnce(&H) -> Side,
+    spin: impl Fn(&mut H) -> &mut Spin,
+    mut attempt: impl FnMut(&mut H) -> Option<T>,
+) -> Option<T> {
+    if let Some(answer) = attempt(handle) {
+        return Some(answer);
+    }
+    if spin(handle).is_due() {
+        let mut its = *spin(handle);
+        let watch = |it: &mut H, now| segment(it).keep_watch_at(now);
+        let soon = its.look(handle, until, watch, &mut attempt);
+        *spin(handle) = its;
+        if soon.is_some() {
+            return soon;
+        }
+    }
+    side(handle).sleep(until, || attempt(handle))
 }

@@ -2,8 +2,8 @@
 //!
 //! To wake a thread on another core takes tens of microseconds, and an answer from there comes within
 //! one. But who spins on the core that the peer needs, or for what comes much later, has only wasted
-//! time. Nobody can tell before, so each handle goes by what its last spins brought: one in vain costs
-//! as much credit as many that were answered have earned, and without credit the handle sleeps at
+//! time. Nobody can tell before, so everybody goes by what the last spins brought: one in vain costs
+//! as much credit as many that were answered have earned, and without credit the thread sleeps at
 //! once, but for a try now and then: more and more seldom while all are in vain.
 
 use core::hint::spin_loop;
@@ -22,10 +22,11 @@ const PRICE: u16 = 16;
 const FIRST_GAP: u16 = 16;
 const LAST_GAP: u16 = 4096;
 
-/// How long one handle spins, and whether it does now.
+/// Whether a thread spins now, by what its last spins brought.
 #[derive(Clone, Copy, Debug)]
 pub struct Spin {
-    limit: Duration,
+    /// For how long at most it spins.
+    pub limit: Duration,
     credit: u16,
     /// How many waits to pass before the next try.
     pass: u16,
@@ -34,36 +35,40 @@ pub struct Spin {
 
 impl Default for Spin {
     fn default() -> Self {
-        Self::new(LIMIT)
+        Self { limit: LIMIT, credit: 0, pass: 0, gap: FIRST_GAP }
     }
 }
 
 impl Spin {
-    /// For at most `limit` at a time; not at all if that is zero.
-    pub(crate) fn new(limit: Duration) -> Self {
-        Self { limit, credit: 0, pass: 0, gap: FIRST_GAP }
+    /// Whether the next wait is one to look in: asked once a wait.
+    pub fn is_due(&mut self) -> bool {
+        let is_due = self.pass == 0;
+        self.pass = self.pass.saturating_sub(1);
+        is_due && !self.limit.is_zero()
     }
 
-    /// Calls `attempt` until it answers, or for as long as it is worth it; not after `until`.
-    pub fn look<T>(
+    /// Calls `attempt` until it answers, for at most the limit and not after `until`; and `meanwhile`
+    /// whenever it has looked at the clock.
+    pub fn look<H, T>(
         &mut self,
+        handle: &mut H,
         until: Option<Instant>,
-        mut attempt: impl FnMut() -> Option<T>,
+        mut meanwhile: impl FnMut(&mut H, Instant),
+        mut attempt: impl FnMut(&mut H) -> Option<T>,
     ) -> Option<T> {
-        if self.limit.is_zero() || self.passes() {
-            return None;
-        }
         let begin = Instant::now();
+        let mut now = begin;
         loop {
+            meanwhile(handle, now);
             for _ in 0..LOOKS {
                 spin_loop();
-                if let Some(answer) = attempt() {
+                if let Some(answer) = attempt(handle) {
                     self.credit = MOST_CREDIT.min(self.credit.saturating_add(1));
                     self.gap = FIRST_GAP;
                     return Some(answer);
                 }
             }
-            let now = Instant::now();
+            now = Instant::now();
             if until.is_some_and(|until| now >= until) {
                 // Cut short: that tells nothing.
                 return None;
@@ -73,12 +78,6 @@ impl Spin {
                 return None;
             }
         }
-    }
-
-    fn passes(&mut self) -> bool {
-        let passes = self.pass > 0;
-        self.pass = self.pass.saturating_sub(1);
-        passes
     }
 
     fn spun_in_vain(&mut self) {
@@ -94,23 +93,21 @@ impl Spin {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
-    const SHORT: Duration = Duration::from_nanos(1);
+    const HOUR: Duration = Duration::from_secs(3600);
 
     /// How many of `waits` spin, of which none is answered.
     fn count(spin: &mut Spin, waits: u32) -> u32 {
         let mut spins = 0;
         for _ in 0..waits {
-            let mut looked = false;
-            assert_eq!(
-                spin.look(None, || {
-                    looked = true;
-                    None::<()>
-                }),
-                None
-            );
-            spins += u32::from(looked);
+            if spin.is_due() {
+                spins += 1;
+                spin.limit = Duration::from_nanos(1);
+                assert_eq!(spin.look(&mut (), None, |(), _| (), |()| None::<()>), None);
+            }
         }
         spins
     }
@@ -119,7 +116,7 @@ mod tests {
     /// failing).
     #[test]
     fn what_is_in_vain_is_tried_seldom() {
-        let mut spin = Spin::new(SHORT);
+        let mut spin = Spin::default();
         assert_eq!(count(&mut spin, 1 + 16 + 1 + 32 + 1), 3);
         count(&mut spin, 1 << 14);
         assert!(count(&mut spin, 1 << 14) <= 4);
@@ -128,18 +125,29 @@ mod tests {
     /// Fails if an answer earns nothing (seen failing).
     #[test]
     fn what_pays_off_goes_on_after_one_in_vain() {
-        let mut spin = Spin::new(SHORT);
+        let mut spin = Spin::default();
         for _ in 0..PRICE {
-            assert_eq!(spin.look(None, || Some(1)), Some(1));
+            assert!(spin.is_due());
+            assert_eq!(spin.look(&mut (), None, |(), _| (), |()| Some(1)), Some(1));
         }
         assert_eq!(count(&mut spin, 3), 2, "the first has been paid for");
     }
 
+    /// Fails if a spin goes on after `until`, or counts as one in vain then (each seen failing).
     #[test]
-    fn a_limit_of_zero_and_a_time_that_is_over_are_kept() {
-        assert_eq!(Spin::new(Duration::ZERO).look(None, || Some(1)), None);
-        let mut spin = Spin::new(Duration::from_secs(3600));
-        assert_eq!(spin.look(Some(Instant::now()), || None::<()>), None);
-        assert_eq!(count(&mut Spin { limit: SHORT, ..spin }, 1), 1, "nothing was learnt of that");
+    fn a_time_that_is_over_is_kept_and_teaches_nothing() {
+        let mut spin = Spin { limit: HOUR, ..Spin::default() };
+        assert_eq!(spin.look(&mut (), Some(Instant::now()), |(), _| (), |()| None::<()>), None);
+        assert_eq!(count(&mut spin, 1), 1);
+    }
+
+    /// Fails if who spins for long does nothing else (seen failing).
+    #[test]
+    fn who_spins_for_long_sees_to_other_things_now_and_then() {
+        let rounds = Cell::new(0);
+        let third = |_: &mut _| (rounds.get() == 3).then_some(());
+        let mut spin = Spin { limit: HOUR, ..Spin::default() };
+        let seen = spin.look(&mut (), None, |(), _| rounds.set(rounds.get() + 1), third);
+        assert_eq!(seen, Some(()));
     }
 }

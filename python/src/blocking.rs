@@ -26,7 +26,10 @@ impl Eyes {
         let locked = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Threads that share the handle look at once, each for itself.
         let mut spin = *locked();
-        spin.look(until, || side.is_ready().then_some(()));
+        if spin.is_due() {
+            let is_ready = |side: &mut &Side| side.is_ready().then_some(());
+            spin.look(&mut &*side, until, |side, now| side.keep_watch_at(now), is_ready);
+        }
         *locked() = spin;
     }
 }

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use parkline_core::driver::{Expecting, ForkGuard, Joining, Side};
 use parkline_uring::driver::wait;
@@ -262,7 +263,9 @@ fn lease(mut receiver: Shared<Receiver>) -> Future<Result<Lease, RecvError>> {
             Err(TryRecvError::Fault(fault)) => Some(Err(RecvError::Fault(fault))),
         };
         let side = |it: &Shared<Receiver>| it.lock().side();
-        wait(&mut receiver, None, side, |_| None, attempt).await.unwrap_or(Err(RecvError::Closed))
+        wait(&mut receiver, None, side, |_| Duration::ZERO, attempt)
+            .await
+            .unwrap_or(Err(RecvError::Closed))
     })
 }
 
@@ -273,21 +276,25 @@ fn send(mut sender: Shared<Sender>, item: SettledItem) -> Future<Result<(), Send
             Err(refused) => refused.settled().ok().map(Err),
         };
         let side = |it: &Shared<Sender>| it.lock().side();
-        wait(&mut sender, None, side, |_| None, attempt).await.unwrap_or(Err(SendError::Closed(())))
+        wait(&mut sender, None, side, |_| Duration::ZERO, attempt)
+            .await
+            .unwrap_or(Err(SendError::Closed(())))
     })
 }
 
 fn join(mut joining: Joining) -> Future<Result<(), Fault>> {
     Box::pin(async move {
         let side = |it: &Joining| -> Side { it.side() };
-        wait(&mut joining, None, side, |_| None, Joining::attempt).await.unwrap_or(Ok(()))
+        wait(&mut joining, None, side, |_| Duration::ZERO, Joining::attempt).await.unwrap_or(Ok(()))
     })
 }
 
 fn expect(mut expecting: Expecting) -> Future<Result<(), Fault>> {
     Box::pin(async move {
         let side = |it: &Expecting| -> Side { it.side() };
-        wait(&mut expecting, None, side, |_| None, |it| it.attempt()).await.unwrap_or(Ok(()))
+        wait(&mut expecting, None, side, |_| Duration::ZERO, |it| it.attempt())
+            .await
+            .unwrap_or(Ok(()))
     })
 }
 
@@ -295,6 +302,8 @@ fn acquire(mut signal: Arc<Signal<Held>>) -> Future<Result<Permit, Fault>> {
     Box::pin(async move {
         let side = |it: &Arc<Signal<Held>>| it.it.semaphore.side();
         let attempt = |it: &mut Arc<Signal<Held>>| it.it.semaphore.attempt();
-        wait(&mut signal, None, side, |_| None, attempt).await.unwrap_or(Err(Fault::Forked))
+        wait(&mut signal, None, side, |_| Duration::ZERO, attempt)
+            .await
+            .unwrap_or(Err(Fault::Forked))
     })
 }

@@ -2,12 +2,16 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::mem;
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 
 use parkline_core::driver::hold_forks;
 
 use crate::backend::{Backend, backend};
+use crate::looking::{self, Looker};
 use crate::reactor::{Reactor, lock};
+use crate::unpark::Unpark;
 
 thread_local! {
     /// The `block_on` calls that this thread is in, innermost last.
@@ -16,6 +20,8 @@ thread_local! {
 
 struct Frame {
     reactor: Arc<Reactor>,
+    /// Whom the thread looks for before it sleeps.
+    lookers: Vec<Looker>,
     /// The tokio runtime around the call: a runtime entered inside it is another one, and serves
     /// first.
     #[cfg(feature = "tokio")]
@@ -43,19 +49,45 @@ pub(crate) fn current() -> io::Result<Arc<Reactor>> {
 
 fn innermost() -> Option<Arc<Reactor>> {
     STACK.with_borrow(|stack| {
-        let frame = stack.last()?;
-        #[cfg(feature = "tokio")]
-        if frame.around != crate::tokio::runtime_id() {
-            return None;
-        }
-        (!frame.reactor.is_dead()).then(|| Arc::clone(&frame.reactor))
+        let frame = stack.last().filter(|frame| frame.serves())?;
+        Some(Arc::clone(&frame.reactor))
     })
+}
+
+/// Has the innermost [`block_on`](crate::block_on) look for a task before the thread sleeps, and poll
+/// it again after that; whether it will. The `task` is told what wakes the thread.
+pub(crate) fn look_for(task: impl FnOnce(&Waker) -> Looker) -> bool {
+    STACK.with_borrow_mut(|stack| {
+        let Some(frame) = stack.last_mut().filter(|frame| frame.serves()) else { return false };
+        let Some(waker) = frame.reactor.waker() else { return false };
+        if !looking::is_due(frame.lookers.len()) {
+            return false;
+        }
+        let task = task(waker);
+        let has_time = !task.limit.is_zero();
+        if has_time {
+            frame.lookers.push(task);
+        }
+        has_time
+    })
+}
+
+impl Frame {
+    /// Whether this is the innermost runtime around the caller.
+    fn serves(&self) -> bool {
+        #[cfg(feature = "tokio")]
+        if self.around != crate::tokio::runtime_id() {
+            return false;
+        }
+        !self.reactor.is_dead()
+    }
 }
 
 /// Makes `reactor` the innermost on this thread until the result is dropped.
 pub(crate) fn enter(reactor: Arc<Reactor>) -> Entered {
     let frame = Frame {
         reactor,
+        lookers: Vec::new(),
         #[cfg(feature = "tokio")]
         around: crate::tokio::runtime_id(),
     };
@@ -65,10 +97,38 @@ pub(crate) fn enter(reactor: Arc<Reactor>) -> Entered {
 
 pub(crate) struct Entered(());
 
+impl Entered {
+    /// Looks for those who have not announced, unless the thread is notified; whether there were
+    /// some: they are to be polled again.
+    pub(crate) fn look(&self, reactor: &Reactor, unpark: &Unpark) -> bool {
+        let take = |frame: &mut Frame| mem::take(&mut frame.lookers);
+        let innermost = || STACK.with_borrow_mut(|stack| stack.last_mut().map(take));
+        let mut lookers = innermost().unwrap_or_default();
+        if lookers.is_empty() {
+            return false;
+        }
+        let is_notified = || unpark.is_notified();
+        if !is_notified() && !reactor.is_dead() {
+            looking::look(&mut lookers, is_notified, |now| reactor.glance(now));
+        }
+        lookers.drain(..).filter_map(|task| task.waker).for_each(Waker::wake);
+        if is_notified() {
+            unpark.take_notice();
+        }
+        STACK.with_borrow_mut(|stack| {
+            // Its memory serves again.
+            stack.last_mut().into_iter().for_each(|frame| frame.lookers = mem::take(&mut lookers));
+        });
+        true
+    }
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
         let left = STACK.with_borrow_mut(Vec::pop);
-        drop(left);
+        // Those that live on elsewhere announce there.
+        let lookers = left.into_iter().flat_map(|frame| frame.lookers);
+        lookers.filter_map(|task| task.waker).for_each(Waker::wake);
     }
 }
 

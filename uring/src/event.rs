@@ -80,5 +80,5 @@ impl AsyncEvent for Event {
 }
 
 async fn wait_until(mut expecting: Expecting, until: Option<Instant>) -> Option<Result<(), Fault>> {
-    wait(&mut expecting, until, Expecting::side, |_| None, |it| it.attempt()).await
+    wait(&mut expecting, until, Expecting::side, |_| Duration::ZERO, |it| it.attempt()).await
 }

@@ -82,5 +82,5 @@ impl<M: Message + ?Sized> AsyncJoin for Queue<M> {
 }
 
 async fn join_until(mut joining: Joining, until: Option<Instant>) -> Option<Result<(), Fault>> {
-    wait(&mut joining, until, Joining::side, |_| None, Joining::attempt).await
+    wait(&mut joining, until, Joining::side, |_| Duration::ZERO, Joining::attempt).await
 }

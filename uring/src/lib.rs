@@ -40,6 +40,7 @@ mod event_loop;
 mod helper;
 mod join;
 mod lane;
+mod looking;
 mod owned;
 mod peer;
 mod reactor;

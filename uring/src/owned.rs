@@ -7,6 +7,7 @@ use std::io;
 use std::mem;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
+use std::task::Waker;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use crate::unpark::Unpark;
 pub(crate) struct OwnedRing {
     owner: ThreadId,
     pub(crate) unpark: Arc<Unpark>,
+    /// Notifies `unpark`.
+    pub(crate) waker: Waker,
     /// Locked by the owner alone, also while it sleeps.
     state: Mutex<State>,
     /// `None` once the ring has ended.
@@ -44,9 +47,11 @@ enum Request {
 
 impl OwnedRing {
     pub(crate) fn new() -> io::Result<Self> {
+        let unpark = Arc::default();
         Ok(Self {
             owner: thread::current().id(),
-            unpark: Arc::default(),
+            waker: Waker::from(Arc::clone(&unpark)),
+            unpark,
             state: Mutex::new(State { ring: Ring::owned()?, unpark_armed: false }),
             requests: Mutex::new(Some(Vec::new())),
         })
@@ -100,6 +105,15 @@ impl OwnedRing {
         if !self.is_owner() {
             self.unpark.notify();
         }
+    }
+
+    /// What has landed, without sleeping: no system call unless there is something to be told to the
+    /// kernel or by it.
+    pub(crate) fn glance(&self) -> io::Result<Vec<Landed>> {
+        let mut state = lock(&self.state);
+        state.serve(&self.requests)?;
+        state.ring.submit_queued()?;
+        Ok(state.landed())
     }
 
     /// Sleeps until something lands or the thread is notified, at most for `timeout`.

@@ -307,6 +307,14 @@ impl Reactor {
         }
     }
 
+    /// What does so.
+    pub(crate) fn waker(&self) -> Option<&Waker> {
+        match &self.engine {
+            Engine::Owned(ring) => Some(&ring.waker),
+            Engine::Shared(_) | Engine::Helper(_) => None,
+        }
+    }
+
     pub(crate) fn as_helper(&self) -> Option<&Helper> {
         match &self.engine {
             Engine::Helper(helper) => Some(helper),
@@ -334,6 +342,16 @@ impl Reactor {
                 return Ok(());
             }
         }
+    }
+
+    /// Sees to what has landed in an owned ring, and to what is due, without a sleep.
+    pub(crate) fn glance(&self, now: Instant) {
+        let Engine::Owned(ring) = &self.engine else { return };
+        match ring.glance() {
+            Ok(landed) => self.dispatch(landed),
+            Err(error) => self.break_down(&error),
+        }
+        self.fire_timers(now);
     }
 
     /// Ends the reactor: cancels what flies, hands its wakes on, and sends those who wait

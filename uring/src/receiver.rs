@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{Side, Spin};
+use parkline_core::driver::Side;
 use parkline_core::{Lease, Message, Receiver, RecvError, RecvTimeoutError, TryRecvError};
 
 use crate::shared_handle::Shared;
 use crate::waiting::wait;
 
 mod sealed {
-    use super::{Message, Receiver, RecvError, Shared, Side, Spin, TryRecvError};
+    use super::{Duration, Message, Receiver, RecvError, Shared, Side, TryRecvError};
 
     /// What the async calls need of a handle.
     pub trait TryRecv<M: Message + ?Sized>: Send + Sized {
@@ -20,8 +20,7 @@ mod sealed {
 
         fn side(&self) -> Side;
 
-        /// Of a handle that one task alone uses.
-        fn spin(&mut self) -> Option<&mut Spin>;
+        fn spin_limit(&self) -> Duration;
     }
 
     impl<M: Message + ?Sized> TryRecv<M> for Receiver<M> {
@@ -36,8 +35,8 @@ mod sealed {
             Receiver::side(self)
         }
 
-        fn spin(&mut self) -> Option<&mut Spin> {
-            Some(Receiver::spin(self))
+        fn spin_limit(&self) -> Duration {
+            Receiver::spin_limit(self)
         }
     }
 
@@ -53,8 +52,8 @@ mod sealed {
             self.lock().side()
         }
 
-        fn spin(&mut self) -> Option<&mut Spin> {
-            None
+        fn spin_limit(&self) -> Duration {
+            self.lock().spin_limit()
         }
     }
 }
@@ -206,5 +205,5 @@ async fn recv_until<M: Message + ?Sized, H: sealed::TryRecv<M>, R>(
     until: Option<Instant>,
     mut call: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
 ) -> Option<Result<R, RecvError>> {
-    wait(handle, until, H::side, H::spin, |it| it.answer(&mut call)).await
+    wait(handle, until, H::side, H::spin_limit, |it| it.answer(&mut call)).await
 }

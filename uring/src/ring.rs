@@ -171,6 +171,11 @@ impl Ring {
         retry(|| self.uring.submit())
     }
 
+    /// Hands what is queued to the kernel, if there is something.
+    pub(crate) fn submit_queued(&mut self) -> io::Result<()> {
+        if self.uring.submission().is_empty() { Ok(()) } else { self.submit() }
+    }
+
     /// Hands what is queued to the kernel and sleeps until something lands, at most for `timeout`.
     pub(crate) fn submit_and_sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         kill_point("io_uring_enter");

@@ -77,5 +77,5 @@ async fn acquire_until(
     mut semaphore: &Semaphore,
     until: Option<Instant>,
 ) -> Option<Result<Permit, Fault>> {
-    wait(&mut semaphore, until, |it| it.side(), |_| None, |it| it.attempt()).await
+    wait(&mut semaphore, until, |it| it.side(), |_| Duration::ZERO, |it| it.attempt()).await
 }

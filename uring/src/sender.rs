@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{Side, Spin};
+use parkline_core::driver::Side;
 use parkline_core::{Message, Reservation, SendError, SendTimeoutError, Sender, TrySendError};
 
 use crate::shared_handle::Shared;
 use crate::waiting::wait;
 
 mod sealed {
-    use super::{Message, Sender, Shared, Side, Spin, TrySendError};
+    use super::{Duration, Message, Sender, Shared, Side, TrySendError};
 
     /// What the async calls need of a handle.
     pub trait TrySend<M: Message + ?Sized>: Send + Sized {
@@ -27,8 +27,7 @@ mod sealed {
 
         fn side(&self) -> Side;
 
-        /// Of a handle that one task alone uses.
-        fn spin(&mut self) -> Option<&mut Spin>;
+        fn spin_limit(&self) -> Duration;
     }
 
     impl<M: Message + ?Sized> TrySend<M> for Sender<M> {
@@ -40,8 +39,8 @@ mod sealed {
             Sender::side(self)
         }
 
-        fn spin(&mut self) -> Option<&mut Spin> {
-            Some(Sender::spin(self))
+        fn spin_limit(&self) -> Duration {
+            Sender::spin_limit(self)
         }
     }
 
@@ -54,8 +53,8 @@ mod sealed {
             self.lock().side()
         }
 
-        fn spin(&mut self) -> Option<&mut Spin> {
-            None
+        fn spin_limit(&self) -> Duration {
+            self.lock().spin_limit()
         }
     }
 }
@@ -90,7 +89,7 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
     /// A wake that a killed process took with it comes within the watchdog's period.
     fn send(&mut self, message: &M) -> impl Future<Output = Result<(), SendError>> + Send {
         async move {
-            let sent = wait(self, None, Self::side, Self::spin, |it| {
+            let sent = wait(self, None, Self::side, Self::spin_limit, |it| {
                 it.attempt(|it| it.try_send(message))
             });
             sent.await.unwrap_or(Err(SendError::Closed(())))
@@ -144,7 +143,7 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
                 let messages = messages.clone();
                 it.attempt(|it| it.try_send_many(messages))
             };
-            wait(self, None, Self::side, Self::spin, attempt)
+            wait(self, None, Self::side, Self::spin_limit, attempt)
                 .await
                 .unwrap_or(Err(SendError::Closed(())))
         }
@@ -164,7 +163,7 @@ async fn send_until<M: Message + ?Sized + Sync, H: sealed::TrySend<M>>(
     until: Option<Instant>,
 ) -> Result<(), SendTimeoutError> {
     let attempt = |it: &mut H| it.attempt(|it| it.try_send(message));
-    let sent = wait(handle, until, H::side, H::spin, attempt).await;
+    let sent = wait(handle, until, H::side, H::spin_limit, attempt).await;
     Ok(sent.ok_or(SendTimeoutError::Timeout(()))??)
 }
 
@@ -255,7 +254,7 @@ async fn reserve_until(
     until: Option<Instant>,
 ) -> Result<Reservation<'_>, SendTimeoutError> {
     let attempt = |it: &mut Sender| sealed::TrySend::attempt(it, |it| it.check_room(len));
-    let room = wait(sender, until, Sender::side, |it| Some(it.spin()), attempt).await;
+    let room = wait(sender, until, Sender::side, Sender::spin_limit, attempt).await;
     room.ok_or(SendTimeoutError::Timeout(()))??;
     sender.reserve_now(len).map_err(|fault| SendTimeoutError::Fault((), fault))
 }
@@ -320,7 +319,7 @@ async fn commit_until(
         Ok(()) => Some(Ok(())),
         Err(refused) => refused.settled().ok().map(Err),
     };
-    match wait(&mut reservation, until, Reservation::side, |it| Some(it.spin()), attempt).await {
+    match wait(&mut reservation, until, Reservation::side, Reservation::spin_limit, attempt).await {
         Some(Ok(())) => Ok(()),
         Some(Err(SendError::Closed(()))) => Err(SendTimeoutError::Closed(reservation)),
         Some(Err(SendError::Fault((), fault))) => Err(SendTimeoutError::Fault(reservation, fault)),

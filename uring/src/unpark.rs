@@ -30,6 +30,11 @@ impl Unpark {
         self.state.swap(AWAKE, AcqRel) == NOTIFIED
     }
 
+    /// Whether the thread was notified since it last took notice.
+    pub(crate) fn is_notified(&self) -> bool {
+        self.state.load(Acquire) == NOTIFIED
+    }
+
     /// Returns when notified while parked.
     pub(crate) fn wait(&self) -> FutexWait<'_> {
         FutexWait { word: &self.state, expected: PARKED }

@@ -3,13 +3,14 @@
 //! [`WaitQueue::poll`]: parkline_core::driver::WaitQueue::poll
 
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
-use parkline_core::driver::{Place, Side, Sleep, Spin};
+use parkline_core::driver::{Place, Side, Sleep};
 
-use crate::current::current;
+use crate::current::{current, look_for};
 use crate::lane::Lane;
+use crate::looking::Looker;
 use crate::reactor::Reactor;
 use crate::timers::Timer;
 
@@ -21,22 +22,25 @@ pub(crate) struct Waiting {
     place: Option<Place>,
     deadline: Option<Instant>,
     timer: Option<Timer>,
+    /// Somebody has looked for it, or will not.
+    has_looked: bool,
 }
 
 /// Calls `attempt` until it answers, and waits at the `side` of the handle in between; `None` when
 /// the deadline has passed. Cancel-safe if `attempt` does nothing unless it answers.
 ///
-/// Before it waits it looks for a while by the `spin` of the handle, where the thread has nothing
-/// else to do.
+/// Before it waits somebody looks for it for as long as the handle's `spin_limit`, where the thread
+/// would sleep.
 pub async fn wait<H, T>(
     handle: &mut H,
     deadline: Option<Instant>,
     side: impl Fn(&H) -> Side,
-    spin: impl Fn(&mut H) -> Option<&mut Spin>,
+    spin_limit: impl Fn(&H) -> Duration,
     mut attempt: impl FnMut(&mut H) -> Option<T>,
 ) -> Option<T> {
-    let mut waiting = Waiting { lane: None, place: None, deadline, timer: None };
-    let mut poll = |cx: &mut Context<'_>| waiting.poll(cx, handle, &side, &spin, &mut attempt);
+    let mut waiting = Waiting { lane: None, place: None, deadline, timer: None, has_looked: false };
+    let mut poll =
+        |cx: &mut Context<'_>| waiting.poll(cx, handle, &side, &spin_limit, &mut attempt);
     #[cfg(feature = "tokio")]
     let mut poll = |cx: &mut Context<'_>| crate::tokio::poll_in_budget(cx, &mut poll);
     std::future::poll_fn(move |cx| poll(cx)).await
@@ -48,7 +52,7 @@ impl Waiting {
         cx: &mut Context<'_>,
         handle: &mut H,
         side: &impl Fn(&H) -> Side,
-        spin: &impl Fn(&mut H) -> Option<&mut Spin>,
+        spin_limit: &impl Fn(&H) -> Duration,
         attempt: &mut impl FnMut(&mut H) -> Option<T>,
     ) -> Poll<Option<T>> {
         loop {
@@ -64,6 +68,18 @@ impl Waiting {
                 self.leave();
                 return Poll::Ready(None);
             }
+            if !self.has_looked {
+                self.has_looked = true;
+                let task = |thread: &Waker| Looker {
+                    side: side(handle),
+                    limit: spin_limit(handle),
+                    deadline: self.deadline,
+                    waker: (!cx.waker().will_wake(thread)).then(|| cx.waker().clone()),
+                };
+                if look_for(task) {
+                    return Poll::Pending;
+                }
+            }
             let reactor = match current() {
                 Ok(reactor) => reactor,
                 // Neither a ring nor a thread to be had: all that is left is to look again.
@@ -73,16 +89,6 @@ impl Waiting {
                     return Poll::Pending;
                 }
             };
-            if self.lane.is_none()
-                && reactor.unpark().is_some()
-                && let Some(mut its_spin) = spin(handle).copied()
-            {
-                let soon = its_spin.look(self.deadline, || attempt(handle));
-                spin(handle).into_iter().for_each(|kept| *kept = its_spin);
-                if soon.is_some() {
-                    return Poll::Ready(soon);
-                }
-            }
             let lane = self.lane_of(reactor, handle, side);
             // A forked child has no gate, and the next attempt says so.
             let Some(gate) = lane.side.gate() else { continue };

@@ -3,6 +3,7 @@
 mod cancel;
 mod deaths;
 mod forked;
+mod looking;
 mod many_tasks;
 mod peer;
 mod refusals;
