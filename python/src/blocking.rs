@@ -92,8 +92,10 @@ fn sleep_at<T>(
     until: Option<Instant>,
     attempt: &mut impl FnMut() -> Option<T>,
 ) -> Waited<T> {
-    // A forked child has no gate, and the caller finds out.
-    let Some(gate) = side.gate() else { return Waited::Interrupted };
+    // A signal handler has forked, and this is the child: there is nowhere to wait.
+    let Some(gate) = side.gate() else {
+        return attempt().map_or(Waited::TimedOut, Waited::Answer);
+    };
     let thread = Thread { side, interrupted: Cell::new(false) };
     let patience = Patience { until, watchdog: side.watchdog().min(LOOK_EVERY) };
     let attempt = || {

@@ -50,17 +50,20 @@ impl<T> Handle<T> {
     /// What it is in this process: a forked child opens it anew.
     fn opened(&self, open_anew: impl FnOnce(&T) -> PyResult<T>) -> PyResult<Arc<Signal<T>>> {
         let mut slot = self.slot();
-        let opened = slot.as_mut().ok_or_else(|| PyValueError::new_err("this handle is closed"))?;
+        let opened = slot.as_mut().ok_or_else(closed)?;
         if opened.guard.is_forked() {
             *opened = Arc::new(Signal::new(open_anew(&opened.it)?)?);
         }
         Ok(Arc::clone(opened))
     }
 
-    fn close(&self) {
-        let opened = self.slot().take();
-        drop(opened);
+    fn close(&self) -> Option<Arc<Signal<T>>> {
+        self.slot().take()
     }
+}
+
+fn closed() -> PyErr {
+    PyValueError::new_err("this handle is closed")
 }
 
 fn watchdog_of(seconds: f64) -> PyResult<Duration> {
@@ -132,9 +135,9 @@ impl Event {
         Ok(self.opened()?.waiting.load(Relaxed))
     }
 
-    /// Lets go of this handle.
+    /// Lets go of this handle. Waits that are under way end as if it were open.
     fn close(&self) {
-        self.0.close();
+        drop(self.0.close());
     }
 
     /// Whether this handle is closed.
@@ -166,20 +169,26 @@ impl Event {
 /// A semaphore, and what was acquired through this handle.
 pub(crate) struct Held {
     pub(crate) semaphore: parkline_uring::Semaphore,
-    permits: Mutex<Vec<Permit>>,
+    /// `None` once the handle is closed.
+    permits: Mutex<Option<Vec<Permit>>>,
 }
 
 impl Held {
     fn new(semaphore: parkline_uring::Semaphore) -> Self {
-        Self { semaphore, permits: Mutex::default() }
+        Self { semaphore, permits: Mutex::new(Some(Vec::new())) }
     }
 
-    fn permits(&self) -> MutexGuard<'_, Vec<Permit>> {
+    fn permits(&self) -> MutexGuard<'_, Option<Vec<Permit>>> {
         self.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn keep(&self, permit: Permit) {
-        self.permits().push(permit);
+    /// Keeps what was acquired.
+    ///
+    /// # Errors
+    /// `ValueError` if the handle was closed meanwhile: the permit goes back.
+    pub(crate) fn keep(&self, permit: Permit) -> PyResult<()> {
+        self.permits().as_mut().ok_or_else(closed)?.push(permit);
+        Ok(())
     }
 }
 
@@ -198,9 +207,7 @@ impl Semaphore {
     fn try_acquire(py: Python<'_>, opened: &Signal<Held>) -> PyResult<bool> {
         let taken = opened.it.semaphore.try_acquire().map_err(|fault| errors::fault(py, fault))?;
         let is_there = taken.is_some();
-        if let Some(permit) = taken {
-            opened.it.keep(permit);
-        }
+        taken.map_or(Ok(()), |permit| opened.it.keep(permit))?;
         Ok(is_there)
     }
 }
@@ -248,7 +255,7 @@ impl Semaphore {
         let attempt = || opened.it.semaphore.attempt();
         match blocking::wait(py, &side, Some(&opened.eyes), deadline(timeout)?, attempt)? {
             Some(Ok(permit)) => {
-                opened.it.keep(permit);
+                opened.it.keep(permit)?;
                 Ok(true)
             }
             Some(Err(fault)) => Err(errors::fault(py, fault)),
@@ -263,6 +270,7 @@ impl Semaphore {
         let opened = self.opened()?;
         let released = {
             let mut permits = opened.it.permits();
+            let permits = permits.as_mut().ok_or_else(closed)?;
             match permits.len().checked_sub(n) {
                 Some(left) if n > 0 => permits.split_off(left),
                 Some(_) => return Err(PyValueError::new_err("n must be one or more")),
@@ -306,9 +314,12 @@ impl Semaphore {
         self.opened()?.it.semaphore.recover().map_err(|error| errors::attach(py, error))
     }
 
-    /// Releases what was acquired through this handle, and lets go of it.
+    /// Releases what was acquired through this handle, and lets go of it. Whoever waits through it
+    /// waits on, and is told then, in place of a permit, that it is closed.
     fn close(&self) {
-        self.0.close();
+        let opened = self.0.close();
+        let permits = opened.and_then(|opened| opened.it.permits().take());
+        drop(permits);
     }
 
     /// Whether this handle is closed.
@@ -329,7 +340,8 @@ impl Semaphore {
         let opened = self.opened()?;
         let semaphore = &opened.it.semaphore;
         let (free, all) = (semaphore.available(), semaphore.permits());
-        let (out, wait) = (opened.it.permits().len(), opened.waiting.load(Relaxed));
+        let (out, wait) =
+            (opened.it.permits().as_ref().map_or(0, Vec::len), opened.waiting.load(Relaxed));
         Ok(format!("<parkline.Semaphore {free}/{all} free, {out} held here, {wait} wait here>"))
     }
 

@@ -44,6 +44,7 @@ enum Outcome {
     Done,
     Closed,
     Fault(Fault),
+    Refused(PyErr),
 }
 
 /// The one value that says "not yet".
@@ -190,9 +191,9 @@ impl Waiter {
                 .poll(cx)
                 .map(|it| it.map_or_else(Outcome::Fault, |()| Outcome::Done)),
             Task::Acquire(future, opened) => future.as_mut().poll(cx).map(|it| {
-                it.map_or_else(Outcome::Fault, |permit| {
-                    opened.it.keep(permit);
-                    Outcome::Done
+                let kept = it.map(|permit| opened.it.keep(permit));
+                kept.map_or_else(Outcome::Fault, |kept| {
+                    kept.map_or_else(Outcome::Refused, |()| Outcome::Done)
                 })
             }),
         }
@@ -234,6 +235,7 @@ impl Wait {
             Poll::Ready(Outcome::Done) => Ok(py.None()),
             Poll::Ready(Outcome::Closed) => Err(queue::shut_down(py)),
             Poll::Ready(Outcome::Fault(fault)) => Err(errors::fault(py, fault)),
+            Poll::Ready(Outcome::Refused(error)) => Err(error),
         }
     }
 

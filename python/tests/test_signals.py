@@ -5,6 +5,8 @@ import gc
 import os
 import signal
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import children
@@ -294,6 +296,86 @@ def test_a_handle_that_is_closed_gives_back_what_it_had() -> None:
     assert event.closed and repr(event) == "<parkline.Event closed>"
     with pytest.raises(ValueError, match="closed"):
         event.set()
+
+
+@pytest.mark.parametrize("in_task", [False, True])
+def test_a_close_gives_permits_back_though_somebody_waits(in_task: bool) -> None:
+    """Fails if they go only with the last wait, or if a closed handle still gets one (each seen failing)."""
+    semaphore = parkline.Semaphore(1)
+    same = parkline.Semaphore.from_fd(semaphore.fileno())
+    taken = parkline.Semaphore.from_fd(semaphore.fileno())
+    assert semaphore.acquire()
+    refused: list[ValueError] = []
+
+    async def acquire() -> None:
+        await semaphore.aio.acquire()
+
+    def wait() -> None:
+        try:
+            asyncio.run(acquire()) if in_task else semaphore.acquire()
+        except ValueError as error:
+            refused.append(error)
+
+    waits = threading.Thread(target=wait)
+    waits.start()
+    while semaphore.waiting < 1:
+        time.sleep(0)
+    semaphore.close()
+    # Nobody can tell who is quicker, but there is a permit for both in turn.
+    assert same.acquire(timeout=30)
+    same.release()
+    waits.join(30)
+    assert not waits.is_alive()
+    assert [str(error) for error in refused] == ["this handle is closed"]
+    assert taken.value == 1
+
+
+@pytest.mark.parametrize("what", ["get", "put", "wait", "acquire"])
+def test_who_is_forked_by_a_handler_in_the_midst_of_a_call_is_told(what: str) -> None:
+    """Fails if the child looks for signals for ever (seen failing: each)."""
+    empty, full = parkline.Queue[int](1), parkline.Queue[int](1)
+    full.put(1)
+    event, semaphore = parkline.Event(), parkline.Semaphore(1)
+    semaphore.acquire()
+    calls: dict[str, tuple[Callable[[], object], Callable[[], int]]] = {
+        "get": (empty.get, lambda: empty.waiting_getters),
+        "put": (lambda: full.put(2), lambda: full.waiting_putters),
+        "wait": (event.wait, lambda: event.waiting),
+        "acquire": (semaphore.acquire, lambda: semaphore.waiting),
+    }
+    call, waiting = calls[what]
+    children: list[int] = []
+
+    def fork(*_: object) -> None:
+        children.append(os.fork())
+        if children[0]:
+            raise InterruptedError
+
+    def signals() -> None:
+        while waiting() < 1:
+            time.sleep(0)
+        signal.pthread_kill(main, signal.SIGUSR1)
+
+    main, before = threading.get_ident(), signal.signal(signal.SIGUSR1, fork)
+    threading.Thread(target=signals).start()
+    try:
+        call()
+    except InterruptedError:
+        pass
+    except BaseException as error:
+        os._exit(3 if isinstance(error, RuntimeError) and "fork" in str(error) else 4)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    ended, status = 0, 0
+    patience = time.monotonic() + 20
+    while not ended and time.monotonic() < patience:
+        ended, status = os.waitpid(children[0], os.WNOHANG)
+        time.sleep(0.01)
+    if not ended:
+        os.kill(children[0], signal.SIGKILL)
+        os.waitpid(children[0], 0)
+    assert ended, "it hangs"
+    assert os.waitstatus_to_exitcode(status) == 3
 
 
 def test_nothing_is_left_of_them() -> None:
