@@ -87,11 +87,21 @@ impl Event {
     ///
     /// # Errors
     /// [`Fault::Forked`].
+    ///
+    /// # Ordering
+    /// What happened before the set that is cleared happens before this returns.
+    ///
+    /// # If a peer dies
+    /// If this process dies in the call, the event is cleared or it is not; who waited before it was set
+    /// learns of that as of a [`set`](Self::set).
     pub fn clear(&self) -> Result<(), Fault> {
         self.change(Flag::clear)
     }
 
     /// Whether it is set. Others may set or clear it before you act on it; `false` in a forked child.
+    ///
+    /// # Ordering
+    /// What happened before the set that this finds happens before it returns.
     pub fn is_set(&self) -> bool {
         self.segment.ring().is_some_and(|ring| ring.control.rare.flag.is_set())
     }
@@ -102,11 +112,15 @@ impl Event {
     /// # Errors
     /// [`Fault::Forked`].
     ///
+    /// # Ordering
+    /// What happened before the set happens before this returns.
+    ///
     /// # If a peer dies
     /// A wake that a killed process took with it comes within the watchdog's period. (Of one that set
     /// and cleared the event meanwhile, too.)
     pub fn wait_blocking(&self) -> Result<(), Fault> {
-        self.wait_until(None).unwrap_or(Ok(()))
+        // Without a deadline there is an answer.
+        self.wait_until(None).unwrap_or(Err(Fault::Forked))
     }
 
     /// As [`wait_blocking`](Self::wait_blocking), for at most `timeout`.

@@ -452,6 +452,17 @@ impl Builder {
     ///
     /// # Errors
     /// As [`create`](Self::create).
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    /// use std::time::Duration;
+    ///
+    /// let event = Queue::builder().watchdog(Duration::from_millis(10)).create_event()?;
+    /// assert!(!event.is_set());
+    /// let refused = Queue::builder().watchdog(Duration::ZERO).create_event();
+    /// assert!(matches!(refused, Err(CreateError::Watchdog { .. })));
+    /// # Ok::<(), CreateError>(())
+    /// ```
     pub fn create_event(self) -> Result<Event, CreateError> {
         Event::create(self.wishes.watchdog)
     }
@@ -463,6 +474,16 @@ impl Builder {
     /// # Errors
     /// As [`create`](Self::create): each handle has room for all permits, so `permits` times
     /// `handles` cannot be more than a million.
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    ///
+    /// let semaphore = Queue::builder().handles(8).create_semaphore(3)?;
+    /// assert_eq!(semaphore.available_permits(), 3);
+    /// let refused = Queue::builder().create_semaphore(0);
+    /// assert!(matches!(refused, Err(CreateError::Zero { what: "permits" })));
+    /// # Ok::<(), CreateError>(())
+    /// ```
     pub fn create_semaphore(self, permits: usize) -> Result<Semaphore, CreateError> {
         Semaphore::create(self, permits)
     }

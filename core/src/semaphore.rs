@@ -57,7 +57,7 @@ impl Message for Token {
 /// let (first, second) = (semaphore.acquire_blocking()?, same.acquire_blocking()?);
 /// assert!(semaphore.try_acquire()?.is_none());
 /// drop(second);
-/// assert_eq!((semaphore.available(), semaphore.permits()), (1, 2));
+/// assert_eq!((semaphore.available_permits(), semaphore.permits()), (1, 2));
 /// first.release();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -81,6 +81,9 @@ pub struct Permit {
 
 impl Semaphore {
     pub(crate) fn create(builder: Builder, permits: usize) -> Result<Self, CreateError> {
+        if permits == 0 {
+            return Err(CreateError::Zero { what: "permits" });
+        }
         // No death makes a permit one to give up.
         let builder = builder.capacity(permits).leases(permits).max_attempts(u16::MAX);
         let queue = builder.create_typed::<Token>()?;
@@ -92,7 +95,7 @@ impl Semaphore {
         }
         // Its record is for one more process.
         drop(tokens);
-        Self::of(queue).map_err(|error| CreateError::Open(error.into()))
+        Self::of(queue).map_err(CreateError::Open)
     }
 
     /// Opens the semaphore of a descriptor.
@@ -101,15 +104,20 @@ impl Semaphore {
     /// As [`Queue::open`]; [`OpenError::WrongType`] when it is something else, [`OpenError::Attach`]
     /// when no handle can be had, as for [`Queue::receiver`].
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
-        Ok(Self::of(Queue::open_typed(fd)?)?)
+        Self::of(Queue::open_typed(fd)?)
     }
 
-    fn of(queue: Queue<Token>) -> Result<Self, AttachError> {
+    fn of(queue: Queue<Token>) -> Result<Self, OpenError> {
+        let geometry = queue.segment().geometry();
+        // Permits would get lost: for want of room in the ring, or after some deaths.
+        if geometry.leases() > geometry.capacity() || geometry.max_attempts() < u16::MAX {
+            return Err(OpenError::Claims);
+        }
         let receiver = Arc::new(Mutex::new(queue.receiver()?));
         Ok(Self { queue, receiver })
     }
 
-    /// Acquires a permit if one is free. Waits for nobody in another process.
+    /// Acquires a permit if one is free now; `None` if none is. Waits for nobody in another process.
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].
@@ -140,6 +148,13 @@ impl Semaphore {
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].
+    ///
+    /// # Ordering
+    /// As [`try_acquire`](Self::try_acquire).
+    ///
+    /// # If a peer dies
+    /// The permits that it had come back within the watchdog's period, and so does a wake that it took
+    /// with it.
     pub fn acquire_blocking(&self) -> Result<Permit, Fault> {
         // Without a deadline there is an answer.
         self.acquire_until(None).unwrap_or(Err(Fault::Forked))
@@ -197,7 +212,7 @@ impl Semaphore {
     }
 
     /// How many permits are free. Others acquire and release meanwhile; 0 in a forked child.
-    pub fn available(&self) -> usize {
+    pub fn available_permits(&self) -> usize {
         self.queue.len()
     }
 
@@ -226,7 +241,15 @@ impl AsFd for Semaphore {
 }
 
 impl Permit {
-    /// Releases it: the same as dropping it.
+    /// Releases it: the same as dropping it. Wakes one who waits. In a forked child, where it is the
+    /// parent's, nothing happens.
+    ///
+    /// # Ordering
+    /// What happened before this happens before the next acquires it.
+    ///
+    /// # If a peer dies
+    /// If this process dies in the call, the permit is released all the same, by others: within the
+    /// watchdog's period where somebody waits.
     pub fn release(self) {}
 }
 
@@ -249,4 +272,20 @@ impl Drop for Permit {
 /// A handle has no state that a panic could leave half done.
 fn lock(receiver: &Mutex<Receiver<Token>>) -> MutexGuard<'_, Receiver<Token>> {
     receiver.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails if the numbers are not looked at (seen failing).
+    #[test]
+    fn a_semaphore_in_which_permits_would_get_lost_is_refused() {
+        for (leases, max_attempts) in [(2, 1), (3, u16::MAX)] {
+            let builder = Queue::builder().capacity(2).leases(leases).max_attempts(max_attempts);
+            let queue = builder.create_typed::<Token>().unwrap();
+            let opened = Semaphore::open(queue.try_clone_fd().unwrap());
+            assert!(matches!(opened, Err(OpenError::Claims)), "{opened:?}");
+        }
+    }
 }

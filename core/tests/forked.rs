@@ -203,15 +203,15 @@ fn a_child_has_no_part_in_an_event_and_a_semaphore() {
         assert_eq!(event.wait_blocking(), Err(Fault::Forked));
         assert!(!event.is_set());
         assert_eq!(semaphore.acquire_blocking().unwrap_err(), Fault::Forked);
-        assert_eq!(semaphore.available(), 0);
+        assert_eq!(semaphore.available_permits(), 0);
         permit.take();
         let event = Event::open(event.try_clone_fd().unwrap()).unwrap();
         assert!(event.is_set());
         let semaphore = Semaphore::open(semaphore.try_clone_fd().unwrap()).unwrap();
-        assert_eq!(semaphore.available(), 1, "the other is the parent's");
+        assert_eq!(semaphore.available_permits(), 1, "the other is the parent's");
         semaphore.acquire_blocking().unwrap().release();
     }));
-    assert_eq!(semaphore.available(), 1);
+    assert_eq!(semaphore.available_permits(), 1);
     permit.take();
-    assert_eq!(semaphore.available(), 2);
+    assert_eq!(semaphore.available_permits(), 2);
 }

@@ -84,12 +84,12 @@ fn an_event_in_which_a_peer_writes_anything_goes_on() {
 fn permits_are_as_many_as_there_are() {
     let semaphore = semaphore(3);
     let permits: Vec<_> = (0..3).map(|_| semaphore.try_acquire().unwrap().unwrap()).collect();
-    assert_eq!((semaphore.available(), semaphore.permits()), (0, 3));
+    assert_eq!((semaphore.available_permits(), semaphore.permits()), (0, 3));
     assert!(semaphore.try_acquire().unwrap().is_none());
     let refused = semaphore.acquire_blocking_timeout(NOW);
     assert_eq!(refused.unwrap_err(), WaitTimeoutError::Timeout);
     drop(permits);
-    assert_eq!(semaphore.available(), 3);
+    assert_eq!(semaphore.available_permits(), 3);
 }
 
 /// Fails if a semaphore is created with the usual `max_attempts` (seen failing): the sixth acquire
@@ -100,7 +100,7 @@ fn a_permit_does_not_wear_out() {
     for _ in 0..200_000 {
         semaphore.try_acquire().unwrap().unwrap().release();
     }
-    assert_eq!(semaphore.available(), 1);
+    assert_eq!(semaphore.available_permits(), 1);
 }
 
 /// Fails if `Permit` leaves its lease to be dropped (seen failing): that acknowledges, and the permit
@@ -122,7 +122,7 @@ fn no_more_than_the_permits_are_inside() {
             });
         }
     });
-    assert_eq!(semaphore.available(), 2);
+    assert_eq!(semaphore.available_permits(), 2);
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn another_thread_may_release_and_a_panic_does() {
         panic!("as planned");
     });
     assert!(panicked.join().is_err());
-    assert_eq!(semaphore.available(), 1);
+    assert_eq!(semaphore.available_permits(), 1);
 }
 
 #[test]

@@ -288,7 +288,7 @@ impl Semaphore {
     /// How many permits are free. Others acquire and release meanwhile.
     #[getter]
     fn value(&self) -> PyResult<usize> {
-        Ok(self.opened()?.it.semaphore.available())
+        Ok(self.opened()?.it.semaphore.available_permits())
     }
 
     /// How many permits there are in all.
@@ -339,7 +339,7 @@ impl Semaphore {
         }
         let opened = self.opened()?;
         let semaphore = &opened.it.semaphore;
-        let (free, all) = (semaphore.available(), semaphore.permits());
+        let (free, all) = (semaphore.available_permits(), semaphore.permits());
         let (out, wait) =
             (opened.it.permits().as_ref().map_or(0, Vec::len), opened.waiting.load(Relaxed));
         Ok(format!("<parkline.Semaphore {free}/{all} free, {out} held here, {wait} wait here>"))

@@ -7,6 +7,11 @@ use parkline_core::{Event, Fault, WaitTimeoutError};
 
 use crate::waiting::wait;
 
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for parkline_core::Event {}
+}
+
 /// Waiting in a task until an [`Event`] is set.
 ///
 /// ```
@@ -22,7 +27,7 @@ use crate::waiting::wait;
 /// })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub trait AsyncEvent {
+pub trait AsyncEvent: sealed::Sealed {
     /// Waits until the event is set: returns at the first poll if it is, and also if it was set and
     /// cleared again since this was called.
     ///
@@ -59,7 +64,8 @@ pub trait AsyncEvent {
 impl AsyncEvent for Event {
     fn wait(&self) -> impl Future<Output = Result<(), Fault>> + Send {
         let expecting = self.expecting();
-        async { wait_until(expecting, None).await.unwrap_or(Ok(())) }
+        // Without a deadline there is an answer.
+        async { wait_until(expecting, None).await.unwrap_or(Err(Fault::Forked)) }
     }
 
     fn wait_timeout(

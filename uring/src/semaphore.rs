@@ -6,6 +6,11 @@ use parkline_core::{Fault, Permit, Semaphore, WaitTimeoutError};
 
 use crate::waiting::wait;
 
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for parkline_core::Semaphore {}
+}
+
 /// Acquiring in a task a permit of a [`Semaphore`].
 ///
 /// ```
@@ -22,7 +27,7 @@ use crate::waiting::wait;
 /// })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub trait AsyncSemaphore {
+pub trait AsyncSemaphore: sealed::Sealed {
     /// Acquires a permit, waiting while none is free.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ pub(crate) fn child() {
 }
 
 /// An hour, so that nothing passes thanks to the watchdog, unless that is all there is.
-fn watchdog() -> Duration {
+pub(crate) fn watchdog() -> Duration {
     match backend() {
         Backend::IoUring => Duration::from_secs(3600),
         Backend::Futex(_) => Duration::from_millis(10),
@@ -56,7 +56,7 @@ fn survive(run: impl FnOnce(Receiver<u64>) -> u64 + Send + 'static) {
     assert_eq!((queue.stats().redelivered, queue.stats().recovered), (1, 1));
 }
 
-fn until_somebody_waits(side: &parkline_core::driver::Side) {
+pub(crate) fn until_somebody_waits(side: &parkline_core::driver::Side) {
     use std::sync::atomic::Ordering::Relaxed;
     while side.gate().unwrap().word().load(Relaxed) & 1 == 0 {
         thread::yield_now();

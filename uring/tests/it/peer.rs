@@ -39,12 +39,16 @@ impl Drop for Peer {
     }
 }
 
-/// The queue that the parent passed at place `n`.
+/// What the parent passed at place `n`.
 #[expect(unsafe_code, reason = "takes over inherited descriptors")]
-pub(crate) fn inherited<M: Message + ?Sized>(n: i32) -> Queue<M> {
+pub(crate) fn inherited_fd(n: i32) -> OwnedFd {
     // SAFETY: the parent mapped its queues to these numbers, and each is taken once.
-    let fd = unsafe { OwnedFd::from_raw_fd(FIRST_FD + n) };
-    Queue::open_typed(fd).unwrap()
+    unsafe { OwnedFd::from_raw_fd(FIRST_FD + n) }
+}
+
+/// The queue that the parent passed at place `n`.
+pub(crate) fn inherited<M: Message + ?Sized>(n: i32) -> Queue<M> {
+    Queue::open_typed(inherited_fd(n)).unwrap()
 }
 
 #[test]
@@ -54,6 +58,7 @@ fn child() {
         Ok("ten_thousand_tasks") => crate::many_tasks::child(),
         Ok("cancelling") => crate::cancel::child(),
         Ok("lease_and_hang") => crate::deaths::child(),
+        Ok("acquire and hang") => crate::signals::child(),
         Ok("fork with rings") => crate::forked::child(),
         Ok("cancelled unasked") => crate::traps::cancelled_unasked(),
         Ok("interrupted") => crate::traps::interrupted(),

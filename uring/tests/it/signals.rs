@@ -13,6 +13,10 @@ use parkline_uring::{
     AsyncEvent, AsyncSemaphore, Event, Queue, Semaphore, WaitTimeoutError, block_on,
 };
 
+use crate::deaths::{until_somebody_waits, watchdog};
+use crate::peer::{Peer, inherited, inherited_fd};
+use crate::runtimes::current_thread;
+
 const AN_HOUR: Duration = Duration::from_secs(3600);
 /// Where the flag lies in the segment.
 const FLAG_AT: u64 = 1024 + 2 * 128 + 16;
@@ -120,4 +124,41 @@ fn a_release_wakes_one_and_a_dropped_wait_passes_it_on() {
         second.await.unwrap().release();
         assert!(other.try_acquire().unwrap().is_some());
     });
+}
+
+/// Acquires a permit, says so, and hangs until it is killed.
+pub(crate) fn child() {
+    let semaphore = Semaphore::open(inherited_fd(0)).unwrap();
+    let _permit = semaphore.try_acquire().unwrap().unwrap();
+    inherited::<u64>(1).sender().unwrap().try_send(&0).unwrap();
+    loop {
+        thread::park();
+    }
+}
+
+/// Waits in `run`, and kills who has the only permit when it does.
+fn survive(watchdog: Duration, run: impl FnOnce(&Semaphore) + Send + 'static) {
+    let semaphore = Queue::builder().watchdog(watchdog).create_semaphore(1).unwrap();
+    let news = Queue::builder().create_typed::<u64>().unwrap();
+    let peer = Peer::start("acquire and hang", &[&semaphore, &news]);
+    news.receiver().unwrap().recv_blocking().unwrap();
+    let same = Semaphore::open(semaphore.try_clone_fd().unwrap()).unwrap();
+    let side = same.side();
+    let survivor = thread::spawn(move || run(&same));
+    until_somebody_waits(&side);
+    drop(peer);
+    survivor.join().unwrap();
+    assert_eq!(semaphore.available_permits(), 1);
+}
+
+/// Fails if who waits does not look for the dead (seen failing: hangs), or if the ring does not watch
+/// them (seen failing: sleeps for an hour).
+#[test]
+fn who_waits_gets_the_permit_of_the_killed() {
+    survive(watchdog(), |semaphore| block_on(semaphore.acquire()).unwrap().release());
+    survive(watchdog(), |semaphore| {
+        current_thread().block_on(semaphore.acquire()).unwrap().release();
+    });
+    let short = Duration::from_millis(10);
+    survive(short, |semaphore| semaphore.acquire_blocking().unwrap().release());
 }
