@@ -23,9 +23,10 @@
 //! checks this and all of the above in all states of small queues, and `loom-tests/tests/audit.rs`
 //! runs this very code.
 
+use crate::control::Record;
 use crate::error::Corrupt;
 use crate::port::Port;
-use crate::ring::{Record, Ring};
+use crate::ring::Ring;
 use crate::slot::{CellWord, OpWord, SlotWord, Verb};
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Release};
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::census::Census;
+use crate::control::{Control, Record};
 use crate::error::{Corrupt, CreateError, Fault, TryRecvError, TrySendError};
 use crate::finding::Finding;
 use crate::frame::{Block, Frame};
@@ -12,7 +13,7 @@ use crate::geometry::{Geometry, Wishes};
 use crate::join::Join;
 use crate::port::{Port, SEND_CELL};
 use crate::position::Position;
-use crate::ring::{Control, Record, Ring, Stop};
+use crate::ring::{Ring, Stop};
 use crate::slot::Verb;
 use crate::sync::AtomicU64;
 

@@ -46,6 +46,7 @@ compile_error!("Parkline needs 64-bit atomics and addresses");
 
 mod audit;
 mod census;
+mod control;
 mod error;
 mod finding;
 mod flag;
@@ -75,6 +76,8 @@ mod fork;
 mod futex;
 #[cfg(kill_points)]
 mod kill_points;
+#[cfg(not(loom))]
+mod lease;
 #[cfg(not(loom))]
 mod locks;
 #[cfg(not(loom))]
@@ -131,9 +134,10 @@ pub mod driver {
 #[cfg(not(loom))]
 pub use self::{
     event::Event,
+    lease::Lease,
     message::Message,
     queue::{Builder, Queue},
-    receiver::{DeadLetter, Lease, Receiver},
+    receiver::{DeadLetter, Receiver},
     recovery::Recovered,
     semaphore::{Permit, Semaphore},
     sender::{Reservation, Sender},

@@ -4,10 +4,11 @@
 //! acknowledged. Cell and record are written by their owner alone; the shared copy is for an audit,
 //! and the private copy is the one we believe, since a peer could have scribbled on the other.
 
+use crate::control::Record;
 use crate::error::{Corrupt, Fault};
 use crate::frame::{Block, Frame};
 use crate::position::Position;
-use crate::ring::{Record, Ring, Stop};
+use crate::ring::{Ring, Stop};
 use crate::slot::{BlockId, CellWord, Verb};
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Release};
 

@@ -19,13 +19,14 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 use zerocopy::IntoBytes;
 
+use crate::control::{Control, Record};
 use crate::error::{CreateError, OpenError};
 use crate::finding::Finding;
 use crate::fork::{ForkGuard, hold_forks};
 use crate::geometry::{CONTROL_OFFSET, Geometry, HEADER_LEN, RECORD_LEN, TypeMark};
 use crate::locks::{Identity, Locks, Owner};
 use crate::recovery::Watch;
-use crate::ring::{Control, Record, Ring};
+use crate::ring::Ring;
 use crate::sync::{AtomicU64, kill_point};
 
 const _: () = assert!(size_of::<Record>() == RECORD_LEN);

@@ -13,9 +13,10 @@ use crate::error::{
     AttachError, Corrupt, CreateError, Fault, OpenError, TryRecvError, WaitTimeoutError,
 };
 use crate::geometry::TypeMark;
+use crate::lease::Lease;
 use crate::message::{InBlock, Mark, Message};
 use crate::queue::{Builder, Queue};
-use crate::receiver::{Lease, Receiver};
+use crate::receiver::Receiver;
 use crate::side::Side;
 
 /// What the queue of a semaphore carries.

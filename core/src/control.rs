@@ -1,0 +1,82 @@
+//! The words that handles share, apart from the slots: the gates, and what each tells of itself.
+
+use crate::flag::Flag;
+use crate::gate::Gate;
+use crate::slot::OpWord;
+use crate::stats::Tally;
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// The words that all handles share, apart from the slots. Each part has lines of its own.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Control {
+    pub(crate) after_send: AfterSend,
+    pub(crate) after_recv: AfterRecv,
+    pub(crate) rare: Rare,
+}
+
+/// What a sender looks at when it has sent.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct AfterSend {
+    /// Receivers wait here.
+    pub(crate) readable: Gate,
+}
+
+/// What a receiver looks at when it has received.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct AfterRecv {
+    /// Senders wait here.
+    pub(crate) writable: Gate,
+    /// Those wait here who join.
+    pub(crate) acknowledged: Gate,
+}
+
+/// Words that hardly ever change.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct Rare {
+    /// 1 once somebody asked to close.
+    pub(crate) closing: AtomicU32,
+    /// Moves with every handle that is made.
+    pub(crate) arrivals: AtomicU32,
+    /// Moves with every message that goes back into the ring, after it did.
+    pub(crate) returns: AtomicU64,
+    /// Of an event, which uses nothing else of its segment than this and the gate `readable`.
+    pub(crate) flag: Flag,
+}
+
+impl Control {
+    pub(crate) fn new() -> Self {
+        let (readable, writable, acknowledged) = (Gate::new(), Gate::new(), Gate::new());
+        let (closing, arrivals) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self {
+            after_send: AfterSend { readable },
+            after_recv: AfterRecv { writable, acknowledged },
+            rare: Rare { closing, arrivals, returns: AtomicU64::new(0), flag: Flag::new() },
+        }
+    }
+
+    /// All gates: whoever waits anywhere looks again.
+    pub(crate) fn gates(&self) -> [&Gate; 3] {
+        [&self.after_send.readable, &self.after_recv.writable, &self.after_recv.acknowledged]
+    }
+}
+
+/// What a handle tells the others about itself. Written by its owner only.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct Record {
+    pub(crate) op: AtomicU64,
+    /// Of the owner's process; 0 if nobody owns the record. Whoever acts on it only looks earlier.
+    pub(crate) pid: AtomicU32,
+    pub(crate) tally: Tally,
+}
+
+impl Record {
+    pub(crate) fn new() -> Self {
+        let (op, pid) = (AtomicU64::new(OpWord::IDLE.bits()), AtomicU32::new(0));
+        Self { op, pid, tally: Tally::default() }
+    }
+}
