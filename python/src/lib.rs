@@ -11,6 +11,7 @@ mod opened;
 mod queue;
 mod signals;
 mod starved;
+mod transfer;
 mod waiting;
 
 use pyo3::prelude::*;
