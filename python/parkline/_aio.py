@@ -9,7 +9,7 @@ from ._loops import complete
 from ._parkline import PENDING
 
 if TYPE_CHECKING:
-    from ._queue import Queue
+    from ._parkline import Queue
 
 T = TypeVar("T")
 

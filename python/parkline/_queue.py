@@ -35,7 +35,8 @@ class Queue(_parkline.Queue[T], Generic[T]):
     `watchdog`: seconds after which whoever waits looks whether others have died.
     """
 
-    __slots__ = ()
+    __slots__ = ("_aio",)
+    _aio: AioQueue[T]
 
     @classmethod
     def from_fd(
@@ -52,7 +53,11 @@ class Queue(_parkline.Queue[T], Generic[T]):
     @property
     def aio(self) -> AioQueue[T]:
         """The same queue for tasks."""
-        return AioQueue(self)
+        try:
+            return self._aio
+        except AttributeError:
+            self._aio = AioQueue(self._same())
+            return self._aio
 
     def __iter__(self) -> Iterator[T]:
         """Takes items until the queue is shut down."""

@@ -24,9 +24,9 @@ const LEASES_OF_OTHERS: usize = 4;
 
 #[pyclass(subclass, frozen, weakref, module = "parkline._parkline")]
 pub(crate) struct Queue {
-    /// `None` once this handle is closed.
-    opened: Mutex<Option<Arc<Opened>>>,
-    pub(crate) codec: Codec,
+    /// `None` once this handle is closed. Shared with its view for tasks.
+    opened: Arc<Mutex<Option<Arc<Opened>>>>,
+    pub(crate) codec: Arc<Codec>,
     pub(crate) joinable: bool,
 }
 
@@ -106,8 +106,8 @@ impl Queue {
                 builder.create().map_err(errors::create)?
             }
         };
-        let opened = Mutex::new(Some(Arc::new(Opened::new(queue)?)));
-        Ok(Self { opened, codec, joinable })
+        let opened = Arc::new(Mutex::new(Some(Arc::new(Opened::new(queue)?))));
+        Ok(Self { opened, codec: Arc::new(codec), joinable })
     }
 
     /// `Queue[T]` is for type checkers.
@@ -419,6 +419,13 @@ impl Queue {
         }
         let sender = opened.sender(py)?;
         Ok(Some(Wait::put(&opened, sender, item.settle(py))))
+    }
+
+    /// The same handle as another object: what its view for tasks works on, which the handle keeps
+    /// without a cycle.
+    fn _same(&self) -> Self {
+        let (opened, codec) = (Arc::clone(&self.opened), Arc::clone(&self.codec));
+        Self { opened, codec, joinable: self.joinable }
     }
 
     /// The wait for all to be done.

@@ -2,7 +2,9 @@
 in asyncio, uvloop and trio."""
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -488,3 +490,23 @@ def test_anyio_waits_and_cancels(backend: str) -> None:
         assert sorted(got) == list(range(1000))
 
     anyio.run(main, backend=backend)
+
+
+def test_the_view_is_made_once_and_holds_no_handle() -> None:
+    """Fails if the view refers to the handle that keeps it (seen failing): only a collection would let
+    go of the memory then."""
+    gc.disable()
+    try:
+        q = parkline.Queue[int](4)
+        aio = q.aio
+        assert q.aio is aio
+        gone = weakref.ref(q)
+        del q
+        assert gone() is None
+    finally:
+        gc.enable()
+    aio.put_nowait(1)
+    assert aio.get_nowait() == 1
+    same = parkline.Queue[int](4)
+    same.aio.close()
+    assert same.closed
