@@ -116,8 +116,9 @@ impl Entered {
             unpark.take_notice();
         }
         STACK.with_borrow_mut(|stack| {
-            // Its memory serves again.
-            stack.last_mut().into_iter().for_each(|frame| frame.lookers = mem::take(&mut lookers));
+            // The memory serves again, unless a waker has polled its task at once, and that waits anew.
+            let frame = stack.last_mut().filter(|frame| frame.lookers.is_empty());
+            frame.into_iter().for_each(|frame| frame.lookers = mem::take(&mut lookers));
         });
         true
     }

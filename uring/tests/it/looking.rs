@@ -1,8 +1,11 @@
 //! What a thread in `block_on` does before it sleeps.
 
+use std::future::poll_fn;
 use std::hint::spin_loop;
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::mpsc;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -179,4 +182,65 @@ fn who_looks_looks_for_the_dead() {
         assert_eq!(receiver.recv().await, Ok(2));
         assert_eq!(receiver.recv_timeout(PATIENCE).await, Ok(1));
     });
+}
+
+/// Receives, one after the other, polled by whoever wakes them.
+struct Inline {
+    receives: Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    is_over: AtomicBool,
+    main: Waker,
+}
+
+impl Inline {
+    fn poll(self: &Arc<Self>) {
+        let waker = Waker::from(Arc::clone(self));
+        let mut receives = self.receives.lock().unwrap();
+        if receives.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+            self.is_over.store(true, Relaxed);
+            self.main.wake_by_ref();
+        }
+    }
+}
+
+impl Wake for Inline {
+    fn wake(self: Arc<Self>) {
+        self.poll();
+    }
+}
+
+/// Fails if what waits anew, polled by its waker within the look, is forgotten (seen failing: hangs).
+#[test]
+fn a_waker_that_polls_its_task_at_once_is_looked_for_again() {
+    let queue = queue();
+    let mut receiver = queue.receiver().unwrap();
+    receiver.set_spin(HOUR);
+    let mut sender = queue.sender().unwrap();
+    let receives = Box::pin(async move {
+        for n in 0..200 {
+            assert_eq!(receiver.recv().await, Ok(n));
+        }
+    });
+    let mut receives: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = Some(receives);
+    let mut inline = None;
+    let same = Queue::<u64>::open_typed(queue.try_clone_fd().unwrap()).unwrap();
+    let sends = thread::spawn(move || {
+        for n in 0..200 {
+            sender.send_blocking(&n).unwrap();
+            // Most are sent when the receiver waits again.
+            while !same.is_empty() {
+                thread::yield_now();
+            }
+        }
+    });
+    block_on(poll_fn(|cx| {
+        if let Some(receives) = receives.take() {
+            let (receives, main) = (Mutex::new(receives), cx.waker().clone());
+            let made = Arc::new(Inline { receives, is_over: AtomicBool::new(false), main });
+            made.poll();
+            inline = Some(made);
+        }
+        let is_over = inline.as_ref().is_some_and(|it| it.is_over.load(Relaxed));
+        if is_over { Poll::Ready(()) } else { Poll::Pending }
+    }));
+    sends.join().unwrap();
 }
