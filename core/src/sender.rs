@@ -54,7 +54,7 @@ impl<M: Message + ?Sized> Sender<M> {
     /// It does so only while that pays off: on a core that the peer needs, or where receives come seldom,
     /// a thread soon sleeps at once by itself, and tries now and then. A thread in [`block_on`] looks
     /// for all its tasks when none of them can go on, for as long as the most modest of them says.
-    /// Nobody spins in other runtimes, nor in `block_on` without io_uring.
+    /// Nobody spins in other runtimes.
     ///
     /// [`block_on`]: https://docs.rs/parkline-uring/latest/parkline_uring/fn.block_on.html
     ///

@@ -46,17 +46,14 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 fn run<F: Future>(future: F, unpark: &Arc<Unpark>, reactor: Option<&Arc<Reactor>>) -> F::Output {
-    let own = reactor.and_then(|reactor| reactor.waker().cloned());
-    let waker = own.unwrap_or_else(|| Waker::from(Arc::clone(unpark)));
-    let entered = reactor.map(|reactor| current::enter(Arc::clone(reactor)));
+    let waker = Waker::from(Arc::clone(unpark));
+    let entered = current::enter(reactor.cloned(), Some(waker.clone()));
     let mut future = pin!(future);
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return output;
         }
-        if let (Some(entered), Some(reactor)) = (&entered, reactor)
-            && entered.look(reactor, unpark)
-        {
+        if entered.look(unpark, reactor) {
             continue;
         }
         // A reactor that breaks down sends its tasks elsewhere, and us to the plain futex.

@@ -1,4 +1,5 @@
-//! Which reactor serves the task that is being polled.
+//! Which call around the task that is being polled serves it: by its reactor, and by a look before its
+//! thread sleeps.
 
 use std::cell::RefCell;
 use std::io;
@@ -19,7 +20,10 @@ thread_local! {
 }
 
 struct Frame {
-    reactor: Arc<Reactor>,
+    /// `None` if there is no io_uring for this thread.
+    reactor: Option<Arc<Reactor>>,
+    /// What wakes the thread, if it sleeps when none of its tasks can go on.
+    thread: Option<Waker>,
     /// Whom the thread looks for before it sleeps.
     lookers: Vec<Looker>,
     /// The tokio runtime around the call: a runtime entered inside it is another one, and serves
@@ -50,7 +54,7 @@ pub(crate) fn current() -> io::Result<Arc<Reactor>> {
 fn innermost() -> Option<Arc<Reactor>> {
     STACK.with_borrow(|stack| {
         let frame = stack.last().filter(|frame| frame.serves())?;
-        Some(Arc::clone(&frame.reactor))
+        frame.reactor.as_ref().filter(|reactor| !reactor.is_dead()).cloned()
     })
 }
 
@@ -59,11 +63,11 @@ fn innermost() -> Option<Arc<Reactor>> {
 pub(crate) fn look_for(task: impl FnOnce(&Waker) -> Looker) -> bool {
     STACK.with_borrow_mut(|stack| {
         let Some(frame) = stack.last_mut().filter(|frame| frame.serves()) else { return false };
-        let Some(waker) = frame.reactor.waker() else { return false };
+        let Some(thread) = &frame.thread else { return false };
         if !looking::is_due(frame.lookers.len()) {
             return false;
         }
-        let task = task(waker);
+        let task = task(thread);
         let has_time = !task.limit.is_zero();
         if has_time {
             frame.lookers.push(task);
@@ -79,14 +83,16 @@ impl Frame {
         if self.around != crate::tokio::runtime_id() {
             return false;
         }
-        !self.reactor.is_dead()
+        true
     }
 }
 
-/// Makes `reactor` the innermost on this thread until the result is dropped.
-pub(crate) fn enter(reactor: Arc<Reactor>) -> Entered {
+/// Makes `reactor` the innermost on this thread until the result is dropped. `thread` wakes this one, if
+/// it sleeps when none of its tasks can go on.
+pub(crate) fn enter(reactor: Option<Arc<Reactor>>, thread: Option<Waker>) -> Entered {
     let frame = Frame {
         reactor,
+        thread,
         lookers: Vec::new(),
         #[cfg(feature = "tokio")]
         around: crate::tokio::runtime_id(),
@@ -100,7 +106,7 @@ pub(crate) struct Entered(());
 impl Entered {
     /// Looks for those who have not announced, unless the thread is notified; whether there were
     /// some: they are to be polled again.
-    pub(crate) fn look(&self, reactor: &Reactor, unpark: &Unpark) -> bool {
+    pub(crate) fn look(&self, unpark: &Unpark, reactor: Option<&Arc<Reactor>>) -> bool {
         let take = |frame: &mut Frame| mem::take(&mut frame.lookers);
         let innermost = || STACK.with_borrow_mut(|stack| stack.last_mut().map(take));
         let mut lookers = innermost().unwrap_or_default();
@@ -108,8 +114,10 @@ impl Entered {
             return false;
         }
         let is_notified = || unpark.is_notified();
-        if !is_notified() && !reactor.is_dead() {
-            looking::look(&mut lookers, is_notified, |now| reactor.glance(now));
+        if !is_notified() {
+            let reactor = reactor.filter(|reactor| !reactor.is_dead());
+            let glance = |now| reactor.into_iter().for_each(|reactor| reactor.glance(now));
+            looking::look(&mut lookers, is_notified, glance);
         }
         lookers.drain(..).filter_map(|task| task.waker).for_each(Waker::wake);
         if is_notified() {

@@ -67,7 +67,7 @@ impl LoopRing {
 
     /// Calls `poll`: futures that are polled in it wait in this ring.
     pub fn within<R>(&self, poll: impl FnOnce() -> R) -> R {
-        let _entered = enter(Arc::clone(&self.reactor));
+        let _entered = enter(Some(Arc::clone(&self.reactor)), None);
         poll()
     }
 }

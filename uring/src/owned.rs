@@ -7,7 +7,6 @@ use std::io;
 use std::mem;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
-use std::task::Waker;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -23,8 +22,6 @@ use crate::unpark::Unpark;
 pub(crate) struct OwnedRing {
     owner: ThreadId,
     pub(crate) unpark: Arc<Unpark>,
-    /// Notifies `unpark`.
-    pub(crate) waker: Waker,
     /// Locked by the owner alone, also while it sleeps.
     state: Mutex<State>,
     /// `None` once the ring has ended.
@@ -47,11 +44,9 @@ enum Request {
 
 impl OwnedRing {
     pub(crate) fn new() -> io::Result<Self> {
-        let unpark = Arc::default();
         Ok(Self {
             owner: thread::current().id(),
-            waker: Waker::from(Arc::clone(&unpark)),
-            unpark,
+            unpark: Arc::default(),
             state: Mutex::new(State { ring: Ring::owned()?, unpark_armed: false }),
             requests: Mutex::new(Some(Vec::new())),
         })

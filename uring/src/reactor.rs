@@ -307,14 +307,6 @@ impl Reactor {
         }
     }
 
-    /// What does so.
-    pub(crate) fn waker(&self) -> Option<&Waker> {
-        match &self.engine {
-            Engine::Owned(ring) => Some(&ring.waker),
-            Engine::Shared(_) | Engine::Helper(_) => None,
-        }
-    }
-
     pub(crate) fn as_helper(&self) -> Option<&Helper> {
         match &self.engine {
             Engine::Helper(helper) => Some(helper),

@@ -9,9 +9,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parkline_uring::{
-    AsyncReceiver, AsyncSender, Backend, Queue, RecvTimeoutError, backend, block_on,
-};
+use parkline_uring::{AsyncReceiver, AsyncSender, Queue, RecvTimeoutError, block_on};
 use tokio::sync::oneshot;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -40,9 +38,6 @@ fn a_task_that_is_looked_for_does_not_keep_those_beside_it() {
 /// somebody else's (each seen failing).
 #[test]
 fn who_may_spin_for_long_does_not_wait_in_the_kernel() {
-    if let Backend::Futex(_) = backend() {
-        return;
-    }
     let (there, back) = (queue(), queue());
     let (to, mut from) = (there.sender().unwrap(), back.receiver().unwrap());
     from.set_spin(HOUR);
@@ -126,9 +121,7 @@ fn whom_nobody_has_looked_for_is_told_when_the_call_ends() {
     receiver.set_spin(HOUR);
     let mut recv: Recv<'_> = Box::pin(receiver.recv());
     let told = block_on(async { begin(&mut recv) });
-    if !matches!(backend(), Backend::Futex(_)) {
-        assert!(told.0.load(Relaxed), "and it can announce where it is polled next");
-    }
+    assert!(told.0.load(Relaxed), "and it can announce where it is polled next");
 }
 
 /// Fails if a thread that looks does not see the notices of others (seen failing: hangs).
