@@ -32,9 +32,9 @@ pub(crate) struct Attachment {
     pub(crate) trusted: bool,
 }
 
-/// How long somebody waits for audits by others, when no record is free or a queue seems to have
-/// ended, and how often a new handle looks. Nobody's life is decided by it: an auditor that is stopped
-/// keeps what it has.
+/// How long somebody waits for those who have a record for a moment, auditors mostly, when no record
+/// is free or a queue seems to have ended, and how often a new handle looks. Nobody's life is decided
+/// by it: an auditor that is stopped keeps what it has.
 pub(crate) const AUDIT_PATIENCE: Duration = Duration::from_millis(100);
 const AUDIT_PAUSE: Duration = Duration::from_micros(100);
 
@@ -62,7 +62,7 @@ impl<'a> Claim<'a> {
     fn of(ring: Ring<'a>, id: u32, heir: Heir) -> Result<Self, Corrupt> {
         let Some(port) = Port::take_over(ring, id)? else { return Ok(Self::Postponed) };
         let (gone, left) = port.give_all_back();
-        // A handle that was given back says so by its pid.
+        // A handle that went by itself says so by its pid.
         let is_dead = port.record().pid.load(Relaxed) != 0;
         let is_taken = left == 0 || heir == Heir::Yes;
         if is_dead && is_taken {
@@ -215,17 +215,15 @@ impl Drop for Attachment {
         if self.mapping.is_forked() {
             return;
         }
-        // Leases that were lost in a panic, and an inheritance that was not received.
-        let (gone, left) = self.port.give_all_back();
+        // Leases that were lost in a panic, and an inheritance that was not received. What finds no
+        // room has no owner from here on, and is recovered as if we had died.
+        let (gone, _) = self.port.give_all_back();
         if gone > 0 {
             self.carry_out(self.port.ring().control.after_send.readable.notify(u32::MAX));
         }
         // Who acknowledged it meanwhile could not tell a joiner, for our cell held it.
         self.notify_joiners();
-        // What is left has no owner from here on, and is recovered as if we had died.
-        if left == 0 {
-            self.port.record().pid.store(0, Relaxed);
-        }
+        self.port.record().pid.store(0, Relaxed);
     }
 }
 

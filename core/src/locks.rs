@@ -9,6 +9,10 @@
 //! Owning byte `2^40 + 2n` is owning record `n`. It is taken together with the next byte, as an
 //! auditor of the dead; a new handle lets go of that one once it knows that the record is its own. So
 //! who finds no free record can tell which of them may be free in a moment.
+//!
+//! `vfork` and `posix_spawn` copy a descriptor that is open just then, and their child keeps the
+//! description, and the lock, until it executes its program. Handles that went say so by a 0 in place
+//! of their process's number, so that nobody takes them for living ones meanwhile.
 #![expect(unsafe_code, reason = "speaks F_OFD_SETLK, which no crate we use wraps")]
 
 use std::io;
@@ -26,10 +30,11 @@ const BOTH: i64 = 2;
 /// Who has the lock of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// A living handle: the first byte is locked.
+    /// A living handle: the first byte is locked, and its process is named in the record.
     Handle,
-    /// Who audits it: both are. It is nobody's, in a moment.
-    Auditor,
+    /// It may be free in a moment. Who audits it has both bytes; a handle that arrives has not named
+    /// its process yet; of one that went, a program that is being started keeps the lock.
+    Passing,
 }
 
 impl Owner {
@@ -43,7 +48,7 @@ impl Owner {
             return Err(io::Error::last_os_error());
         }
         let is_free = i32::from(lock.l_type) == libc::F_UNLCK;
-        let owner = if lock.l_len < BOTH { Self::Handle } else { Self::Auditor };
+        let owner = if lock.l_len < BOTH { Self::Handle } else { Self::Passing };
         Ok((!is_free).then_some(owner))
     }
 }

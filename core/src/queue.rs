@@ -108,8 +108,8 @@ impl<M: Message + ?Sized> Queue<M> {
     ///
     /// # Errors
     /// [`AttachError::NoFreeHandle`] when all records are taken, or those that are free hold messages
-    /// of the dead for which the ring has no room: a receiver can take such a record. While a free
-    /// record is being recovered this waits for it, 100 ms at most. Others name what the kernel
+    /// of the dead for which the ring has no room: a receiver can take such a record. While a record
+    /// is being recovered, or let go, this waits for it, 100 ms at most. Others name what the kernel
     /// refused.
     pub fn sender(&self) -> Result<Sender<M>, AttachError> {
         Sender::new(self.attach(Heir::No)?).map_err(attach_fault)
@@ -121,8 +121,8 @@ impl<M: Message + ?Sized> Queue<M> {
     /// room in the ring: it receives those first, flagged as redelivered.
     ///
     /// # Errors
-    /// [`AttachError::NoFreeHandle`] when all records are taken. While a free record is being
-    /// recovered this waits for it, 100 ms at most. Others name what the kernel refused.
+    /// [`AttachError::NoFreeHandle`] when all records are taken. While a record is being recovered,
+    /// or let go, this waits for it, 100 ms at most. Others name what the kernel refused.
     pub fn receiver(&self) -> Result<Receiver<M>, AttachError> {
         Receiver::new(self.attach(Heir::Yes)?).map_err(attach_fault)
     }

@@ -39,8 +39,8 @@ pub struct Recovered {
     /// Messages they held for which there is no room now. Whoever waits for room sees to them
     /// first.
     pub waiting: usize,
-    /// Handles that somebody else is recovering right now, or whose audit must wait until a peer that
-    /// is in the midst of the same exchange, or stopped there, moves on.
+    /// Handles that somebody else is recovering or letting go right now, or whose audit must wait
+    /// until a peer that is in the midst of the same exchange, or stopped there, moves on.
     pub postponed: usize,
 }
 
@@ -152,7 +152,7 @@ impl Segment {
             let owner = if ring.is_dirty(id) { self.owner(id) } else { continue };
             match owner {
                 Ok(None) => {}
-                Ok(Some(Owner::Auditor)) => {
+                Ok(Some(Owner::Passing)) => {
                     found.postponed = found.postponed.saturating_add(1);
                     continue;
                 }

@@ -27,7 +27,7 @@ use crate::geometry::{CONTROL_OFFSET, Geometry, HEADER_LEN, RECORD_LEN, TypeMark
 use crate::locks::{Identity, Locks, Owner};
 use crate::recovery::Watch;
 use crate::ring::Ring;
-use crate::sync::{AtomicU64, kill_point};
+use crate::sync::{AtomicU64, Ordering::Relaxed, kill_point};
 
 const _: () = assert!(size_of::<Record>() == RECORD_LEN);
 const _: () = assert!(CONTROL_OFFSET.is_multiple_of(align_of::<Control>()));
@@ -162,7 +162,11 @@ impl Segment {
 
     /// Who has the lock of record `id`.
     pub(crate) fn owner(&self, id: u32) -> io::Result<Option<Owner>> {
-        Owner::find(&self.fd, id)
+        let owner = Owner::find(&self.fd, id)?;
+        let ring = self.ring();
+        let record = ring.as_ref().and_then(|ring| ring.records.get(id as usize));
+        let is_named = record.is_none_or(|record| record.pid.load(Relaxed) != 0);
+        Ok(owner.map(|owner| if is_named { owner } else { Owner::Passing }))
     }
 }
 

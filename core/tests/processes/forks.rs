@@ -4,16 +4,19 @@
 
 use std::io::{self, Read};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 
 use parkline_core::Queue;
 
 use crate::player::{Player, hang, say};
+use crate::recovery::lease_and_die;
 
 const HANDLES: usize = 8;
 /// What comes to a child by chance comes to one of so many.
 const FORKED: u32 = 500;
 const STARTED: u32 = 50;
+const ATTACHED: u32 = 5000;
 
 fn queue() -> Queue {
     Queue::builder().capacity(2).max_message(8).handles(HANDLES).create().unwrap()
@@ -87,4 +90,29 @@ fn the_handles_of_the_killed_are_free_although_its_forked_children_live() {
 #[test]
 fn the_handles_of_the_killed_are_free_although_the_programs_that_it_started_live() {
     survive(SPAWN);
+}
+
+/// Caught: a record that nobody has anymore, taken for a living handle's because a program that is
+/// being started has a copy of the descriptor still; the same of a handle that left messages.
+#[test]
+fn a_handle_that_was_let_go_is_free_although_programs_are_started_meanwhile() {
+    let queue = Queue::builder().handles(1).create().unwrap();
+    let inherited = Queue::builder().capacity(1).handles(2).create().unwrap();
+    let mut sender = inherited.sender().unwrap();
+    sender.try_send(b"first").unwrap();
+    lease_and_die(&inherited);
+    sender.try_send(b"second").unwrap();
+    let is_over = AtomicBool::new(false);
+    let refused = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                assert!(Command::new("true").status().unwrap().success());
+            }
+        });
+        let attach = |_| queue.sender().err().or_else(|| inherited.receiver().err());
+        let refused = (0..ATTACHED).find_map(attach);
+        is_over.store(true, Relaxed);
+        refused
+    });
+    assert!(refused.is_none(), "{refused:?}");
 }

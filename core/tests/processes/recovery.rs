@@ -18,7 +18,7 @@ fn builder() -> Builder {
 }
 
 /// Has a process lease the oldest message, and kills it.
-fn lease_and_die(queue: &Queue) {
+pub(crate) fn lease_and_die(queue: &Queue) {
     leaser(queue).kill();
 }
 
