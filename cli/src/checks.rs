@@ -95,6 +95,8 @@ pub(crate) fn queue() -> Vec<Check> {
 
 /// Has a task wait, and wakes it. Returns how many threads the process has with it waiting.
 fn wake(mut sender: Sender, mut receiver: Receiver) -> Result<usize> {
+    // It waits in the kernel at once.
+    receiver.set_spin(Duration::ZERO);
     block_on(async {
         let mut waiting = pin!(receiver.recv_timeout(Duration::from_secs(5)));
         let polled = poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx))).await;
