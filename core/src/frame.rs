@@ -228,6 +228,13 @@ impl<'a> Block<'a> {
         self.at(words).read(out);
     }
 
+    /// The same block, as if its payload began so many words later.
+    #[cfg(not(loom))]
+    #[inline]
+    pub(crate) fn skip(&self, words: usize) -> Option<Self> {
+        self.payload.get(words..).map(|payload| self.at(payload))
+    }
+
     /// The same block, as if its payload began later.
     fn at(&self, payload: &'a [AtomicU64]) -> Self {
         Self { payload, ..*self }

@@ -57,6 +57,7 @@ impl TypeMark {
     pub(crate) const BYTES: Self = Self::named("");
     pub(crate) const EVENT: Self = Self::named("the flag of an event");
     pub(crate) const SEMAPHORE: Self = Self::named("the permits of a semaphore");
+    pub(crate) const PACK: Self = Self::named("packs of messages");
 
     /// What no type of a user can be taken for: an alignment of zero is none.
     const fn named(name: &str) -> Self {
@@ -64,6 +65,12 @@ impl TypeMark {
         let (whole, _) = mark.name.split_at_mut(name.len());
         whole.copy_from_slice(name.as_bytes());
         mark
+    }
+
+    /// Whether all messages are as long as the type's size says.
+    #[cfg(not(loom))]
+    pub(crate) fn is_of_fixed_size(&self) -> bool {
+        self.align != 0
     }
 
     /// `T` by its size, its alignment and its name without the paths, so that two programs that

@@ -83,6 +83,8 @@ mod locks;
 #[cfg(not(loom))]
 mod message;
 #[cfg(not(loom))]
+mod pack;
+#[cfg(not(loom))]
 mod queue;
 #[cfg(not(loom))]
 mod receiver;
@@ -136,6 +138,7 @@ pub use self::{
     event::Event,
     lease::Lease,
     message::Message,
+    pack::{Messages, Pack},
     queue::{Builder, Queue},
     receiver::{DeadLetter, Receiver},
     recovery::Recovered,

@@ -10,13 +10,14 @@ use crate::port::Port;
 mod sealed {
     pub trait Sealed {}
     impl Sealed for [u8] {}
+    impl Sealed for crate::pack::Pack {}
     impl Sealed for crate::semaphore::Token {}
     impl<T: super::FromBytes + super::IntoBytes + super::Immutable> Sealed for T {}
 }
 
-/// What a queue can carry: bytes of any length up to `max_message` (`[u8]`), or any type that
-/// zerocopy can turn into bytes and back, whatever bits a peer writes: derive `FromBytes`,
-/// `IntoBytes` and `Immutable`.
+/// What a queue can carry: bytes of any length up to `max_message` (`[u8]`), many of those at once
+/// ([`Pack`](crate::Pack)), or any type that zerocopy can turn into bytes and back, whatever bits a
+/// peer writes: derive `FromBytes`, `IntoBytes` and `Immutable`.
 ///
 /// ```
 /// use zerocopy::{FromBytes, Immutable, IntoBytes};

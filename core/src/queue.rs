@@ -439,12 +439,15 @@ impl Builder {
         self.build()
     }
 
-    /// Creates a queue that carries `T`; `max_message` is its size.
+    /// Creates a queue that carries `T`; `max_message` is its size, or for a [`Pack`](crate::Pack) as it
+    /// was said.
     ///
     /// # Errors
     /// As [`create`](Self::create).
     pub fn create_typed<T: Message>(mut self) -> Result<Queue<T>, CreateError> {
-        self.wishes.max_message = size_of::<T>();
+        if T::mark().0.is_of_fixed_size() {
+            self.wishes.max_message = size_of::<T>();
+        }
         self.build()
     }
 

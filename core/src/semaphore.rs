@@ -86,7 +86,8 @@ impl Semaphore {
             return Err(CreateError::Zero { what: "permits" });
         }
         // No death makes a permit one to give up.
-        let builder = builder.capacity(permits).leases(permits).max_attempts(u16::MAX);
+        let builder = builder.capacity(permits).leases(permits).max_message(0);
+        let builder = builder.max_attempts(u16::MAX);
         let queue = builder.create_typed::<Token>()?;
         let mut tokens = queue.sender().map_err(|error| CreateError::Open(error.into()))?;
         for _ in 0..permits {

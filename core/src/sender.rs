@@ -9,6 +9,7 @@ use crate::attachment::Attachment;
 use crate::error::{Fault, SendError, SendTimeoutError, TrySendError};
 use crate::frame::Frame;
 use crate::message::{InBlock, Message};
+use crate::pack::{Pack, Packing};
 use crate::port::{Port, SEND_CELL};
 use crate::position::Position;
 use crate::side::{Side, WaitsFor, wait_blocking};
@@ -222,6 +223,15 @@ impl<M: Message + ?Sized> Sender<M> {
         Ok(())
     }
 
+    /// Commits what was written in place.
+    fn commit_frame(&mut self, frame: Frame) -> Result<(), TrySendError> {
+        let port = self.attachment.port().map_err(fault)?;
+        port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?.set_frame(frame);
+        port.send(SEND_CELL, &mut self.at)?;
+        self.notify(1);
+        Ok(())
+    }
+
     #[inline]
     fn notify(&self, count: u32) {
         if let Ok(port) = self.attachment.mapped_port() {
@@ -318,15 +328,6 @@ impl Sender<[u8]> {
         self.reserve_now(len).map_err(|fault| SendError::Fault((), fault))
     }
 
-    /// Commits what was written in place.
-    fn commit_frame(&mut self, frame: Frame) -> Result<(), TrySendError> {
-        let port = self.attachment.port().map_err(fault)?;
-        port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?.set_frame(frame);
-        port.send(SEND_CELL, &mut self.at)?;
-        self.notify(1);
-        Ok(())
-    }
-
     /// Whether a message of `len` bytes could be sent now. Others may be quicker.
     ///
     /// # Errors
@@ -336,6 +337,79 @@ impl Sender<[u8]> {
         port.frame_of(len).map_err(fault)?;
         port.ring().turn(Verb::Send, &mut self.at)?;
         Ok(())
+    }
+}
+
+impl Sender<Pack> {
+    /// Sends as many of `messages` as fit into one pack, in order, if there is room for that: one
+    /// message to the queue, for one receiver. Returns how many.
+    ///
+    /// They are written where they lie in the queue. Nothing is sent by an iterator without messages,
+    /// nor by one that panics.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send): nothing was sent. [`Fault::MessageTooLarge`] if the first does
+    /// not fit into a pack alone; should a later one not, it waits for the next call to say so.
+    ///
+    /// # If a peer dies
+    /// As [`try_send`](Self::try_send): the pack is sent as a whole or not at all.
+    ///
+    /// ```
+    /// use parkline_core::{Pack, Queue, TrySendError};
+    ///
+    /// // A message of 8 bytes takes 16.
+    /// let queue = Queue::builder().capacity(1).max_message(40).create_typed::<Pack>()?;
+    /// let mut sender = queue.sender()?;
+    /// assert_eq!(sender.try_send_packed([[1; 8], [2; 8], [3; 8]])?, 2);
+    /// assert_eq!(sender.try_send_packed([[3; 8]]), Err(TrySendError::Full(())));
+    /// assert!(queue.receiver()?.try_recv()?.iter().eq([[1; 8], [2; 8]]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_send_packed<T: AsRef<[u8]>>(
+        &mut self,
+        messages: impl IntoIterator<Item = T>,
+    ) -> Result<usize, TrySendError> {
+        let mut packing = Packing::new(self.attachment.segment.geometry().max_message());
+        let mut sent = 0_usize;
+        for message in messages {
+            let message = message.as_ref();
+            // The caller's iterator may do anything, fork included.
+            let port = self.attachment.port().map_err(fault)?;
+            if !packing.has_room(message.len()) {
+                if sent == 0 {
+                    return Err(fault(packing.too_large(message.len())));
+                }
+                break;
+            }
+            if sent == 0 {
+                // Nothing is copied for a full queue.
+                port.ring().turn(Verb::Send, &mut self.at)?;
+            }
+            let block = port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?;
+            packing.push(block, message);
+            sent = sent.saturating_add(1);
+        }
+        if sent > 0 {
+            let frame = self.attachment.port().and_then(|port| port.frame_of(packing.written()));
+            self.commit_frame(frame.map_err(fault)?)?;
+        }
+        Ok(sent)
+    }
+
+    /// As [`try_send_packed`](Self::try_send_packed), waiting on the calling thread while the queue is
+    /// full.
+    ///
+    /// # Errors
+    /// As [`send_blocking`](Self::send_blocking): nothing was sent.
+    pub fn send_packed_blocking<T, I>(&mut self, messages: I) -> Result<usize, SendError>
+    where
+        T: AsRef<[u8]>,
+        I: IntoIterator<Item = T>,
+        I::IntoIter: Clone,
+    {
+        let messages = messages.into_iter();
+        let sent = self.wait_until(None, |sender| sender.try_send_packed(messages.clone()));
+        sent.unwrap_or(Err(SendError::Closed(())))
     }
 }
 

@@ -1,10 +1,11 @@
-//! Any bytes as a block: a frame within its bounds, or a fault.
+//! Any bytes as a block: a frame within its bounds, or a fault; and as a pack, its messages or a fault.
 //!
 //! Found, in the first second each: a length not checked against the queue, one not checked against
-//! the block, flags not checked.
+//! the block, flags not checked; of a pack, PLANTED.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use parkline_core::Pack;
 use parkline_core::driver::decode_block;
 
 fuzz_target!(|input: (u16, u64, u64, Vec<u64>)| {
@@ -27,4 +28,10 @@ fuzz_target!(|input: (u16, u64, u64, Vec<u64>)| {
     let flags = u64::from(frame.redelivered()) | u64::from(frame.is_returned()) << 1;
     let encoded = frame.len() as u64 | 1 << 32 | flags << 40 | u64::from(frame.attempts()) << 48;
     assert_eq!(encoded, header, "nothing of the header is dropped or invented");
+
+    let Ok(pack) = Pack::check(message.clone()) else { return };
+    let row: usize = pack.iter().map(|message| 8 + message.len().next_multiple_of(8)).sum();
+    assert_eq!(row, message.len(), "all of it is messages");
+    assert_eq!(pack.iter().count(), pack.len());
+    assert_eq!(pack.iter().collect::<Pack>(), pack);
 });

@@ -68,11 +68,11 @@ pub use event::AsyncEvent;
 pub use join::AsyncJoin;
 pub use parkline_core::{
     AttachError, Builder, Corrupt, CreateError, DeadLetter, Event, Fault, JoinTimeoutError, Lease,
-    Message, OpenError, Permit, Queue, Receiver, Recovered, RecvError, RecvTimeoutError,
-    Reservation, Semaphore, SendError, SendTimeoutError, Sender, Stats, TryRecvError, TrySendError,
-    WaitTimeoutError,
+    Message, Messages, OpenError, Pack, Permit, Queue, Receiver, Recovered, RecvError,
+    RecvTimeoutError, Reservation, Semaphore, SendError, SendTimeoutError, Sender, Stats,
+    TryRecvError, TrySendError, WaitTimeoutError,
 };
 pub use receiver::AsyncReceiver;
 pub use semaphore::AsyncSemaphore;
-pub use sender::{AsyncCommit, AsyncReserve, AsyncSender};
+pub use sender::{AsyncCommit, AsyncPackSender, AsyncReserve, AsyncSender};
 pub use shared_handle::Shared;

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use parkline_core::driver::Side;
-use parkline_core::{Message, Reservation, SendError, SendTimeoutError, Sender, TrySendError};
+use parkline_core::{
+    Message, Pack, Reservation, SendError, SendTimeoutError, Sender, TrySendError,
+};
 
 use crate::shared_handle::Shared;
 use crate::waiting::wait;
@@ -156,6 +158,58 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
 }
 
 impl<M: Message + ?Sized + Sync, H: sealed::TrySend<M>> AsyncSender<M> for H {}
+
+/// Sending many short messages as one from a task.
+pub trait AsyncPackSender: sealed::TrySend<Pack> {
+    /// Waits until there is room, then sends as many of `messages` as fit into one pack, in order.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// As [`Sender::try_send_packed`] but for a full queue: nothing was sent.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, nothing was sent.
+    ///
+    /// # If a peer dies
+    /// As [`AsyncSender::send`].
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncPackSender, AsyncReceiver, Pack, Queue, block_on};
+    ///
+    /// let queue = Queue::builder().max_message(4096).create_typed::<Pack>()?;
+    /// let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+    /// block_on(async {
+    ///     assert_eq!(sender.send_packed(["one", "two"]).await?, 2);
+    ///     assert!(receiver.recv().await?.iter().eq([b"one", b"two"]));
+    ///     queue.close()?;
+    ///     assert!(sender.send_packed(["too late"]).await.is_err());
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn send_packed<T, I>(
+        &mut self,
+        messages: I,
+    ) -> impl Future<Output = Result<usize, SendError>> + Send
+    where
+        T: AsRef<[u8]>,
+        I: IntoIterator<Item = T>,
+        I::IntoIter: Clone + Send,
+    {
+        let messages = messages.into_iter();
+        async move {
+            let attempt = move |it: &mut Self| {
+                let messages = messages.clone();
+                it.attempt(|it| it.try_send_packed(messages))
+            };
+            wait(self, None, Self::side, Self::spin_limit, attempt)
+                .await
+                .unwrap_or(Err(SendError::Closed(())))
+        }
+    }
+}
+
+impl<H: sealed::TrySend<Pack>> AsyncPackSender for H {}
 
 async fn send_until<M: Message + ?Sized + Sync, H: sealed::TrySend<M>>(
     handle: &mut H,

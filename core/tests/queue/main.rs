@@ -3,6 +3,7 @@
 mod blocking;
 mod calls;
 mod crowds;
+mod packs;
 
 use std::sync::mpsc;
 use std::thread;
