@@ -213,6 +213,13 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// A copy of the first words of the payload, if there are so many.
+    #[cfg(not(loom))]
+    pub(crate) fn words(&self, count: usize) -> Vec<u64> {
+        let words = self.payload.get(..count).unwrap_or_default();
+        words.iter().map(|word| word.load(Relaxed)).collect()
+    }
+
     /// Copies what is at `offset` in the payload into `out`, if there is that much of it.
     pub(crate) fn read_at(&self, offset: usize, out: &mut [u8]) {
         let within = offset % 8;

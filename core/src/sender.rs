@@ -357,8 +357,8 @@ impl Sender<Pack> {
     /// ```
     /// use parkline_core::{Pack, Queue, TrySendError};
     ///
-    /// // A message of 8 bytes takes 16.
-    /// let queue = Queue::builder().capacity(1).max_message(40).create_typed::<Pack>()?;
+    /// // Two messages of 8 bytes, two lengths of 4, and 8.
+    /// let queue = Queue::builder().capacity(1).max_message(32).create_typed::<Pack>()?;
     /// let mut sender = queue.sender()?;
     /// assert_eq!(sender.try_send_packed([[1; 8], [2; 8], [3; 8]])?, 2);
     /// assert_eq!(sender.try_send_packed([[3; 8]]), Err(TrySendError::Full(())));
@@ -369,31 +369,33 @@ impl Sender<Pack> {
         &mut self,
         messages: impl IntoIterator<Item = T>,
     ) -> Result<usize, TrySendError> {
-        let mut packing = Packing::new(self.attachment.segment.geometry().max_message());
-        let mut sent = 0_usize;
+        let messages = messages.into_iter();
+        let max = self.attachment.segment.geometry().max_message();
+        let mut packing = Packing::new(max, messages.size_hint().0);
         for message in messages {
             let message = message.as_ref();
             // The caller's iterator may do anything, fork included.
             let port = self.attachment.port().map_err(fault)?;
             if !packing.has_room(message.len()) {
-                if sent == 0 {
+                if packing.len() == 0 {
                     return Err(fault(packing.too_large(message.len())));
                 }
                 break;
             }
-            if sent == 0 {
+            if packing.len() == 0 {
                 // Nothing is copied for a full queue.
                 port.ring().turn(Verb::Send, &mut self.at)?;
             }
             let block = port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?;
             packing.push(block, message);
-            sent = sent.saturating_add(1);
         }
-        if sent > 0 {
-            let frame = self.attachment.port().and_then(|port| port.frame_of(packing.written()));
-            self.commit_frame(frame.map_err(fault)?)?;
+        if packing.len() > 0 {
+            let port = self.attachment.port().map_err(fault)?;
+            let block = port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?;
+            let frame = port.frame_of(packing.finish(block)).map_err(fault)?;
+            self.commit_frame(frame)?;
         }
-        Ok(sent)
+        Ok(packing.len())
     }
 
     /// As [`try_send_packed`](Self::try_send_packed), waiting on the calling thread while the queue is

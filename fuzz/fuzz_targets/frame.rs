@@ -29,9 +29,9 @@ fuzz_target!(|input: (u16, u64, u64, Vec<u64>)| {
     let encoded = frame.len() as u64 | 1 << 32 | flags << 40 | u64::from(frame.attempts()) << 48;
     assert_eq!(encoded, header, "nothing of the header is dropped or invented");
 
-    let Ok(pack) = Pack::check(message.clone()) else { return };
-    let row: usize = pack.iter().map(|message| 8 + message.len().next_multiple_of(8)).sum();
-    assert_eq!(row, message.len(), "all of it is messages");
+    let Ok(pack) = Pack::check(payload.clone()) else { return };
+    let words: usize = pack.iter().map(|message| message.len().div_ceil(8)).sum();
+    assert_eq!(words + pack.len().div_ceil(2) + 1, payload.len(), "all of it is the pack");
     assert_eq!(pack.iter().count(), pack.len());
     assert_eq!(pack.iter().collect::<Pack>(), pack);
 });

@@ -169,6 +169,7 @@ pub(crate) fn groups(quick: bool) -> Vec<Group> {
         PlainRing,
         PlainRingNoFence,
         ParklineMany,
+        ParklinePacked,
         ShaqSpsc,
         ShaqMpmc,
         Cloudtoid,

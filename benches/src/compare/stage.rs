@@ -18,7 +18,7 @@ use super::crowd;
 use super::link::Link;
 use super::naps;
 use super::pairs;
-use super::peers::parkline::{self, AlwaysPark, Parkline};
+use super::peers::parkline::{self, AlwaysPark, Packed, Parkline};
 use super::peers::raw::{BytesRing, CacheLine, Ring};
 use super::peers::sockets::{AsyncFd, Pipe, SeqPacket};
 use super::peers::tasks::{self, FarTask, NearTask, OnTokio};
@@ -270,6 +270,7 @@ fn batches(part: Part) -> Result<Outcome> {
         Peer::PlainRing => many_between::<Ring<true>>(part),
         Peer::PlainRingNoFence => many_between::<Ring<false>>(part),
         Peer::ParklineMany => many_between::<Parkline>(part),
+        Peer::ParklinePacked => many_between::<Packed>(part),
         Peer::Pipe => many_between::<Pipe>(part),
         #[cfg(feature = "peers")]
         Peer::ShaqSpsc => many_between::<shaq::Spsc>(part),

@@ -1,5 +1,7 @@
 //! Many short messages as one.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
@@ -15,8 +17,7 @@ fn ramp(len: usize) -> Vec<u8> {
     (0..len).map(|n| n as u8).collect()
 }
 
-/// Caught: a length without its message's padding; a message that begins before the last one's
-/// padding ends.
+/// Caught: a message that begins where the last one's bytes end, and not its padding.
 #[test]
 fn messages_of_all_lengths_come_out_in_order_and_whole() {
     let queue = of_packs(1, 4096);
@@ -40,19 +41,19 @@ fn a_pack_holds_what_fits_and_the_count_says_how_much() {
     for room in [7, 8, 16, 31, 40, 63, 64, 65] {
         let queue = of_packs(2, room);
         let mut sender = queue.sender().unwrap();
-        for len in 0..40 {
-            let each = 8 + len / 8 * 8 + if len % 8 > 0 { 8 } else { 0 };
-            let fits = room / 8 * 8 / each;
+        for len in 0..40_usize {
+            let takes = |count: usize| count * len.div_ceil(8) + count.div_ceil(2) + 1;
+            let fits = (1..=20).take_while(|count| takes(*count) <= room / 8).count();
             let sent = sender.try_send_packed(vec![ramp(len); 20]);
             if fits == 0 {
-                let max = (room / 8 * 8).saturating_sub(8);
+                let max = (room / 8).saturating_sub(2) * 8;
                 let too_large = Fault::MessageTooLarge { len, max };
                 assert_eq!(sent, Err(TrySendError::Fault((), too_large)));
                 continue;
             }
-            assert_eq!(sent, Ok(fits.min(20)), "{len} in {room}");
+            assert_eq!(sent, Ok(fits), "{len} in {room}");
             let pack = queue.receiver().unwrap().try_recv().unwrap();
-            assert!(pack.iter().eq(vec![ramp(len); fits.min(20)]));
+            assert!(pack.iter().eq(vec![ramp(len); fits]));
         }
     }
 }
@@ -60,14 +61,14 @@ fn a_pack_holds_what_fits_and_the_count_says_how_much() {
 /// Caught: a later message that does not fit alone, which takes the earlier ones with it.
 #[test]
 fn what_never_fits_is_refused_when_it_comes_first() {
-    let queue = of_packs(2, 16);
+    let queue = of_packs(2, 24);
     let mut sender = queue.sender().unwrap();
     let too_long = [ramp(1), ramp(9)];
     assert_eq!(sender.try_send_packed(&too_long), Ok(1));
     let too_large = Fault::MessageTooLarge { len: 9, max: 8 };
     assert_eq!(sender.try_send_packed(&too_long[1..]), Err(TrySendError::Fault((), too_large)));
     let pack = Pack::from_iter(&too_long);
-    let too_large = Fault::MessageTooLarge { len: 16 + 24, max: 16 };
+    let too_large = Fault::MessageTooLarge { len: 8 + 16 + 8 + 8, max: 24 };
     assert_eq!(sender.try_send(&pack), Err(TrySendError::Fault((), too_large)));
 }
 
@@ -101,7 +102,7 @@ fn an_iterator_that_panics_sends_nothing() {
     assert!(queue.receiver().unwrap().try_recv().unwrap().iter().eq(["next".as_bytes()]));
 }
 
-/// Caught: a header that is written anew for each message.
+/// Caught: a frame that is shorter than its pack.
 #[test]
 fn a_pack_is_leased_and_comes_again_as_a_whole() {
     let queue = of_packs(2, 64);
@@ -112,6 +113,23 @@ fn a_pack_is_leased_and_comes_again_as_a_whole() {
     let again = receiver.try_lease().unwrap();
     assert!(again.redelivered() && again.attempts() == 2);
     assert_eq!(again.read().unwrap(), Pack::from_iter(["a", "b"]));
+}
+
+/// Caught: a frame that is cut in the midst of a word, read as if it were not.
+#[test]
+fn a_pack_that_a_peer_has_cut_is_corrupt() {
+    let queue = of_packs(1, 64);
+    queue.sender().unwrap().try_send_packed(["12345678"]).unwrap();
+    let file = File::from(queue.try_clone_fd().unwrap());
+    let mut segment = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut segment, 0).unwrap();
+    // Attempts, kind, length.
+    let header = |len: u64| (1 << 48 | 1 << 32 | len).to_ne_bytes();
+    let (words, _) = segment.as_chunks();
+    let at = words.iter().position(|word| *word == header(24)).unwrap();
+    file.write_all_at(&header(28), 8 * at as u64).unwrap();
+    let received = queue.receiver().unwrap().try_recv();
+    assert!(matches!(received, Err(TryRecvError::Fault(Fault::Corrupt(_)))), "{received:?}");
 }
 
 /// Caught: packs that open as bytes, or the other way round.

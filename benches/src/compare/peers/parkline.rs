@@ -1,11 +1,14 @@
 //! Parkline in its ways of waiting, many a call, and in place.
 
 use std::os::fd::OwnedFd;
+use std::slice;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use parkline_core::{Queue, Receiver, Sender};
+use parkline_core::{Pack, Queue, Receiver, Sender};
 use parkline_uring::{AsyncReceiver, AsyncSender, block_on};
+
+use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::link::Link;
 use super::super::spec::Spec;
@@ -54,6 +57,55 @@ impl Many for Parkline {
 
     fn recv_many(&mut self, into: &mut Vec<Message>) {
         retry(|| self.back.try_recv_many(into, BATCH).ok());
+    }
+}
+
+/// Packs of [`BATCH`] messages, in a queue with room for as many messages as all others.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    there: Sender<Pack>,
+    back: Receiver<Pack>,
+}
+
+impl Between for Packed {
+    const NAME: &str = "parkline, packs";
+
+    fn create() -> Result<OwnedFd, Error> {
+        let whole = BATCH * (size_of::<u64>() + size_of::<Message>());
+        let queue = Queue::builder().capacity(CAPACITY / BATCH).max_message(whole);
+        Ok(queue.create_typed::<Pack>()?.try_clone_fd()?)
+    }
+
+    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
+        let there = Queue::<Pack>::open_typed(there)?.sender()?;
+        let back = Queue::<Pack>::open_typed(back)?.receiver()?;
+        Ok(Self { there, back })
+    }
+}
+
+impl End for Packed {
+    fn send(&mut self, message: &Message) {
+        self.send_many(slice::from_ref(message));
+    }
+
+    fn recv(&mut self) -> Message {
+        let mut one = Vec::with_capacity(1);
+        self.recv_many(&mut one);
+        one[0]
+    }
+}
+
+impl Many for Packed {
+    fn send_many(&mut self, messages: &[Message]) {
+        let bytes = messages.iter().map(IntoBytes::as_bytes);
+        let sent = retry(|| self.there.try_send_packed(bytes.clone()).ok());
+        assert_eq!(sent, messages.len(), "a pack holds a batch");
+    }
+
+    fn recv_many(&mut self, into: &mut Vec<Message>) {
+        let pack = retry(|| self.back.try_recv().ok());
+        let whole = |bytes| Message::read_from_bytes(bytes).expect("64 bytes were sent");
+        into.extend(pack.iter().map(whole));
     }
 }
 
