@@ -7,8 +7,8 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use parkline_uring::{
-    AsyncCommit, AsyncReceiver, AsyncReserve, AsyncSender, Queue, Receiver, RecvTimeoutError,
-    SendTimeoutError, Sender, block_on,
+    AsyncCommit, AsyncPackSender, AsyncReceiver, AsyncReserve, AsyncSender, Pack, Queue, Receiver,
+    RecvError, RecvTimeoutError, SendError, SendTimeoutError, Sender, block_on,
 };
 
 use crate::cancel::{Recv, begin, until};
@@ -297,6 +297,29 @@ fn a_commit_waits_for_room_and_a_reservation_comes_back_from_a_closed_queue() {
         assert_eq!(receiver.recv().await.unwrap(), b"second");
         queue.close().unwrap();
         let third = sender.reserve_now(1).unwrap().commit().await.unwrap_err();
-        assert!(matches!(third, parkline_uring::SendError::Closed(back) if back.len() == 1));
+        assert!(matches!(third, SendError::Closed(back) if back.len() == 1));
+    });
+}
+
+/// Fails if a full queue is an answer (seen failing).
+#[test]
+fn a_pack_waits_for_room_and_is_sent_once() {
+    let queue = Queue::builder().capacity(1).max_message(64).create_typed::<Pack>().unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap().share(), queue.receiver().unwrap());
+    block_on(async {
+        assert_eq!(sender.send_packed(["first"]).await.unwrap(), 1);
+        let mut dropped = sender.clone();
+        let mut dropped = Box::pin(dropped.send_packed(["dropped"]));
+        begin(&mut dropped);
+        drop(dropped);
+        let mut waits = Box::pin(sender.send_packed(["second", "third"]));
+        let told = begin(&mut waits);
+        assert_eq!(receiver.recv().await.unwrap(), Pack::from_iter(["first"]));
+        until(&told).await;
+        assert_eq!(waits.await.unwrap(), 2);
+        assert_eq!(receiver.recv().await.unwrap(), Pack::from_iter(["second", "third"]));
+        queue.close().unwrap();
+        assert_eq!(receiver.recv().await, Err(RecvError::Closed));
+        assert_eq!(sender.send_packed(["late"]).await, Err(SendError::Closed(())));
     });
 }
