@@ -15,7 +15,6 @@
 //! What orders them is the exchange on the slot ([message] and [space] in `ring.rs`).
 
 use crate::error::Corrupt;
-use crate::prefetch;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 /// The only kind of frame so far. Not 0, so that memory nobody wrote is no frame.
@@ -29,88 +28,89 @@ const FLAGS: u64 = FLAG_REDELIVERED | FLAG_RETURNED;
 /// Words before the payload: owner tag and frame header.
 pub(crate) const BLOCK_HEADER_WORDS: usize = 2;
 
-/// The header of a frame, checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Frame {
-    len: u32,
-    attempts: u16,
-    redelivered: bool,
-    returned: bool,
-}
+/// The header of a frame, checked: what it says is in the word as the table above has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Frame(u64);
+
+const KIND_SHIFT: u32 = 32;
+const FLAGS_SHIFT: u32 = 40;
+const ATTEMPTS_SHIFT: u32 = 48;
 
 impl Frame {
     #[inline]
     pub(crate) fn first(len: u32) -> Self {
-        Self { len, attempts: 1, redelivered: false, returned: false }
+        Self(u64::from(len) | KIND_MESSAGE << KIND_SHIFT | 1 << ATTEMPTS_SHIFT)
     }
 
     /// The same message on its way back into the queue. Twice is as good as once.
     pub(crate) fn returned(self) -> Self {
-        Self { redelivered: true, returned: true, ..self }
+        Self(self.0 | (FLAG_REDELIVERED | FLAG_RETURNED) << FLAGS_SHIFT)
     }
 
     /// The same message handed to one more receiver.
     pub(crate) fn handed_out(self) -> Self {
-        let attempts = self.attempts.saturating_add(1);
-        Self { redelivered: true, returned: false, attempts, ..self }
+        let attempts = self.attempts().saturating_add(1);
+        let others = self.0 & !(0xffff << ATTEMPTS_SHIFT | FLAG_RETURNED << FLAGS_SHIFT);
+        Self(others | FLAG_REDELIVERED << FLAGS_SHIFT | u64::from(attempts) << ATTEMPTS_SHIFT)
     }
 
     /// The same message as another queue's, where its attempts are counted anew.
     #[cfg(not(loom))]
     pub(crate) fn of_dead_letter(self) -> Self {
-        Self { redelivered: true, ..Self::first(self.len) }
+        Self(Self::first(self.0 as u32).0 | FLAG_REDELIVERED << FLAGS_SHIFT)
     }
 
     /// The payload's length in bytes.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.len as usize
+        self.0 as u32 as usize
     }
 
     /// Whether the payload has no bytes.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// How often this message was handed to a receiver, this time included: 1, unless redelivered.
     pub fn attempts(&self) -> u16 {
-        self.attempts
+        (self.0 >> ATTEMPTS_SHIFT) as u16
     }
 
     /// Whether an earlier receiver got this message and did not acknowledge it.
     pub fn redelivered(&self) -> bool {
-        self.redelivered
+        self.0 >> FLAGS_SHIFT & FLAG_REDELIVERED != 0
     }
 
     /// Whether it went back into the queue, and the attempt that it did so for is not counted yet.
-    pub fn is_returned(&self) -> bool {
-        self.returned
-    }
-
     #[inline]
-    fn to_bits(self) -> u64 {
-        let redelivered = if self.redelivered { FLAG_REDELIVERED } else { 0 };
-        let flags = redelivered | if self.returned { FLAG_RETURNED } else { 0 };
-        u64::from(self.len) | KIND_MESSAGE << 32 | flags << 40 | u64::from(self.attempts) << 48
+    pub fn is_returned(&self) -> bool {
+        self.0 >> FLAGS_SHIFT & FLAG_RETURNED != 0
     }
 
     #[inline]
     fn check(bits: u64, max_message: usize) -> Result<Self, Corrupt> {
-        let len = bits as u32;
-        if bits >> 32 & 0xff != KIND_MESSAGE {
+        if bits >> KIND_SHIFT & 0xff != KIND_MESSAGE {
             return Err(Corrupt { what: "a block holds no frame of a known kind" });
         }
-        if bits >> 40 & 0xff & !FLAGS != 0 {
+        if bits >> FLAGS_SHIFT & 0xff & !FLAGS != 0 {
             return Err(Corrupt { what: "a frame has unknown flags" });
         }
-        if len as usize > max_message {
+        let frame = Self(bits);
+        if frame.len() > max_message {
             return Err(Corrupt { what: "a frame is longer than its block" });
         }
-        Ok(Self {
-            len,
-            redelivered: bits >> 40 & FLAG_REDELIVERED != 0,
-            returned: bits >> 40 & FLAG_RETURNED != 0,
-            attempts: (bits >> 48) as u16,
-        })
+        Ok(frame)
+    }
+}
+
+impl core::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Frame")
+            .field("len", &self.len())
+            .field("attempts", &self.attempts())
+            .field("redelivered", &self.redelivered())
+            .field("returned", &self.is_returned())
+            .finish()
     }
 }
 
@@ -126,19 +126,8 @@ impl<'a> Block<'a> {
     /// The block in `words`, or `None` when they are too few to hold the two header words.
     #[inline]
     pub(crate) fn new(words: &'a [AtomicU64]) -> Option<Self> {
-        let (owner, rest) = words.split_first()?;
-        let (header, payload) = rest.split_first()?;
+        let [owner, header, payload @ ..] = words else { return None };
         Some(Self { owner, header, payload })
-    }
-
-    /// Has the lines fetched that a short message lies in.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self) {
-        const SECOND_LINE: usize = 64 / size_of::<u64>() - BLOCK_HEADER_WORDS;
-        prefetch::to_write(self.owner);
-        if let Some(word) = self.payload.get(SECOND_LINE) {
-            prefetch::to_write(word);
-        }
     }
 
     /// Tags the block with the record that owns it now. Read by an audit alone.
@@ -160,7 +149,7 @@ impl<'a> Block<'a> {
 
     #[inline]
     pub(crate) fn set_frame(&self, frame: Frame) {
-        self.header.store(frame.to_bits(), Relaxed);
+        self.header.store(frame.0, Relaxed);
     }
 
     /// Copies `bytes` to the start of the payload, if there is room.
@@ -326,7 +315,7 @@ mod tests {
     fn a_frame_survives_its_word() {
         let back = Frame::first(1 << 20).returned().returned();
         for frame in [back, back.handed_out()] {
-            assert_eq!(Frame::check(frame.to_bits(), 1 << 20), Ok(frame));
+            assert_eq!(Frame::check(frame.0, 1 << 20), Ok(frame));
         }
         assert!(back.redelivered() && back.attempts() == 1 && back.is_returned());
         let again = back.handed_out();
@@ -348,6 +337,6 @@ mod tests {
     fn memory_that_nobody_wrote_is_no_frame() {
         assert!(Frame::check(0, 100).is_err());
         assert!(Frame::check(2 << 32, 100).is_err(), "unknown kind");
-        assert!(Frame::check(Frame::first(1).to_bits() | 4 << 40, 100).is_err(), "unknown flag");
+        assert!(Frame::check(Frame::first(1).0 | 4 << 40, 100).is_err(), "unknown flag");
     }
 }

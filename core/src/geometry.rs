@@ -131,6 +131,7 @@ pub(crate) struct Claims {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
     capacity_log2: u32,
+    laps: Laps,
     handles: u32,
     leases: u32,
     max_message: usize,
@@ -246,6 +247,7 @@ impl Geometry {
         isize::try_from(file_len).ok()?;
         Some(Self {
             capacity_log2,
+            laps: Laps::of_capacity_log2(capacity_log2),
             handles,
             leases,
             max_message,
@@ -279,7 +281,7 @@ impl Geometry {
 #[expect(clippy::arithmetic_side_effects, reason = "`compute` checked each of these sums")]
 impl Geometry {
     pub(crate) fn laps(&self) -> Laps {
-        Laps::of_capacity_log2(self.capacity_log2)
+        self.laps
     }
 
     pub(crate) fn capacity(&self) -> usize {

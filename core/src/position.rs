@@ -43,11 +43,18 @@ impl Lap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Laps {
     log2: u32,
+    /// By how much `index` moves the bits that say where in a line.
+    high: u32,
+    mask: u64,
 }
+
+/// Eight slots make a line.
+const LINE_LOG2: u32 = 3;
 
 impl Laps {
     pub(crate) fn of_capacity_log2(log2: u32) -> Self {
-        Self { log2 }
+        let mask = (1_u64 << log2).wrapping_sub(1);
+        Self { log2, high: log2.saturating_sub(LINE_LOG2), mask }
     }
 
     pub(crate) fn capacity(self) -> u64 {
@@ -58,14 +65,9 @@ impl Laps {
     /// close behind then do not take one line from each other for each message.
     #[inline]
     pub(crate) fn index(self, at: Position) -> usize {
-        /// Eight slots make a line.
-        const LINE_LOG2: u32 = 3;
-        let mask = self.capacity().wrapping_sub(1);
-        let within = at.0 & mask;
-        // The bits that count, rotated: the lower ones say which line, the highest where in it.
-        let line = within << LINE_LOG2 & mask;
-        // Below the capacity, which is at most 2^20: fits any usize.
-        (line | within >> self.log2.saturating_sub(LINE_LOG2)) as usize
+        // The bits that count, rotated: the lower ones say which line, the highest where in it. Below the
+        // capacity, which is at most 2^20: fits any usize.
+        (at.0 << LINE_LOG2 & self.mask | (at.0 & self.mask) >> self.high) as usize
     }
 
     pub(crate) fn lap(self, at: Position) -> Lap {

@@ -42,6 +42,7 @@ use crate::frame::Block;
 use crate::geometry::Geometry;
 use crate::port::Port;
 use crate::position::{Lap, Laps, Position};
+use crate::prefetch;
 use crate::slot::{BlockId, CellWord, OpWord, SlotState, SlotWord, Verb};
 use crate::sync::Ordering::SeqCst;
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
@@ -164,7 +165,8 @@ impl<'a> Ring<'a> {
         cell: usize,
         at: &mut Position,
     ) -> Result<bool, Stop> {
-        let (slot, seen) = self.look_at(*at)?;
+        let index = self.laps().index(*at);
+        let (slot, seen) = self.look_into(index)?;
         if !self.is_turn(verb, seen, *at) {
             self.step(verb, slot, seen, at)?;
             return Ok(false);
@@ -172,7 +174,7 @@ impl<'a> Ring<'a> {
         let (offer, gain) = (port.block_in(cell), seen.block());
         let block = self.block(gain).map_err(|corrupt| self.finding.keep(corrupt))?;
         // While the exchange waits for the slot's line.
-        block.prefetch();
+        self.prefetch_block(gain);
         let (swapped, settled) = match verb {
             // [message]: the exchange releases the frame and its payload.
             Verb::Send | Verb::Return => {
@@ -185,7 +187,7 @@ impl<'a> Ring<'a> {
             }
         };
         let op = &port.record().op;
-        let busy = OpWord::busy(verb, cell, self.laps().index(*at), gain);
+        let busy = OpWord::busy(verb, cell, index, gain);
         op.store(busy.bits(), Release); // [announce-op]
         // Relaxed on failure: the slot is looked at again.
         let won = slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_ok();
@@ -212,10 +214,21 @@ impl<'a> Ring<'a> {
     #[inline(always)]
     fn prefetch(&self, verb: Verb, at: Position) {
         let Ok((_, seen)) = self.look_at(at) else { return };
-        if self.is_turn(verb, seen, at)
-            && let Ok(block) = self.block(seen.block())
-        {
-            block.prefetch();
+        let state = if verb == Verb::Recv { SlotState::Full } else { SlotState::Empty };
+        if seen.is_at(self.laps().lap(at), state) {
+            self.prefetch_block(seen.block());
+        }
+    }
+
+    /// Has the lines fetched that a short message lies in.
+    #[inline(always)]
+    fn prefetch_block(&self, id: BlockId) {
+        const LINE: usize = 64 / size_of::<u64>();
+        let stride = self.geometry.block_words();
+        let from = id.index().wrapping_mul(stride);
+        self.blocks.get(from).into_iter().for_each(prefetch::to_write);
+        if stride > LINE {
+            self.blocks.get(from.wrapping_add(LINE)).into_iter().for_each(prefetch::to_write);
         }
     }
 
@@ -391,8 +404,12 @@ impl<'a> Ring<'a> {
 
     #[inline]
     fn look_at(&self, at: Position) -> Result<(&'a AtomicU64, SlotWord), Corrupt> {
-        let slot = self.slots.get(self.laps().index(at));
-        let slot = slot.ok_or(Corrupt { what: "a position has no slot" })?;
+        self.look_into(self.laps().index(at))
+    }
+
+    #[inline]
+    fn look_into(&self, slot: usize) -> Result<(&'a AtomicU64, SlotWord), Corrupt> {
+        let slot = self.slots.get(slot).ok_or(Corrupt { what: "a position has no slot" })?;
         Ok((slot, SlotWord::from_bits(slot.load(Acquire)))) // [message], [space], [closed]
     }
 
@@ -400,10 +417,9 @@ impl<'a> Ring<'a> {
     #[inline]
     pub(crate) fn block(&self, id: BlockId) -> Result<Block<'a>, Corrupt> {
         let stride = self.geometry.block_words();
-        let from = id.index().wrapping_mul(stride);
-        let words = self.blocks.get(from..from.wrapping_add(stride));
         let missing = Corrupt { what: "a word names a block that does not exist" };
-        words.and_then(Block::new).ok_or(missing)
+        let from = self.blocks.get(id.index().wrapping_mul(stride)..).ok_or(missing)?;
+        from.get(..stride).and_then(Block::new).ok_or(missing)
     }
 
     /// Writes the first state of a new segment: a block in every slot and in every cell.
