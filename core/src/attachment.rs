@@ -14,7 +14,6 @@ use crate::locks::Owner;
 use crate::port::Port;
 use crate::position::Position;
 use crate::recovery::wake_everybody;
-use crate::ring::Ring;
 use crate::segment::{Mapping, Segment};
 use crate::side::{Side, WaitsFor};
 use crate::sync::Ordering::{Relaxed, Release};
@@ -46,33 +45,20 @@ pub(crate) enum Heir {
     No,
 }
 
-/// What becomes of a record that nobody has, and that somebody wants for a handle.
-enum Claim<'a> {
-    Taken(Port<'a>),
-    /// Not this handle's, for good: its last owner left messages for which there is no room.
-    Refused {
-        left: usize,
-    },
-    /// Its audit must wait for another handle.
-    Postponed,
-}
-
-impl<'a> Claim<'a> {
-    /// Recovers record `id`, whose lock the caller has, if its last owner is dead.
-    fn of(ring: Ring<'a>, id: u32, heir: Heir) -> Result<Self, Corrupt> {
-        let Some(port) = Port::take_over(ring, id)? else { return Ok(Self::Postponed) };
-        let (gone, left) = port.give_all_back();
-        // A handle that went by itself says so by its pid.
-        let is_dead = port.record().pid.load(Relaxed) != 0;
-        let is_taken = left == 0 || heir == Heir::Yes;
-        if is_dead && is_taken {
-            port.record().tally.recovered.increment();
-        }
-        if is_dead && is_taken || gone > 0 {
-            wake_everybody(&ring);
-        }
-        Ok(if is_taken { Self::Taken(port) } else { Self::Refused { left } })
+/// Recovers the record of `port`, whose lock the caller has, if its last owner is dead. An error if the
+/// record is not for this handle: it holds so many messages for which there is no room.
+fn recover(port: &Port<'_>, heir: Heir) -> Result<(), usize> {
+    let (gone, left) = port.give_all_back();
+    // A handle that went by itself says so by its pid.
+    let is_dead = port.record().pid.load(Relaxed) != 0;
+    let is_taken = left == 0 || heir == Heir::Yes;
+    if is_dead && is_taken {
+        port.record().tally.recovered.increment();
     }
+    if is_dead && is_taken || gone > 0 {
+        wake_everybody(port.ring());
+    }
+    if is_taken { Ok(()) } else { Err(left) }
 }
 
 impl Attachment {
@@ -115,18 +101,21 @@ impl Attachment {
                 // unmoved in memory (its base is where it was), and is reached through that struct
                 // alone.
                 let ring = unsafe { mapping.ring_unbound() };
-                match Claim::of(ring, id, heir) {
-                    Ok(Claim::Taken(port)) => {
-                        locks.keep(id).map_err(os("F_OFD_SETLK"))?;
-                        // The description is closed here; the mapping keeps it, and so the lock.
-                        kill_point("close");
-                        return Ok((port, mapping));
-                    }
-                    Ok(Claim::Refused { left }) => {
-                        segment.owe(left);
-                        refused.push(id);
-                    }
-                    Ok(Claim::Postponed) => {}
+                match Port::take_over(ring, id) {
+                    Ok(Some(port)) => match recover(&port, heir) {
+                        Ok(()) => {
+                            locks.keep(id).map_err(os("F_OFD_SETLK"))?;
+                            // The description is closed here; the mapping keeps it, and so the lock.
+                            kill_point("close");
+                            return Ok((port, mapping));
+                        }
+                        Err(left) => {
+                            segment.owe(left);
+                            refused.push(id);
+                        }
+                    },
+                    // Its audit must wait for another handle.
+                    Ok(None) => {}
                     // One record that somebody scribbled on does not keep the others.
                     Err(error) => corrupt = Some(error),
                 }

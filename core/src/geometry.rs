@@ -130,7 +130,6 @@ pub(crate) struct Claims {
 /// The checked shape of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Geometry {
-    capacity_log2: u32,
     laps: Laps,
     handles: u32,
     leases: u32,
@@ -246,7 +245,6 @@ impl Geometry {
             .checked_next_multiple_of(PAGE)?;
         isize::try_from(file_len).ok()?;
         Some(Self {
-            capacity_log2,
             laps: Laps::of_capacity_log2(capacity_log2),
             handles,
             leases,
@@ -265,7 +263,7 @@ impl Geometry {
         Claims {
             magic: MAGIC,
             version: VERSION,
-            capacity_log2: self.capacity_log2,
+            capacity_log2: self.laps.capacity_log2(),
             handles: self.handles,
             leases: self.leases,
             max_message: self.max_message as u64,
@@ -285,7 +283,7 @@ impl Geometry {
     }
 
     pub(crate) fn capacity(&self) -> usize {
-        1 << self.capacity_log2
+        self.laps.capacity() as usize
     }
 
     pub(crate) fn leases(&self) -> usize {

@@ -57,6 +57,10 @@ impl Laps {
         Self { log2, high: log2.saturating_sub(LINE_LOG2), mask }
     }
 
+    pub(crate) fn capacity_log2(self) -> u32 {
+        self.log2
+    }
+
     pub(crate) fn capacity(self) -> u64 {
         1 << self.log2
     }
