@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::plan::{Group, Unit};
 use super::results::{Entry, Results};
 use super::spec::Peer::{self, *};
 use super::spec::{Placement, Work};
@@ -173,7 +174,7 @@ pub(crate) fn goals(results: &Results) -> Vec<Goal> {
 /// The steepest fall from one size to the next, which is to be explained where it is a cliff.
 fn growth(results: &Results, goals: &mut Goals) {
     for (series, is_in) in SERIES {
-        let entries: Vec<_> = results.of("growth").filter(|it| is_in(it.group.work)).collect();
+        let entries: Vec<_> = results.of("growth").filter(|it| is_in(&it.group)).collect();
         let figure = |entry: &Entry| {
             let ours = |peer: Peer| Some(entry.row(peer)?.spread()?.median);
             ours(Parkline).or_else(|| ours(ParklineTokio))
@@ -188,13 +189,13 @@ fn growth(results: &Results, goals: &mut Goals) {
     }
 }
 
-type Series = (&'static str, fn(Work) -> bool);
+type Series = (&'static str, fn(&Group) -> bool);
 
 const SERIES: [Series; 4] = [
-    ("processes", |work| matches!(work, Work::Crowd { .. })),
-    ("capacity", |work| matches!(work, Work::Bytes { len: 64, .. })),
-    ("message size", |work| matches!(work, Work::Bytes { len, .. } if len != 64)),
-    ("queues", |work| matches!(work, Work::Queues { .. })),
+    ("processes", |it| matches!(it.work, Work::Crowd { .. })),
+    ("capacity", |it| matches!(it.work, Work::Bytes { .. }) && it.unit == Unit::Rate),
+    ("message size", |it| matches!(it.work, Work::Bytes { .. }) && it.unit == Unit::Bandwidth),
+    ("queues", |it| matches!(it.work, Work::Queues { .. })),
 ];
 
 fn place(entry: &Entry) -> String {
