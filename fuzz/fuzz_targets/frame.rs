@@ -1,15 +1,18 @@
 //! Any bytes as a block: a frame within its bounds, or a fault; and as a pack, its messages or a fault.
 //!
 //! Found, in the first second each: a length not checked against the queue, one not checked against
-//! the block, flags not checked; of a pack, PLANTED.
+//! the block, flags not checked; lengths in a pack that say less than there is, or anything; a message
+//! of a pack that is left out.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use parkline_core::Pack;
 use parkline_core::driver::decode_block;
 
-fuzz_target!(|input: (u16, u64, u64, Vec<u64>)| {
-    let (max_message, owner, header, payload) = input;
+fuzz_target!(|input: (u16, u64, u64, Vec<u64>, Vec<&[u8]>)| {
+    let (max_message, owner, header, payload, messages) = input;
+    assert!(messages.iter().collect::<Pack>().iter().eq(messages));
+
     let max_message = usize::from(max_message);
     let mut words = vec![owner, header];
     words.extend(&payload);
