@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
+use super::plan::{Group, Unit};
 use super::report::{file_name, has_times};
 use super::results::{Entry, Results};
 use super::spec::{Peer, Work};
@@ -14,7 +15,7 @@ use super::spec::{Peer, Work};
 type Line = (String, Vec<(f64, f64)>);
 
 /// What a figure is drawn against: its name, the names of the axes, and which work has it.
-type Sizes = (&'static str, &'static str, &'static str, fn(Work) -> Option<usize>);
+type Sizes = (&'static str, &'static str, &'static str, fn(&Group) -> Option<usize>);
 
 pub(crate) fn draw(out: &Path, results: &Results) -> Result<()> {
     for entry in results.entries.iter().filter(|entry| has_times(entry.group.work)) {
@@ -30,38 +31,34 @@ pub(crate) fn draw(out: &Path, results: &Results) -> Result<()> {
         let name = format!("percentiles {title}");
         chart(out, &name, "of so many messages, all but one take at most", "us", lines.collect())?;
     }
-    let sizes: [Sizes; 5] =
-        [
-            ("processes", "senders, and as many receivers", "million messages a second", |work| {
-                match work {
-                    Work::Crowd { each } => Some(each),
-                    _ => None,
-                }
-            }),
-            ("capacity", "capacity in messages of 64 B", "million messages a second", |work| {
-                match work {
-                    Work::Bytes { capacity, len: 64 } => Some(capacity),
-                    _ => None,
-                }
-            }),
-            ("message size", "bytes a message", "GB/s", |work| match work {
-                Work::Bytes { len, .. } if len != 64 => Some(len),
-                _ => None,
-            }),
-            ("queues", "queues on one ring", "million messages a second", |work| match work {
-                Work::Queues { queues } => Some(queues),
-                _ => None,
-            }),
-            ("waiters", "waiting tasks", "us until all are served", |work| match work {
-                Work::Waiters { tasks } => Some(tasks),
-                _ => None,
-            }),
-        ];
+    let rate = "million messages a second";
+    let sizes: [Sizes; 5] = [
+        ("processes", "senders, and as many receivers", rate, |it| match it.work {
+            Work::Crowd { each } => Some(each),
+            _ => None,
+        }),
+        ("capacity", "capacity in messages of 64 B", rate, |it| match (it.work, it.unit) {
+            (Work::Bytes { capacity, .. }, Unit::Rate) => Some(capacity),
+            _ => None,
+        }),
+        ("message size", "bytes a message", "GB/s", |it| match (it.work, it.unit) {
+            (Work::Bytes { len, .. }, Unit::Bandwidth) => Some(len),
+            _ => None,
+        }),
+        ("queues", "queues on one ring", rate, |it| match it.work {
+            Work::Queues { queues } => Some(queues),
+            _ => None,
+        }),
+        ("waiters", "waiting tasks", "us until all are served", |it| match it.work {
+            Work::Waiters { tasks } => Some(tasks),
+            _ => None,
+        }),
+    ];
     for (name, across, up, size) in sizes {
         let lines = against(results.of("growth"), size);
         chart(out, &format!("growth against {name}"), across, up, lines)?;
     }
-    let len = |work| match work {
+    let len = |it: &Group| match it.work {
         Work::Bytes { len, .. } => Some(len),
         _ => None,
     };
@@ -74,11 +71,11 @@ pub(crate) fn draw(out: &Path, results: &Results) -> Result<()> {
 /// The medians of each peer against a size.
 fn against<'a>(
     entries: impl Iterator<Item = &'a Entry>,
-    size: fn(Work) -> Option<usize>,
+    size: fn(&Group) -> Option<usize>,
 ) -> Vec<Line> {
     let mut lines: BTreeMap<Peer, Vec<(f64, f64)>> = BTreeMap::new();
     for entry in entries {
-        let Some(size) = size(entry.group.work) else { continue };
+        let Some(size) = size(&entry.group) else { continue };
         for row in &entry.rows {
             if let Some(spread) = row.spread() {
                 lines.entry(row.peer).or_default().push((size as f64, spread.median));
@@ -103,7 +100,7 @@ fn chart(out: &Path, title: &str, across: &str, up: &str, lines: Vec<Line>) -> R
     let xs = range(&mut points().map(|point| point.0));
     let ys = range(&mut points().map(|point| point.1));
     let path = out.join(file_name(title) + ".svg");
-    let area = SVGBackend::new(&path, (1100, 640)).into_drawing_area();
+    let area = SVGBackend::new(&path, (1200, 640)).into_drawing_area();
     let fault = |error| anyhow!("{title}: {error}");
     area.fill(&WHITE).map_err(fault)?;
     let (area, legend) = area.split_horizontally(820);
