@@ -11,9 +11,11 @@
 //! A message that goes back into the queue is flagged *returned*, and the receiver that gets it next
 //! counts the attempt: so whoever returns it can be killed midway and another do it again.
 //!
-//! Payload words are relaxed atomics: a peer that scribbles garbles a message, and that is all.
+//! Payload words are relaxed atomics, and long rows of them are copied as `copy.rs` says: a peer that
+//! scribbles garbles a message, and that is all.
 //! What orders them is the exchange on the slot ([message] and [space] in `ring.rs`).
 
+use crate::copy;
 use crate::error::Corrupt;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
@@ -159,9 +161,7 @@ impl<'a> Block<'a> {
         // One look at the room, and not one a word: a message of known size is copied without a
         // loop.
         let Some((whole, rest)) = self.payload.split_at_checked(words.len()) else { return };
-        for (from, to) in words.iter().zip(whole) {
-            to.store(u64::from_ne_bytes(*from), Relaxed);
-        }
+        copy::to_shared(words, whole);
         if let (Some(to), false) = (rest.first(), tail.is_empty()) {
             let mut last = [0; 8];
             for (to, from) in last.iter_mut().zip(tail) {
@@ -192,9 +192,7 @@ impl<'a> Block<'a> {
     pub(crate) fn read(&self, out: &mut [u8]) {
         let (words, tail) = out.as_chunks_mut::<8>();
         let Some((whole, rest)) = self.payload.split_at_checked(words.len()) else { return };
-        for (to, from) in words.iter_mut().zip(whole) {
-            *to = from.load(Relaxed).to_ne_bytes();
-        }
+        copy::from_shared(whole, words);
         if let (Some(from), false) = (rest.first(), tail.is_empty()) {
             for (to, from) in tail.iter_mut().zip(from.load(Relaxed).to_ne_bytes()) {
                 *to = from;

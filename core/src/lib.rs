@@ -47,6 +47,7 @@ compile_error!("Parkline needs 64-bit atomics and addresses");
 mod audit;
 mod census;
 mod control;
+mod copy;
 mod error;
 mod finding;
 mod flag;
