@@ -75,17 +75,17 @@ mod tests {
         for (from, to) in
             [(0, 3), (7, 7), (127, 127), (128, 128), (128, 200), (200, 128), (1001, 999)]
         {
-            let most = from.min(to);
-            let ours: Vec<_> = (0..from).map(word).collect();
-            let shared: Vec<_> = (0..to).map(|_| AtomicU64::new(0)).collect();
-            to_shared(&ours, &shared);
-            let expected = |n| if n < most { word(n) } else { [0; 8] };
+            // One word more than the copy is told of.
+            let ours: Vec<_> = (0..=from).map(word).collect();
+            let shared: Vec<_> = (0..=to).map(|_| AtomicU64::new(0)).collect();
+            to_shared(&ours[..from], &shared[..to]);
+            let expected = |n| if n < from.min(to) { word(n) } else { [0; 8] };
             let copied = shared.iter().map(|it| it.load(Relaxed).to_ne_bytes());
-            assert!(copied.eq((0..to).map(expected)), "{from} to {to}");
-            let shared: Vec<_> = (0..from).map(|n| AtomicU64::new(n as u64 + 1)).collect();
-            let mut ours = vec![[0; 8]; to];
-            from_shared(&shared, &mut ours);
-            assert!(ours.into_iter().eq((0..to).map(expected)), "{from} to {to}");
+            assert!(copied.eq((0..=to).map(expected)), "{from} to {to}");
+            let shared: Vec<_> = (0..=from).map(|n| AtomicU64::new(n as u64 + 1)).collect();
+            let mut ours = vec![[0; 8]; to + 1];
+            from_shared(&shared[..from], &mut ours[..to]);
+            assert!(ours.into_iter().eq((0..=to).map(expected)), "{from} to {to}");
         }
     }
 }
