@@ -25,9 +25,9 @@
 
 use crate::control::Record;
 use crate::error::Corrupt;
-use crate::port::Port;
+use crate::port::{Cell, Port};
 use crate::ring::Ring;
-use crate::slot::{CellWord, OpWord, SlotWord, Verb};
+use crate::slot::{BlockId, CellWord, OpWord, SlotWord, Verb};
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Release};
 
 /// What became of an announced exchange.
@@ -62,7 +62,9 @@ impl<'a> Ring<'a> {
                         CellWord::free(op.gain())
                     }
                 };
-                port.settle(op.cell(), settled);
+                if let Ok(cell) = port.cell(op.cell()) {
+                    cell.settle(settled);
+                }
             }
         }
         port.record().op.store(OpWord::IDLE.bits(), Release);
@@ -70,7 +72,7 @@ impl<'a> Ring<'a> {
     }
 
     fn verdict(&self, port: &Port<'_>, op: OpWord) -> Verdict {
-        let offer = port.block_in(op.cell());
+        let offer = port.cell(op.cell()).map_or(BlockId::NONE, Cell::block);
         if offer == op.gain() {
             // Only the op remains to be cleared. The tag was stored before the cell.
             return Verdict::NotExchanged;

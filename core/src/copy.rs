@@ -1,9 +1,11 @@
 //! Copies between memory of ours and memory that other processes can write, which may change
 //! meanwhile.
 //!
-//! Short ones go word by word, as relaxed atomics. Long ones are one instruction of the processor,
-//! which takes two thirds of the time, or less. `memcpy` would be as fast, but it is the compiler's: on
-//! memory that others write meanwhile it may do anything.
+//! Short ones go in word by word, as relaxed atomics, and come out by two words: what comes out has
+//! been in memory for long, while a load of two words waits for the stores of what a caller has just
+//! made. Long ones are one instruction of the processor, which takes two thirds of the time, or less.
+//! `memcpy` would be as fast, but it is the compiler's: on memory that others write meanwhile it may
+//! do anything.
 #![cfg_attr(
     all(target_arch = "x86_64", not(loom)),
     expect(unsafe_code, reason = "a copy of memory that others may write has no safe name")
@@ -11,7 +13,7 @@
 
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
-/// From so many words on, one instruction is quicker.
+/// From so many words on, one instruction for all is quicker.
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 const LONG: usize = 128;
 
@@ -40,8 +42,37 @@ pub(crate) fn from_shared(from: &[AtomicU64], to: &mut [[u8; 8]]) {
         unsafe { movsb(from.as_ptr().cast(), to.as_mut_ptr().cast(), count.saturating_mul(8)) };
         return;
     }
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    let (from, to) = {
+        let count = from.len().min(to.len());
+        let (pairs, from) = from.split_at(count).0.as_chunks::<2>();
+        let (to_pairs, to) = to.split_at_mut(count).0.as_chunks_mut::<2>();
+        for (from, to) in pairs.iter().zip(to_pairs) {
+            // SAFETY: both have two words; see above.
+            unsafe { pair(from.as_ptr().cast(), to.as_mut_ptr().cast()) };
+        }
+        (from, to)
+    };
     for (from, to) in from.iter().zip(to) {
         *to = from.load(Relaxed).to_ne_bytes();
+    }
+}
+
+/// # Safety
+/// As `movsb`, of 16 bytes.
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+#[inline(always)]
+unsafe fn pair(from: *const u8, to: *mut u8) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        core::arch::asm!(
+            "movups {both}, [{from}]",
+            "movups [{to}], {both}",
+            both = out(xmm_reg) _,
+            from = in(reg) from,
+            to = in(reg) to,
+            options(nostack, preserves_flags)
+        );
     }
 }
 
@@ -67,8 +98,8 @@ unsafe fn movsb(from: *const u8, to: *mut u8, len: usize) {
 mod tests {
     use super::*;
 
-    /// Fails if a long copy is a word short, or a word longer than the shorter of the two (each seen
-    /// failing).
+    /// Fails if a long copy is a word short, or a word longer than the shorter of the two, or if a
+    /// short one out forgets the odd word, or copies a pair as one word (each seen failing).
     #[test]
     fn a_copy_is_as_long_as_the_shorter_of_the_two() {
         let word = |n: usize| (n as u64 + 1).to_ne_bytes();

@@ -91,6 +91,16 @@ impl Frame {
 
     #[inline]
     fn check(bits: u64, max_message: usize) -> Result<Self, Corrupt> {
+        let frame = Self(bits);
+        // As nearly all are.
+        if frame == Self::first(bits as u32) && frame.len() <= max_message {
+            return Ok(frame);
+        }
+        Self::check_each(bits, max_message)
+    }
+
+    #[cold]
+    fn check_each(bits: u64, max_message: usize) -> Result<Self, Corrupt> {
         if bits >> KIND_SHIFT & 0xff != KIND_MESSAGE {
             return Err(Corrupt { what: "a block holds no frame of a known kind" });
         }

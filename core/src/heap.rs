@@ -11,7 +11,7 @@ use crate::frame::{Block, Frame};
 use crate::gate::Gate;
 use crate::geometry::{Geometry, Wishes};
 use crate::join::Join;
-use crate::port::{Port, SEND_CELL};
+use crate::port::Port;
 use crate::position::Position;
 use crate::ring::{Ring, Stop};
 use crate::slot::Verb;
@@ -176,8 +176,8 @@ impl HeapPort<'_> {
     /// # Errors
     /// As [`Sender::try_send`](crate::Sender::try_send).
     pub fn try_send(&mut self, message: &[u8]) -> Result<(), TrySendError> {
-        self.port.write(SEND_CELL, message).map_err(|fault| TrySendError::Fault((), fault))?;
-        self.port.send(SEND_CELL, &mut self.send_at).map_err(TrySendError::from)
+        self.port.write(message).map_err(|fault| TrySendError::Fault((), fault))?;
+        self.port.send(&mut self.send_at).map_err(TrySendError::from)
     }
 
     /// Takes the oldest message.
@@ -208,22 +208,25 @@ impl HeapPort<'_> {
         on_lost: impl FnOnce(),
     ) -> Result<(usize, Vec<u8>), TryRecvError> {
         let cell = self.port.free_cell(0, 0)?;
-        self.port.recv(cell, &mut self.recv_at, on_lost)?;
-        let frame = self.port.frame(cell).inspect_err(|_| self.port.acknowledge(cell));
+        let block = self.port.recv(cell, &mut self.recv_at, on_lost)?;
+        let frame = self.port.frame(cell).inspect_err(|_| cell.acknowledge());
         let frame = frame.map_err(Fault::from)?;
         let mut message = vec![0; frame.len()];
-        self.port.block(cell).map_err(Fault::from)?.read(&mut message);
-        Ok((cell, message))
+        block.read(&mut message);
+        Ok((cell.number(), message))
     }
 
     /// Acknowledges what `cell` holds. The caller notifies those who join.
     pub fn acknowledge(&self, cell: usize) {
-        self.port.acknowledge(cell);
+        if let Ok(cell) = self.port.cell(cell) {
+            cell.acknowledge();
+        }
     }
 
     /// Whether the message that `cell` holds is flagged as one that came back.
     pub fn comes_again(&self, cell: usize) -> bool {
-        self.port.frame(cell).is_ok_and(|frame| frame.redelivered())
+        let frame = self.port.cell(cell).and_then(|cell| self.port.frame(cell));
+        frame.is_ok_and(|frame| frame.redelivered())
     }
 
     /// Gives back what `cell` holds.
@@ -231,6 +234,7 @@ impl HeapPort<'_> {
     /// # Errors
     /// [`TrySendError::Full`].
     pub fn give_back(&self, cell: usize) -> Result<(), TrySendError> {
+        let cell = self.port.cell(cell).map_err(Stop::from)?;
         let frame = self.port.frame(cell).map_err(Stop::from)?;
         Ok(self.port.give_back(cell, frame)?)
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::attachment::Attachment;
 use crate::error::{Fault, TrySendError};
-use crate::frame::Frame;
+use crate::frame::{Block, Frame};
 use crate::message::{InBlock, Message};
 use crate::ring::Stop;
 
@@ -37,7 +37,7 @@ impl<M: Message + ?Sized> Lease<M> {
     pub(crate) fn give_back(mut self) -> Result<(), TrySendError<Self>> {
         let port = self.attachment.port().map_err(Stop::from);
         let given = port.and_then(|port| {
-            port.give_back(self.cell, self.frame)?;
+            port.give_back(port.cell(self.cell)?, self.frame)?;
             Ok(port.ring().control)
         });
         match given {
@@ -87,7 +87,7 @@ impl<M: Message + ?Sized> Lease<M> {
     /// [`Fault::Forked`].
     pub fn copy_to(&self, buffer: &mut [u8]) -> Result<usize, Fault> {
         let len = buffer.len().min(self.len());
-        let block = self.attachment.port()?.block(self.cell)?;
+        let block = self.block()?;
         block.read(buffer.get_mut(..len).unwrap_or_default());
         Ok(len)
     }
@@ -98,7 +98,7 @@ impl<M: Message + ?Sized> Lease<M> {
     /// [`Fault::Forked`].
     pub fn copy_from(&self, offset: usize, buffer: &mut [u8]) -> Result<usize, Fault> {
         let len = buffer.len().min(self.len().saturating_sub(offset));
-        let block = self.attachment.port()?.block(self.cell)?;
+        let block = self.block()?;
         block.read_at(offset, buffer.get_mut(..len).unwrap_or_default());
         Ok(len)
     }
@@ -110,11 +110,16 @@ impl<M: Message + ?Sized> Lease<M> {
         if !self.attachment.trusted {
             return None;
         }
-        let block = self.attachment.port().ok()?.block(self.cell).ok()?;
+        let block = self.block().ok()?;
         // SAFETY: the frame was checked to fit the block. The block is in a cell of ours that stays
         // held as long as the lease lives, and the opener vouched that no other process writes what
         // it does not own.
         Some(unsafe { core::slice::from_raw_parts(block.payload_ptr(), self.len()) })
+    }
+
+    fn block(&self) -> Result<Block<'_>, Fault> {
+        let port = self.attachment.port()?;
+        Ok(port.block_of(port.cell(self.cell)?)?)
     }
 
     /// Whether this is a forked child of the process that received it.
@@ -149,7 +154,9 @@ impl<M: Message + ?Sized> Drop for Lease<M> {
             && !std::thread::panicking()
             && let Ok(port) = self.attachment.mapped_port()
         {
-            port.acknowledge(self.cell);
+            if let Ok(cell) = port.cell(self.cell) {
+                cell.acknowledge();
+            }
             self.attachment.notify_joiners();
         }
     }

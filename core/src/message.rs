@@ -44,9 +44,26 @@ pub trait Message: sealed::Sealed {
     #[doc(hidden)]
     fn bytes(&self) -> &[u8];
 
+    /// Copies the message out, to where `put` puts it: moving it there afterwards would take longer
+    /// than the copy.
+    #[doc(hidden)]
+    fn read_to<'p>(
+        from: InBlock<'_>,
+        put: impl FnOnce(Self::Owned) -> Option<&'p mut Self::Owned>,
+    ) -> Result<(), Corrupt>
+    where
+        Self::Owned: 'p;
+
     /// The message, copied out.
     #[doc(hidden)]
-    fn read(from: InBlock<'_>) -> Result<Self::Owned, Corrupt>;
+    fn read(from: InBlock<'_>) -> Result<Self::Owned, Corrupt> {
+        let mut message = Err(Corrupt { what: "a message was not read" });
+        Self::read_to(from, |read| {
+            message = Ok(read);
+            message.as_mut().ok()
+        })?;
+        message
+    }
 
     #[doc(hidden)]
     fn mark() -> Mark;
@@ -66,10 +83,15 @@ pub struct InBlock<'a> {
 pub struct Mark(pub(crate) TypeMark);
 
 impl<'a> InBlock<'a> {
-    /// The message in `cell`, whose header was read as `frame`.
+    /// The message in `block`, whose header was read as `frame`.
     #[inline]
-    pub(crate) fn of(port: &Port<'a>, cell: usize, frame: Frame) -> Result<Self, Corrupt> {
-        Ok(Self { frame, block: port.block(cell)? })
+    pub(crate) fn new(block: Block<'a>, frame: Frame) -> Self {
+        Self { block, frame }
+    }
+
+    /// The message in cell `number`, whose header was read as `frame`.
+    pub(crate) fn of(port: &Port<'a>, number: usize, frame: Frame) -> Result<Self, Corrupt> {
+        Ok(Self::new(port.block_of(port.cell(number)?)?, frame))
     }
 
     pub(crate) fn block(self) -> Block<'a> {
@@ -94,10 +116,15 @@ impl Message for [u8] {
         self
     }
 
-    fn read(from: InBlock<'_>) -> Result<Vec<u8>, Corrupt> {
-        let mut message = vec![0; from.frame.len()];
-        from.block.read(&mut message);
-        Ok(message)
+    #[inline]
+    fn read_to<'p>(
+        from: InBlock<'_>,
+        put: impl FnOnce(Vec<u8>) -> Option<&'p mut Vec<u8>>,
+    ) -> Result<(), Corrupt> {
+        if let Some(message) = put(vec![0; from.frame.len()]) {
+            from.block.read(message);
+        }
+        Ok(())
     }
 
     fn mark() -> Mark {
@@ -113,13 +140,20 @@ impl<T: FromBytes + IntoBytes + Immutable> Message for T {
     }
 
     #[inline]
-    fn read(from: InBlock<'_>) -> Result<T, Corrupt> {
+    fn read_to<'p>(
+        from: InBlock<'_>,
+        put: impl FnOnce(T) -> Option<&'p mut T>,
+    ) -> Result<(), Corrupt>
+    where
+        T: 'p,
+    {
         if from.frame.len() != size_of::<T>() {
             return Err(Corrupt { what: "a message has not the size of the queue's type" });
         }
-        let mut message = T::new_zeroed();
-        from.block.read(message.as_mut_bytes());
-        Ok(message)
+        if let Some(message) = put(T::new_zeroed()) {
+            from.block.read(message.as_mut_bytes());
+        }
+        Ok(())
     }
 
     fn mark() -> Mark {

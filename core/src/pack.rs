@@ -175,12 +175,16 @@ impl Message for Pack {
         self.words.as_bytes()
     }
 
-    fn read(from: InBlock<'_>) -> Result<Self, Corrupt> {
+    fn read_to<'p>(
+        from: InBlock<'_>,
+        put: impl FnOnce(Self) -> Option<&'p mut Self>,
+    ) -> Result<(), Corrupt> {
         let len = from.frame().len();
         if !len.is_multiple_of(WORD) {
             return Err(Corrupt { what: "a pack ends in the midst of a word" });
         }
-        Self::check(from.block().words(len / WORD))
+        put(Self::check(from.block().words(len / WORD))?);
+        Ok(())
     }
 
     fn mark() -> Mark {

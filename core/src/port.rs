@@ -13,7 +13,7 @@ use crate::slot::{BlockId, CellWord, Verb};
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Release};
 
 /// The cell of all sends: a sender never holds a message.
-pub(crate) const SEND_CELL: usize = 0;
+const SEND_CELL: usize = 0;
 
 /// One handle's place at the ring. At most one operation at a time may use it; acknowledging is
 /// free.
@@ -21,8 +21,50 @@ pub(crate) struct Port<'a> {
     ring: Ring<'a>,
     id: u32,
     record: &'a Record,
-    shared: &'a [AtomicU64],
-    cells: Box<[AtomicU64]>,
+    cells: Box<[Cell<'a>]>,
+}
+
+/// A cell of ours.
+pub(crate) struct Cell<'a> {
+    number: usize,
+    shared: &'a AtomicU64,
+    mine: AtomicU64,
+}
+
+impl Cell<'_> {
+    #[inline]
+    pub(crate) fn number(&self) -> usize {
+        self.number
+    }
+
+    #[inline]
+    pub(crate) fn block(&self) -> BlockId {
+        self.word().block()
+    }
+
+    #[inline]
+    fn is_held(&self) -> bool {
+        self.word().is_held()
+    }
+
+    /// Makes the cell free again: its message needs no redelivery.
+    #[inline]
+    pub(crate) fn acknowledge(&self) {
+        self.settle(CellWord::free(self.block()));
+    }
+
+    /// Records what the cell holds now.
+    #[inline]
+    pub(crate) fn settle(&self, word: CellWord) {
+        // Release: the next user of the cell comes after the last read of its block.
+        self.shared.store(word.bits(), Release);
+        self.mine.store(word.bits(), Release);
+    }
+
+    #[inline]
+    fn word(&self) -> CellWord {
+        CellWord::from_bits(self.mine.load(Acquire))
+    }
 }
 
 impl<'a> Port<'a> {
@@ -35,12 +77,12 @@ impl<'a> Port<'a> {
         let record = ring.records.get(id as usize).ok_or(missing)?;
         let shared = ring.cells_of(id).ok_or(missing)?;
         let mut cells = Vec::with_capacity(shared.len());
-        for word in shared {
-            let cell = CellWord::from_bits(word.load(Acquire)); // [settle]
-            ring.block(cell.block())?;
-            cells.push(AtomicU64::new(cell.bits()));
+        for (number, shared) in shared.iter().enumerate() {
+            let word = CellWord::from_bits(shared.load(Acquire)); // [settle]
+            ring.block(word.block())?;
+            cells.push(Cell { number, shared, mine: AtomicU64::new(word.bits()) });
         }
-        let port = Self { ring, id, record, shared, cells: cells.into_boxed_slice() };
+        let port = Self { ring, id, record, cells: cells.into_boxed_slice() };
         Ok(ring.audit(&port)?.then_some(port))
     }
 
@@ -60,21 +102,21 @@ impl<'a> Port<'a> {
         self.ring.start(verb)
     }
 
-    /// Commits what is in `cell`, which holds an empty block then.
+    /// Commits what is in the cell of sends, which holds an empty block then.
     #[inline]
-    pub(crate) fn send(&self, cell: usize, at: &mut Position) -> Result<(), Stop> {
-        self.ring.swap(Verb::Send, self, cell, at)
+    pub(crate) fn send(&self, at: &mut Position) -> Result<(), Stop> {
+        self.ring.swap(Verb::Send, self, self.cell(SEND_CELL)?, at).map(drop)
     }
 
-    /// Takes the oldest message into `cell`, a free one. Calls `on_lost` when it announced that and
-    /// there was none left: a joiner that saw it waits for us.
+    /// Takes the oldest message into `cell`, a free one, and returns its block. Calls `on_lost` when
+    /// it announced that and there was none left: a joiner that saw it waits for us.
     #[inline]
     pub(crate) fn recv(
         &self,
-        cell: usize,
+        cell: &Cell<'_>,
         at: &mut Position,
         on_lost: impl FnOnce(),
-    ) -> Result<(), Stop> {
+    ) -> Result<Block<'a>, Stop> {
         let began_at = *at;
         self.ring.swap(Verb::Recv, self, cell, at).inspect_err(|_| {
             // An exchange is lost to who took the message: the cursor went past it.
@@ -86,9 +128,16 @@ impl<'a> Port<'a> {
 
     /// A free cell, the first from `hint` on, that leaves `spare` others free.
     #[inline]
-    pub(crate) fn free_cell(&self, hint: usize, spare: usize) -> Result<usize, Fault> {
-        let is_free = |cell: &usize| self.cell(*cell).is_some_and(|cell| !cell.is_held());
-        let mut free = (hint..self.cells.len()).chain(0..hint).filter(is_free);
+    pub(crate) fn free_cell(&self, hint: usize, spare: usize) -> Result<&Cell<'a>, Fault> {
+        match self.cells.get(hint) {
+            Some(cell) if spare == 0 && !cell.is_held() => Ok(cell),
+            _ => self.find_free_cell(hint, spare),
+        }
+    }
+
+    fn find_free_cell(&self, hint: usize, spare: usize) -> Result<&Cell<'a>, Fault> {
+        let (before, after) = self.cells.split_at(hint.min(self.cells.len()));
+        let mut free = after.iter().chain(before).filter(|cell| !cell.is_held());
         let first = free.next();
         let enough = spare == 0 || free.nth(spare.wrapping_sub(1)).is_some();
         let out = Fault::LeasesOut { max: self.cells.len().saturating_sub(1) };
@@ -96,17 +145,16 @@ impl<'a> Port<'a> {
     }
 
     /// The cells with messages that are not acknowledged.
-    pub(crate) fn held(&self) -> impl Iterator<Item = usize> {
-        let is_held = |cell: &usize| self.cell(*cell).is_some_and(CellWord::is_held);
-        (0..self.cells.len()).filter(is_held)
+    pub(crate) fn held(&self) -> impl Iterator<Item = &Cell<'a>> {
+        self.cells.iter().filter(|cell| cell.is_held())
     }
 
     /// Sends the message in `cell`, whose header was read as `frame`, again, flagged as redelivered.
     /// Refused only while the ring is full: it stays in the cell then.
-    pub(crate) fn give_back(&self, cell: usize, frame: Frame) -> Result<(), Stop> {
-        self.block(cell)?.set_frame(frame.returned());
+    pub(crate) fn give_back(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Stop> {
+        self.block_of(cell)?.set_frame(frame.returned());
         let mut at = self.start(Verb::Return)?;
-        self.ring.swap(Verb::Return, self, cell, &mut at)
+        self.ring.swap(Verb::Return, self, cell, &mut at).map(drop)
     }
 
     /// Gives all held messages back for which there is room; how many went and how many stay.
@@ -116,7 +164,7 @@ impl<'a> Port<'a> {
         for cell in self.held() {
             // Somebody scribbled on it: there is no message to be saved.
             let Ok(frame) = self.frame(cell) else {
-                self.acknowledge(cell);
+                cell.acknowledge();
                 continue;
             };
             match self.give_back(cell, frame) {
@@ -128,16 +176,10 @@ impl<'a> Port<'a> {
         (gone, left)
     }
 
-    /// Makes `cell` free again: its message needs no redelivery.
+    /// Writes a whole message into the block of the cell of sends, which nobody else reads.
     #[inline]
-    pub(crate) fn acknowledge(&self, cell: usize) {
-        self.settle(cell, CellWord::free(self.block_in(cell)));
-    }
-
-    /// Writes a whole message into the block of `cell`, which nobody else reads.
-    #[inline]
-    pub(crate) fn write(&self, cell: usize, bytes: &[u8]) -> Result<(), Fault> {
-        let block = self.block(cell)?;
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), Fault> {
+        let block = self.unsent()?;
         block.set_frame(self.frame_of(bytes.len())?);
         block.write(bytes);
         Ok(())
@@ -156,39 +198,30 @@ impl<'a> Port<'a> {
     /// The header of the message in `cell`, checked. Who has it works with this copy, and does not
     /// read it again: a peer may have changed it.
     #[inline]
-    pub(crate) fn frame(&self, cell: usize) -> Result<Frame, Corrupt> {
-        self.block(cell)?.frame(self.ring.geometry.max_message())
+    pub(crate) fn frame(&self, cell: &Cell<'_>) -> Result<Frame, Corrupt> {
+        self.block_of(cell)?.frame(self.ring.geometry.max_message())
     }
 
     /// Counts one more attempt for the message in `cell`, which is about to be handed out.
-    pub(crate) fn hand_out_again(&self, cell: usize, frame: Frame) -> Result<Frame, Corrupt> {
+    pub(crate) fn hand_out_again(&self, cell: &Cell<'_>, frame: Frame) -> Result<Frame, Corrupt> {
         let again = frame.handed_out();
-        self.block(cell)?.set_frame(again);
+        self.block_of(cell)?.set_frame(again);
         Ok(again)
     }
 
+    /// The block of the next message to be sent.
     #[inline]
-    pub(crate) fn block(&self, cell: usize) -> Result<Block<'a>, Corrupt> {
-        self.ring.block(self.block_in(cell))
+    pub(crate) fn unsent(&self) -> Result<Block<'a>, Corrupt> {
+        self.block_of(self.cell(SEND_CELL)?)
     }
 
     #[inline]
-    pub(crate) fn block_in(&self, cell: usize) -> BlockId {
-        self.cell(cell).map_or(BlockId::NONE, CellWord::block)
-    }
-
-    /// Records what `cell` holds now.
-    #[inline]
-    pub(crate) fn settle(&self, cell: usize, word: CellWord) {
-        if let (Some(mine), Some(shared)) = (self.cells.get(cell), self.shared.get(cell)) {
-            // Release: the next user of the cell comes after the last read of its block.
-            shared.store(word.bits(), Release);
-            mine.store(word.bits(), Release);
-        }
+    pub(crate) fn block_of(&self, cell: &Cell<'_>) -> Result<Block<'a>, Corrupt> {
+        self.ring.block(cell.block())
     }
 
     #[inline]
-    fn cell(&self, cell: usize) -> Option<CellWord> {
-        self.cells.get(cell).map(|word| CellWord::from_bits(word.load(Acquire)))
+    pub(crate) fn cell(&self, number: usize) -> Result<&Cell<'a>, Corrupt> {
+        self.cells.get(number).ok_or(Corrupt { what: "a handle has no such cell" })
     }
 }

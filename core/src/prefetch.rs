@@ -6,10 +6,11 @@
 
 use crate::sync::AtomicU64;
 
+/// The line that `words` have at `at`, or would have.
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 #[inline(always)]
-pub(crate) fn to_write(word: &AtomicU64) {
-    let line = word.as_ptr();
+pub(crate) fn to_write(words: &[AtomicU64], at: usize) {
+    let line = words.as_ptr().wrapping_add(at);
     // SAFETY: a prefetch changes no memory, no register and no flag, and cannot fault, wherever it
     // points. It is written out since the compiler makes a prefetch to read of one to write, but for
     // processors that it is told of; those that do not know it do nothing.
@@ -20,4 +21,4 @@ pub(crate) fn to_write(word: &AtomicU64) {
 
 #[cfg(not(all(target_arch = "x86_64", not(loom))))]
 #[inline(always)]
-pub(crate) fn to_write(_: &AtomicU64) {}
+pub(crate) fn to_write(_: &[AtomicU64], _: usize) {}

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::attachment::{AUDIT_PATIENCE, Attachment};
 use crate::error::{Corrupt, Fault, RecvError, RecvTimeoutError, TryRecvError, TrySendError};
-use crate::frame::Frame;
+use crate::frame::{Block, Frame};
 use crate::lease::Lease;
 use crate::message::{InBlock, Message};
-use crate::port::Port;
+use crate::port::{Cell, Port};
 use crate::position::Position;
+use crate::ring::Stop;
 use crate::sender::Sender;
 use crate::side::{Side, WaitsFor, wait_blocking};
 use crate::slot::Verb;
@@ -72,7 +73,7 @@ enum DeadLetters<M: Message + ?Sized> {
 impl<M: Message + ?Sized> Receiver<M> {
     pub(crate) fn new(attachment: Arc<Attachment>) -> Result<Self, Fault> {
         let port = attachment.port()?;
-        let (at, inheritance) = (port.start(Verb::Recv)?, port.held().collect());
+        let (at, inheritance) = (port.start(Verb::Recv)?, port.held().map(Cell::number).collect());
         let dead_letters = DeadLetters::Dropped;
         Ok(Self {
             attachment,
@@ -182,14 +183,17 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// [lease](Self::try_lease) it is delivered again as long as it was not acknowledged.
     #[inline]
     pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
-        let (cell, frame) = self.take_cell(0)?;
-        let port = self.attachment.same_port();
-        let message = InBlock::of(port, cell, frame).and_then(M::read);
-        // The acknowledgement comes last: who is killed before it has the message delivered again.
-        self.notify_of_room(1);
-        port.acknowledge(cell);
-        self.attachment.notify_joiners();
-        message.map_err(|corrupt| self.attachment.keep(corrupt).into())
+        let mut received = None;
+        let taken = self.take(0, |attachment, cell, message| {
+            let read = M::read_to(message, |message| Some(received.insert(message)));
+            // The acknowledgement comes last: who is killed before has the message delivered again.
+            notify_of_room(attachment, 1);
+            cell.acknowledge();
+            attachment.notify_joiners();
+            read
+        });
+        taken?.map_err(|corrupt| self.attachment.keep(corrupt))?;
+        received.ok_or(TryRecvError::Empty)
     }
 
     /// Takes the oldest message, waiting on the calling thread while there is none.
@@ -259,8 +263,21 @@ impl<M: Message + ?Sized> Receiver<M> {
         let most = limit.min(self.attachment.segment.geometry().capacity());
         let mut taken = 0u32;
         for _ in 0..most {
-            match self.take_one() {
-                Ok(message) => messages.push(message),
+            // Copied out and acknowledged.
+            let taken_one = self.take(0, |_, cell, message| {
+                let read = M::read_to(message, |message| {
+                    messages.push(message);
+                    messages.last_mut()
+                });
+                read.map_err(|corrupt| (cell.number(), corrupt))?;
+                cell.acknowledge();
+                Ok(())
+            });
+            let read = |read: Result<(), (usize, Corrupt)>| {
+                read.map_err(|(cell, corrupt)| self.drop_corrupt(cell, corrupt))
+            };
+            match taken_one.and_then(read) {
+                Ok(()) => {}
                 Err(error) if taken == 0 => return Err(error),
                 // A fault is told by the next call, too.
                 Err(_) => break,
@@ -314,7 +331,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// ```
     pub fn try_lease(&mut self) -> Result<Lease<M>, TryRecvError> {
         // One cell stays free for `try_recv`.
-        let (cell, frame) = self.take_cell(1)?;
+        let (cell, frame) = self.take(1, |_, cell, message| (cell.number(), message.frame()))?;
         self.hint = cell.wrapping_add(1);
         let attachment = Arc::clone(&self.attachment);
         // Also joiners: one that saw us in the midst of it sleeps, though it waits for another.
@@ -374,49 +391,30 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.attachment.side(WaitsFor::Message, self.at)
     }
 
-    /// Takes one message, copied out and acknowledged. Those who wait for room are for the caller to
-    /// tell.
-    #[inline]
-    fn take_one(&mut self) -> Result<M::Owned, TryRecvError> {
-        let (cell, frame) = self.take_cell(0)?;
-        let port = self.attachment.same_port();
-        match InBlock::of(port, cell, frame).and_then(M::read) {
-            Ok(message) => {
-                port.acknowledge(cell);
-                Ok(message)
+    /// Takes one message into a free cell that leaves `spare` others free, and has `then` see to it.
+    #[inline(always)] // so that a message is copied from its block to where it is wanted
+    fn take<R>(
+        &mut self,
+        spare: usize,
+        then: impl FnOnce(&Attachment, &Cell<'_>, InBlock<'_>) -> R,
+    ) -> Result<R, TryRecvError> {
+        let first = if self.inheritance.is_empty() {
+            let (cell, block) = take_next(&self.attachment, &mut self.at, self.hint, spare)?;
+            let max_message = self.attachment.same_port().ring().geometry.max_message();
+            match block.frame(max_message) {
+                Ok(frame) if !frame.is_returned() => {
+                    return Ok(then(&self.attachment, cell, InBlock::new(block, frame)));
+                }
+                frame => Some((cell.number(), frame)),
             }
-            Err(corrupt) => Err(self.drop_corrupt(cell, corrupt)),
-        }
-    }
-
-    /// Takes one message into a free cell that leaves `spare` others free, and tells which, with the
-    /// message's header.
-    #[inline]
-    fn take_cell(&mut self, spare: usize) -> Result<(usize, Frame), TryRecvError> {
-        if self.inheritance.is_empty() {
-            let cell = self.take_next(spare)?;
-            match self.attachment.same_port().frame(cell) {
-                Ok(frame) if !frame.is_returned() => return Ok((cell, frame)),
-                frame => return self.take_again(spare, Some((cell, frame))),
-            }
-        }
-        self.take_again(spare, None)
-    }
-
-    /// Takes the oldest message of the ring.
-    #[inline]
-    fn take_next(&mut self, spare: usize) -> Result<usize, TryRecvError> {
-        let port = self.attachment.port()?;
-        let cell = match port.free_cell(self.hint, spare) {
-            Ok(cell) => cell,
-            Err(out) => {
-                // Only if there is a message.
-                port.ring().turn(Verb::Recv, &mut self.at)?;
-                return Err(out.into());
-            }
+        } else {
+            None
         };
-        port.recv(cell, &mut self.at, || self.attachment.notify_joiners())?;
-        Ok(cell)
+        let (cell, frame) = self.take_again(spare, first)?;
+        let port = self.attachment.same_port();
+        let cell = port.cell(cell).map_err(Stop::from)?;
+        let block = port.block_of(cell).map_err(Stop::from)?;
+        Ok(then(&self.attachment, cell, InBlock::new(block, frame)))
     }
 
     /// Takes a message that some receiver had before, unless it had enough attempts, and then the
@@ -432,32 +430,35 @@ impl<M: Message + ?Sized> Receiver<M> {
         let blocks = self.attachment.segment.geometry().blocks();
         for _ in 0..blocks.saturating_add(COME_BACK) {
             let inherited = if first.is_none() { self.inheritance.pop() } else { None };
-            let (cell, frame) = match (first.take(), inherited) {
+            let port = self.attachment.port()?;
+            let (number, frame) = match (first.take(), inherited) {
                 (Some(taken), _) => taken,
-                (None, Some(cell)) => (cell, self.attachment.port()?.frame(cell)),
+                (None, Some(number)) => {
+                    (number, port.cell(number).and_then(|cell| port.frame(cell)))
+                }
                 (None, None) => {
-                    let cell = self.take_next(spare)?;
-                    (cell, self.attachment.same_port().frame(cell))
+                    let (cell, _) = take_next(&self.attachment, &mut self.at, self.hint, spare)?;
+                    (cell.number(), port.frame(cell))
                 }
             };
-            let port = self.attachment.port()?;
+            let cell = port.cell(number).map_err(Stop::from)?;
             let message = match frame {
                 Ok(frame) if inherited.is_none() && !frame.is_returned() => {
-                    return Ok((cell, frame));
+                    return Ok((number, frame));
                 }
                 Ok(frame) => port
                     .hand_out_again(cell, frame)
-                    .and_then(|frame| InBlock::of(port, cell, frame)),
+                    .and_then(|frame| Ok(InBlock::new(port.block_of(cell)?, frame))),
                 Err(corrupt) => Err(corrupt),
             };
-            let message = message.map_err(|corrupt| self.drop_corrupt(cell, corrupt))?;
+            let message = message.map_err(|corrupt| self.drop_corrupt(number, corrupt))?;
             if !self.dead_letters.take(port, message) {
-                return Ok((cell, message.frame()));
+                return Ok((number, message.frame()));
             }
             // A handler may do anything, fork included.
             let port = self.attachment.mapped_port()?;
             port.record().tally.dead_lettered.increment();
-            port.acknowledge(cell);
+            port.cell(number).map_err(Stop::from)?.acknowledge();
             self.notify(1);
         }
         let endless = Corrupt { what: "more messages come back than there can be" };
@@ -467,7 +468,9 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// Lets go of a message that is none.
     #[cold]
     fn drop_corrupt(&self, cell: usize, corrupt: Corrupt) -> TryRecvError {
-        self.attachment.same_port().acknowledge(cell);
+        if let Ok(cell) = self.attachment.same_port().cell(cell) {
+            cell.acknowledge();
+        }
         self.notify(1);
         self.attachment.keep(corrupt).into()
     }
@@ -475,14 +478,8 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// Tells those who wait for room, and those who wait for acknowledgements.
     #[inline]
     fn notify(&self, count: u32) {
-        self.notify_of_room(count);
+        notify_of_room(&self.attachment, count);
         self.attachment.notify_joiners();
-    }
-
-    #[inline]
-    fn notify_of_room(&self, count: u32) {
-        let control = self.attachment.same_port().ring().control;
-        self.attachment.carry_out(control.after_recv.writable.notify(count));
     }
 
     /// What a waiting call answers to `attempt`; `None` if it waits. For drivers that park tasks.
@@ -531,6 +528,33 @@ impl<M: Message + ?Sized> Receiver<M> {
             attempt,
         )
     }
+}
+
+/// Takes the oldest message of the ring into a free cell that leaves `spare` others free, and tells
+/// which, with its block.
+#[inline(always)]
+fn take_next<'a>(
+    attachment: &'a Attachment,
+    at: &mut Position,
+    hint: usize,
+    spare: usize,
+) -> Result<(&'a Cell<'a>, Block<'a>), TryRecvError> {
+    let port = attachment.port()?;
+    let cell = match port.free_cell(hint, spare) {
+        Ok(cell) => cell,
+        Err(out) => {
+            // Only if there is a message.
+            port.ring().turn(Verb::Recv, at)?;
+            return Err(out.into());
+        }
+    };
+    Ok((cell, port.recv(cell, at, || attachment.notify_joiners())?))
+}
+
+#[inline]
+fn notify_of_room(attachment: &Attachment, count: u32) {
+    let control = attachment.same_port().ring().control;
+    attachment.carry_out(control.after_recv.writable.notify(count));
 }
 
 impl<M: Message + ?Sized> core::fmt::Debug for Receiver<M> {

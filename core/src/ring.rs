@@ -40,7 +40,7 @@ use crate::error::{Corrupt, Fault, TryRecvError, TrySendError};
 use crate::finding::Finding;
 use crate::frame::Block;
 use crate::geometry::Geometry;
-use crate::port::Port;
+use crate::port::{Cell, Port};
 use crate::position::{Lap, Laps, Position};
 use crate::prefetch;
 use crate::slot::{BlockId, CellWord, OpWord, SlotState, SlotWord, Verb};
@@ -122,20 +122,20 @@ pub(crate) struct Ring<'a> {
 impl<'a> Ring<'a> {
     /// Swaps the block in `cell` with the one of the first slot whose turn it is: commits the
     /// message in the cell, which holds an empty block then, or takes the oldest message into the
-    /// cell.
+    /// cell. Returns the block that the cell has now.
     #[inline(always)] // so that the verb is a constant within
     pub(crate) fn swap(
         &self,
         verb: Verb,
         port: &Port<'_>,
-        cell: usize,
+        cell: &Cell<'_>,
         at: &mut Position,
-    ) -> Result<(), Stop> {
+    ) -> Result<Block<'a>, Stop> {
         // The usual case has no loop around it, for the sake of registers.
-        if self.swap_once(verb, port, cell, at)? {
-            return Ok(());
+        match self.swap_once(verb, port, cell, at)? {
+            Some(gained) => Ok(gained),
+            None => self.swap_again(verb, port, cell, at),
         }
-        self.swap_again(verb, port, cell, at)
     }
 
     #[cold]
@@ -143,35 +143,36 @@ impl<'a> Ring<'a> {
         &self,
         verb: Verb,
         port: &Port<'_>,
-        cell: usize,
+        cell: &Cell<'_>,
         at: &mut Position,
-    ) -> Result<(), Stop> {
+    ) -> Result<Block<'a>, Stop> {
         self.finding.check()?;
         for _ in 0..LOOKS {
-            if self.swap_once(verb, port, cell, at)? {
-                return Ok(());
+            if let Some(gained) = self.swap_once(verb, port, cell, at)? {
+                return Ok(gained);
             }
         }
         Err(self.finding.keep(UNSETTLED).into())
     }
 
-    /// Announces, exchanges, and settles who owns what. `false` when the slot was not, or is no
+    /// Announces, exchanges, and settles who owns what. `None` when the slot was not, or is no
     /// longer, the one.
     #[inline(always)]
     fn swap_once(
         &self,
         verb: Verb,
         port: &Port<'_>,
-        cell: usize,
+        cell: &Cell<'_>,
         at: &mut Position,
-    ) -> Result<bool, Stop> {
-        let index = self.laps().index(*at);
+    ) -> Result<Option<Block<'a>>, Stop> {
+        let here = *at;
+        let index = self.laps().index(here);
         let (slot, seen) = self.look_into(index)?;
-        if !self.is_turn(verb, seen, *at) {
+        if !self.is_turn(verb, seen, here) {
             self.step(verb, slot, seen, at)?;
-            return Ok(false);
+            return Ok(None);
         }
-        let (offer, gain) = (port.block_in(cell), seen.block());
+        let (offer, gain) = (cell.block(), seen.block());
         let block = self.block(gain).map_err(|corrupt| self.finding.keep(corrupt))?;
         // While the exchange waits for the slot's line.
         self.prefetch_block(gain);
@@ -182,12 +183,12 @@ impl<'a> Ring<'a> {
             }
             // [space]: the exchange releases our last read of the block we park.
             Verb::Recv => {
-                let held = CellWord::held(gain, *at);
+                let held = CellWord::held(gain, here);
                 (SlotWord::new(seen.lap().next(), SlotState::Empty, offer), held)
             }
         };
         let op = &port.record().op;
-        let busy = OpWord::busy(verb, cell, index, gain);
+        let busy = OpWord::busy(verb, cell.number(), index, gain);
         op.store(busy.bits(), Release); // [announce-op]
         // Relaxed on failure: the slot is looked at again.
         let won = slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_ok();
@@ -201,21 +202,22 @@ impl<'a> Ring<'a> {
                     port.record().tally.redelivered.increment();
                 }
             }
-            port.settle(cell, settled);
-            *at = at.plus(1);
-            self.prefetch(verb, at.plus(AHEAD));
+            cell.settle(settled);
+            *at = here.plus(1);
+            self.prefetch_as(seen, here.plus(1 + AHEAD));
         }
         op.store(OpWord::IDLE.bits(), Release); // [settle]
-        Ok(won)
+        Ok(won.then_some(block))
     }
 
-    /// Asks for the block that `verb` gains at a position to come, if it is known by now. Of a slot
-    /// whose turn is not come yet the block is another's, who writes it.
+    /// Asks for the block that is gained at a position to come, if its slot is by now as another was
+    /// when that was gained. Of a slot whose turn is not come yet the block is another's, who writes
+    /// it.
     #[inline(always)]
-    fn prefetch(&self, verb: Verb, at: Position) {
-        let Ok((_, seen)) = self.look_at(at) else { return };
-        let state = if verb == Verb::Recv { SlotState::Full } else { SlotState::Empty };
-        if seen.is_at(self.laps().lap(at), state) {
+    fn prefetch_as(&self, gained: SlotWord, at: Position) {
+        if let Ok((_, seen)) = self.look_at(at)
+            && seen.is_as(gained)
+        {
             self.prefetch_block(seen.block());
         }
     }
@@ -226,9 +228,9 @@ impl<'a> Ring<'a> {
         const LINE: usize = 64 / size_of::<u64>();
         let stride = self.geometry.block_words();
         let from = id.index().wrapping_mul(stride);
-        self.blocks.get(from).into_iter().for_each(prefetch::to_write);
+        prefetch::to_write(self.blocks, from);
         if stride > LINE {
-            self.blocks.get(from.wrapping_add(LINE)).into_iter().for_each(prefetch::to_write);
+            prefetch::to_write(self.blocks, from.wrapping_add(LINE));
         }
     }
 

@@ -30,8 +30,12 @@ impl Message for Token {
         &[]
     }
 
-    fn read(_: InBlock<'_>) -> Result<Self, Corrupt> {
-        Ok(Self)
+    fn read_to<'p>(
+        _: InBlock<'_>,
+        put: impl FnOnce(Self) -> Option<&'p mut Self>,
+    ) -> Result<(), Corrupt> {
+        put(Self);
+        Ok(())
     }
 
     fn mark() -> Mark {

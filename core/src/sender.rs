@@ -10,7 +10,7 @@ use crate::error::{Fault, SendError, SendTimeoutError, TrySendError};
 use crate::frame::Frame;
 use crate::message::{InBlock, Message};
 use crate::pack::{Pack, Packing};
-use crate::port::{Port, SEND_CELL};
+use crate::port::Port;
 use crate::position::Position;
 use crate::side::{Side, WaitsFor, wait_blocking};
 use crate::slot::Verb;
@@ -100,7 +100,7 @@ impl<M: Message + ?Sized> Sender<M> {
     #[inline]
     pub fn try_send(&mut self, message: &M) -> Result<(), TrySendError> {
         self.commit_one(message)?;
-        self.notify(1);
+        self.notify_of_one();
         Ok(())
     }
 
@@ -206,8 +206,8 @@ impl<M: Message + ?Sized> Sender<M> {
             port.frame_of(bytes.len()).map_err(fault)?;
             port.ring().turn(Verb::Send, &mut self.at)?;
         }
-        port.write(SEND_CELL, bytes).map_err(fault)?;
-        Ok(port.send(SEND_CELL, &mut self.at)?)
+        port.write(bytes).map_err(fault)?;
+        Ok(port.send(&mut self.at)?)
     }
 
     /// Sends a message of another queue on that had enough attempts there.
@@ -215,28 +215,28 @@ impl<M: Message + ?Sized> Sender<M> {
         let port = self.attachment.port().map_err(fault)?;
         let len = message.frame().len();
         let frame = port.frame_of(len).map_err(fault)?;
-        let block = port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?;
+        let block = port.unsent().map_err(|corrupt| fault(corrupt.into()))?;
         block.copy_payload(message.block(), len);
         block.set_frame(frame.of_dead_letter());
-        port.send(SEND_CELL, &mut self.at)?;
-        self.notify(1);
+        port.send(&mut self.at)?;
+        self.notify_of_one();
         Ok(())
     }
 
     /// Commits what was written in place.
     fn commit_frame(&mut self, frame: Frame) -> Result<(), TrySendError> {
         let port = self.attachment.port().map_err(fault)?;
-        port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?.set_frame(frame);
-        port.send(SEND_CELL, &mut self.at)?;
-        self.notify(1);
+        port.unsent().map_err(|corrupt| fault(corrupt.into()))?.set_frame(frame);
+        port.send(&mut self.at)?;
+        self.notify_of_one();
         Ok(())
     }
 
+    /// Tells those who wait for messages of one that this very call has sent.
     #[inline]
-    fn notify(&self, count: u32) {
-        if let Ok(port) = self.attachment.mapped_port() {
-            self.attachment.carry_out(port.ring().control.after_send.readable.notify(count));
-        }
+    fn notify_of_one(&self) {
+        let control = self.attachment.same_port().ring().control;
+        self.attachment.carry_out(control.after_send.readable.notify(1));
     }
 
     /// Tries until there is an answer; `None` when the time is over.
@@ -269,8 +269,13 @@ struct Batch<'a, M: Message + ?Sized> {
 
 impl<M: Message + ?Sized> Drop for Batch<'_, M> {
     fn drop(&mut self) {
-        if self.sent > 0 {
-            self.sender.notify(u32::try_from(self.sent).unwrap_or(u32::MAX));
+        // The caller's iterator may do anything, fork included.
+        if self.sent > 0
+            && let Ok(port) = self.sender.attachment.mapped_port()
+        {
+            let count = u32::try_from(self.sent).unwrap_or(u32::MAX);
+            let wake = port.ring().control.after_send.readable.notify(count);
+            self.sender.attachment.carry_out(wake);
         }
     }
 }
@@ -386,12 +391,12 @@ impl Sender<Pack> {
                 // Nothing is copied for a full queue.
                 port.ring().turn(Verb::Send, &mut self.at)?;
             }
-            let block = port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?;
+            let block = port.unsent().map_err(|corrupt| fault(corrupt.into()))?;
             packing.push(block, message);
         }
         if packing.len() > 0 {
             let port = self.attachment.port().map_err(fault)?;
-            let block = port.block(SEND_CELL).map_err(|corrupt| fault(corrupt.into()))?;
+            let block = port.unsent().map_err(|corrupt| fault(corrupt.into()))?;
             let frame = port.frame_of(packing.finish(block)).map_err(fault)?;
             self.commit_frame(frame)?;
         }
@@ -466,7 +471,7 @@ impl Reservation<'_> {
         let fits = offset.checked_add(bytes.len()).is_some_and(|end| end <= self.len());
         assert!(fits, "{} bytes at {offset} in a message of {}", bytes.len(), self.len());
         // In a forked child nothing is written, and the commit says so.
-        if let Ok(block) = self.port().and_then(|port| Ok(port.block(SEND_CELL)?)) {
+        if let Ok(block) = self.port().and_then(|port| Ok(port.unsent()?)) {
             block.write_at(offset, bytes);
         }
     }
@@ -479,7 +484,7 @@ impl Reservation<'_> {
             return None;
         }
         let len = self.len();
-        let block = self.port().ok()?.block(SEND_CELL).ok()?;
+        let block = self.port().ok()?.unsent().ok()?;
         // SAFETY: the block has room for `max_message` bytes and `len` is no more. It is in a cell
         // of ours, borrowed exclusively through the sender, and the opener vouched that no other
         // process writes what it does not own.

@@ -95,7 +95,13 @@ impl SlotWord {
     /// Whether the slot is in `state` of `lap`, whatever its block.
     #[inline]
     pub(crate) fn is_at(self, lap: Lap, state: SlotState) -> bool {
-        self.0 >> BLOCK_BITS == Self::new(lap, state, BlockId::new(0)).0 >> BLOCK_BITS
+        self.is_as(Self::new(lap, state, BlockId::new(0)))
+    }
+
+    /// Whether both are in the same state of the same lap, whatever their blocks.
+    #[inline]
+    pub(crate) fn is_as(self, other: Self) -> bool {
+        self.0 ^ other.0 <= BLOCK_MASK
     }
 
     pub(crate) fn block(self) -> BlockId {
@@ -124,7 +130,10 @@ impl OpWord {
 
     pub(crate) const IDLE: Self = Self(0);
 
+    /// `cell` and `slot` are those of a segment: below 2^20.
+    #[inline]
     pub(crate) fn busy(verb: Verb, cell: usize, slot: usize, gain: BlockId) -> Self {
+        debug_assert!(cell as u64 <= BLOCK_MASK && slot as u64 <= BLOCK_MASK);
         let verb = match verb {
             Verb::Send => 1,
             Verb::Recv => 2,
@@ -132,8 +141,8 @@ impl OpWord {
         };
         Self(
             verb << Self::VERB_SHIFT
-                | (cell as u64 & BLOCK_MASK) << Self::CELL_SHIFT
-                | (slot as u64 & BLOCK_MASK) << Self::SLOT_SHIFT
+                | (cell as u64) << Self::CELL_SHIFT
+                | (slot as u64) << Self::SLOT_SHIFT
                 | gain.bits(),
         )
     }
