@@ -51,8 +51,8 @@ use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Rel
 /// here that a peer can keep going. A failed exchange means that another handle got through, so
 /// honest peers come nowhere near it.
 const LOOKS: u32 = 1 << 16;
-/// How many positions ahead a handle asks for the block that it will gain there.
-const AHEAD: u64 = 4;
+/// How many positions ahead a handle asks for the slot, and for the block that it will gain there.
+const AHEAD: u64 = 2;
 const UNSETTLED: Corrupt = Corrupt { what: "the slots never settle" };
 
 /// Why an operation did not happen.
@@ -204,22 +204,29 @@ impl<'a> Ring<'a> {
             }
             cell.settle(settled);
             *at = here.plus(1);
-            self.prefetch_as(seen, here.plus(1 + AHEAD));
+            self.prefetch_as(seen, here.plus(AHEAD));
         }
         op.store(OpWord::IDLE.bits(), Release); // [settle]
         Ok(won.then_some(block))
     }
 
-    /// Asks for the block that is gained at a position to come, if its slot is by now as another was
-    /// when that was gained. Of a slot whose turn is not come yet the block is another's, who writes
-    /// it.
+    /// Asks for the slot of a position to come, and for the block that is gained there, if the slot is
+    /// by now as another was when that was gained. One whose turn is not come yet is another's, who
+    /// writes it, and its block.
     #[inline(always)]
     fn prefetch_as(&self, gained: SlotWord, at: Position) {
         if let Ok((_, seen)) = self.look_at(at)
             && seen.is_as(gained)
         {
+            self.prefetch_slot(at);
             self.prefetch_block(seen.block());
         }
+    }
+
+    /// Has the line fetched that the slot of `at` lies in.
+    #[inline(always)]
+    pub(crate) fn prefetch_slot(&self, at: Position) {
+        prefetch::to_write(self.slots, self.laps().index(at));
     }
 
     /// Has the lines fetched that a short message lies in.

@@ -206,6 +206,8 @@ impl<M: Message + ?Sized> Sender<M> {
             port.frame_of(bytes.len()).map_err(fault)?;
             port.ring().turn(Verb::Send, &mut self.at)?;
         }
+        // It arrives while the message is written.
+        port.ring().prefetch_slot(self.at);
         port.write(bytes).map_err(fault)?;
         Ok(port.send(&mut self.at)?)
     }
