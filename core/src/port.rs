@@ -22,6 +22,8 @@ pub(crate) struct Port<'a> {
     id: u32,
     record: &'a Record,
     cells: Box<[Cell<'a>]>,
+    /// How many positions ahead the next operation looks: a hint of the ring's, for its own use.
+    pub(crate) ahead: core::sync::atomic::AtomicU64,
 }
 
 /// A cell of ours.
@@ -82,7 +84,8 @@ impl<'a> Port<'a> {
             ring.block(word.block())?;
             cells.push(Cell { number, shared, mine: AtomicU64::new(word.bits()) });
         }
-        let port = Self { ring, id, record, cells: cells.into_boxed_slice() };
+        let (cells, ahead) = (cells.into_boxed_slice(), 1.into());
+        let port = Self { ring, id, record, cells, ahead };
         Ok(ring.audit(&port)?.then_some(port))
     }
 

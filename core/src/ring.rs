@@ -51,8 +51,9 @@ use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Rel
 /// here that a peer can keep going. A failed exchange means that another handle got through, so
 /// honest peers come nowhere near it.
 const LOOKS: u32 = 1 << 16;
-/// How many positions ahead a handle asks for the slot, and for the block that it will gain there.
-const AHEAD: u64 = 2;
+/// How many positions ahead, at most, a handle asks for the slot, and for the block that it will gain
+/// there.
+const MOST_AHEAD: u64 = 3;
 const UNSETTLED: Corrupt = Corrupt { what: "the slots never settle" };
 
 /// Why an operation did not happen.
@@ -204,23 +205,29 @@ impl<'a> Ring<'a> {
             }
             cell.settle(settled);
             *at = here.plus(1);
-            self.prefetch_as(seen, here.plus(AHEAD));
+            self.look_ahead(port, seen, here);
         }
         op.store(OpWord::IDLE.bits(), Release); // [settle]
         Ok(won.then_some(block))
     }
 
-    /// Asks for the slot of a position to come, and for the block that is gained there, if the slot is
-    /// by now as another was when that was gained. One whose turn is not come yet is another's, who
-    /// writes it, and its block.
+    /// Asks for the slot of a position after `here`, and for the block that is gained there, if the
+    /// slot is by now as the one of `here` was when it was `seen`. One whose turn is not come yet is
+    /// another's, who writes it, and its block: so who comes close to those it follows looks no farther
+    /// than it looks next anyway, and who does not, farther each time.
     #[inline(always)]
-    fn prefetch_as(&self, gained: SlotWord, at: Position) {
-        if let Ok((_, seen)) = self.look_at(at)
-            && seen.is_as(gained)
-        {
-            self.prefetch_slot(at);
-            self.prefetch_block(seen.block());
-        }
+    fn look_ahead(&self, port: &Port<'_>, seen: SlotWord, here: Position) {
+        let ahead = port.ahead.load(Relaxed);
+        let at = here.plus(ahead);
+        let next = match self.look_at(at) {
+            Ok((_, word)) if word.is_as(seen) => {
+                self.prefetch_slot(at);
+                self.prefetch_block(word.block());
+                MOST_AHEAD.min(ahead.wrapping_add(1))
+            }
+            _ => 1,
+        };
+        port.ahead.store(next, Relaxed);
     }
 
     /// Has the line fetched that the slot of `at` lies in.
