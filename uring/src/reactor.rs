@@ -220,8 +220,9 @@ impl Reactor {
         timer
     }
 
-    pub(crate) fn remove_timer(&self, timer: Timer) {
-        let waker = lock(&self.timers).remove(timer);
+    /// Removes the timer that was added for `at`.
+    pub(crate) fn remove_timer(&self, at: Instant, timer: Timer) {
+        let waker = lock(&self.timers).remove(at, timer);
         drop(waker);
     }
 

@@ -200,10 +200,10 @@ where
 
 impl<M: Message + ?Sized, H: sealed::TryRecv<M>> AsyncReceiver<M> for H where M::Owned: Send {}
 
-async fn recv_until<M: Message + ?Sized, H: sealed::TryRecv<M>, R>(
+fn recv_until<M: Message + ?Sized, H: sealed::TryRecv<M>, R>(
     handle: &mut H,
     until: Option<Instant>,
     mut call: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
-) -> Option<Result<R, RecvError>> {
-    wait(handle, until, H::side, H::spin_limit, |it| it.answer(&mut call)).await
+) -> impl Future<Output = Option<Result<R, RecvError>>> {
+    wait(handle, until, H::side, H::spin_limit, move |it| it.answer(&mut call))
 }

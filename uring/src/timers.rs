@@ -7,26 +7,26 @@ use std::time::Instant;
 /// When to wake whom.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
-    tasks: BTreeMap<(Instant, u64), Waker>,
-    last: u64,
+    tasks: BTreeMap<(Instant, Timer), Waker>,
+    last: Timer,
     /// When the watchdog looks next; it does not while nobody waits.
     pub(crate) watchdog: Option<Instant>,
 }
 
-/// A deadline in [`Timers`], to be removed when it is not needed any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Timer(Instant, u64);
+/// Which of the deadlines at one instant, to be removed when it is not needed any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Timer(u64);
 
 impl Timers {
     pub(crate) fn add(&mut self, at: Instant, waker: Waker) -> Timer {
-        self.last += 1;
+        self.last.0 += 1;
         self.tasks.insert((at, self.last), waker);
-        Timer(at, self.last)
+        self.last
     }
 
     /// The waker that was to be called; to be dropped where no lock is held.
-    pub(crate) fn remove(&mut self, Timer(at, n): Timer) -> Option<Waker> {
-        self.tasks.remove(&(at, n))
+    pub(crate) fn remove(&mut self, at: Instant, timer: Timer) -> Option<Waker> {
+        self.tasks.remove(&(at, timer))
     }
 
     /// When something is due next.

@@ -7,12 +7,10 @@
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, Weak};
-use std::task::{Context, Poll, ready};
 
 use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
 use ::tokio::runtime::{Handle, Id};
-use ::tokio::task::coop;
 use parkline_core::driver::hold_forks;
 
 use crate::reactor::{Reactor, lock};
@@ -49,19 +47,6 @@ pub(crate) fn current() -> Option<Arc<Reactor>> {
     reactors.retain(|_, reactor| reactor.strong_count() > 0);
     reactors.entry(handle.id()).or_insert(reactor);
     made
-}
-
-/// Polls as a good citizen: a task that always finds a message lets others run now and then.
-pub(crate) fn poll_in_budget<T>(
-    cx: &mut Context<'_>,
-    poll: impl FnOnce(&mut Context<'_>) -> Poll<T>,
-) -> Poll<T> {
-    let budget = ready!(coop::poll_proceed(cx));
-    let polled = poll(cx);
-    if polled.is_ready() {
-        budget.made_progress();
-    }
-    polled
 }
 
 /// Makes a reactor that `handle`'s runtime drives.

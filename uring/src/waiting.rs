@@ -31,19 +31,27 @@ pub(crate) struct Waiting {
 ///
 /// Before it waits somebody looks for it for as long as the handle's `spin_limit`, where the thread
 /// would sleep.
-pub async fn wait<H, T>(
+///
+/// No `async fn`: that would keep its arguments twice, and ten thousand tasks may wait.
+pub fn wait<H, T>(
     handle: &mut H,
     deadline: Option<Instant>,
     side: impl Fn(&H) -> Side,
     spin_limit: impl Fn(&H) -> Duration,
     mut attempt: impl FnMut(&mut H) -> Option<T>,
-) -> Option<T> {
+) -> impl Future<Output = Option<T>> {
     let mut waiting = Waiting { lane: None, place: None, deadline, timer: None, has_looked: false };
-    let mut poll =
-        |cx: &mut Context<'_>| waiting.poll(cx, handle, &side, &spin_limit, &mut attempt);
-    #[cfg(feature = "tokio")]
-    let mut poll = |cx: &mut Context<'_>| crate::tokio::poll_in_budget(cx, &mut poll);
-    std::future::poll_fn(move |cx| poll(cx)).await
+    std::future::poll_fn(move |cx| {
+        // A good citizen: a task that always finds a message lets others run now and then.
+        #[cfg(feature = "tokio")]
+        let budget = std::task::ready!(::tokio::task::coop::poll_proceed(cx));
+        let polled = waiting.poll(cx, handle, &side, &spin_limit, &mut attempt);
+        #[cfg(feature = "tokio")]
+        if polled.is_ready() {
+            budget.made_progress();
+        }
+        polled
+    })
 }
 
 impl Waiting {
@@ -109,7 +117,7 @@ impl Waiting {
             lane.reactor.watch_peers(&lane);
             if let Some(deadline) = self.deadline {
                 if let Some(timer) = self.timer.take() {
-                    lane.reactor.remove_timer(timer);
+                    lane.reactor.remove_timer(deadline, timer);
                 }
                 self.timer = Some(lane.reactor.add_timer(deadline, cx.waker().clone()));
             }
@@ -141,8 +149,8 @@ impl Waiting {
             std::mem::forget((lane, self.place.take()));
             return;
         }
-        if let Some(timer) = self.timer.take() {
-            lane.reactor.remove_timer(timer);
+        if let (Some(deadline), Some(timer)) = (self.deadline, self.timer.take()) {
+            lane.reactor.remove_timer(deadline, timer);
         }
         if let Some(place) = self.place.take() {
             lane.settle(lane.queue.leave(place));
