@@ -32,6 +32,10 @@ impl Lap {
         Self::new(self.0.wrapping_add(1))
     }
 
+    pub(crate) fn before(self) -> Self {
+        Self::new(self.0.wrapping_sub(1))
+    }
+
     /// How many laps `self` is ahead of `other`; negative when it is behind.
     pub(crate) fn ahead_of(self, other: Self) -> i64 {
         const UNUSED: u32 = u64::BITS - LAP_BITS;

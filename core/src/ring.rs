@@ -170,6 +170,9 @@ impl<'a> Ring<'a> {
         let index = self.laps().index(here);
         let (slot, seen) = self.look_into(index)?;
         if !self.is_turn(verb, seen, here) {
+            if self.is_early(verb, seen, here) {
+                return Err(Stop::NotNow);
+            }
             self.step(verb, slot, seen, at)?;
             return Ok(None);
         }
@@ -273,6 +276,18 @@ impl<'a> Ring<'a> {
             Verb::Recv => seen.is_at(lap, SlotState::Full),
             Verb::Return => seen.is_at(lap, SlotState::Empty) || seen.is_at(lap, SlotState::Closed),
         }
+    }
+
+    /// Whether the turn is still to come and that is all: what most looks find of one who polls, and
+    /// told at once.
+    #[inline(always)]
+    fn is_early(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
+        let lap = self.laps().lap(at);
+        let (lap, state) = match verb {
+            Verb::Send | Verb::Return => (lap.before(), SlotState::Full),
+            Verb::Recv => (lap, SlotState::Empty),
+        };
+        seen.is_at(lap, state) && !self.is_closing()
     }
 
     /// Moves the cursor, or says why the operation cannot be.
