@@ -163,3 +163,20 @@ impl Drop for Waiting {
         self.leave();
     }
 }
+
+#[cfg(all(test, target_pointer_width = "64"))]
+mod tests {
+    use parkline_core::Queue;
+
+    use crate::{AsyncReceiver, AsyncSender};
+
+    /// Fails if a call keeps its arguments more than once, as an `async fn` does (seen
+    /// failing): ten thousand tasks may wait.
+    #[test]
+    fn a_task_that_waits_is_small() {
+        let queue = Queue::builder().create().unwrap();
+        let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        assert!(size_of_val(&receiver.recv()) <= 96);
+        assert!(size_of_val(&sender.send(b"message")) <= 112);
+    }
+}
