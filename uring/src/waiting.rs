@@ -170,8 +170,8 @@ mod tests {
 
     use crate::{AsyncReceiver, AsyncSender};
 
-    /// Fails if a call keeps its arguments more than once, as an `async fn` does (seen
-    /// failing): ten thousand tasks may wait.
+    /// Fails if a call keeps its arguments more than once, as an `async fn` does (seen failing): ten
+    /// thousand tasks may wait.
     #[test]
     fn a_task_that_waits_is_small() {
         let queue = Queue::builder().create().unwrap();
