@@ -106,6 +106,7 @@ impl Compare {
         let mut results = Results::new(groups);
         let rounds = self.rounds(cores, &mut results, start)?;
         report::print(&results, rounds, start.elapsed());
+        report::print_distances(&results);
         let goals = goals::goals(&results);
         report::print_goals(&goals);
         report::write(&self.out, &head, &results, &goals, rounds)?;

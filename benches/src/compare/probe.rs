@@ -7,11 +7,38 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::Result;
+use serde::Serialize;
 
 use crate::machine::{self, Cores};
 
 const BATCHES: usize = 5;
 const EACH: u64 = 400;
+
+/// How far the cores are from each other. Those of a virtual machine move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) enum Distance {
+    /// A cache line goes there and back in less than 50 ns: threads of one core.
+    Threads,
+    /// In less than 150 ns.
+    Near,
+    Far,
+}
+
+impl Distance {
+    pub(crate) const ALL: [Self; 3] = [Self::Threads, Self::Near, Self::Far];
+
+    /// By what the probe said before and after a sample; `None` if the cores moved meanwhile, or there is
+    /// only one.
+    pub(crate) fn of([before, after]: [f64; 2]) -> Option<Self> {
+        let class = |nanos| match nanos {
+            ..=0.0 => None,
+            ..50.0 => Some(Self::Threads),
+            ..150.0 => Some(Self::Near),
+            _ => Some(Self::Far),
+        };
+        class(before).filter(|distance| class(after) == Some(*distance))
+    }
+}
 
 #[repr(align(128))]
 struct Line(AtomicU64);

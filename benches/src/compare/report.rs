@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 
 use super::goals::{Goal, three_digits};
 use super::plan::Unit;
+use super::probe::Distance;
 use super::results::{Results, Row, Spread};
-use super::spec::Work;
+use super::spec::{Placement, Work};
 use crate::machine::{self, Cores};
 
 /// Where the run takes place: nothing means anything without it.
@@ -104,7 +105,8 @@ pub(crate) fn print(results: &Results, rounds: usize, took: Duration) {
         );
     }
     println!(
-        "ratio: times the figure of the first of the group, the median of the ratios within the rounds\n"
+        "ratio: times the figure of the first of the group, the median of the ratios within the rounds, of those \
+         in which the cores were as far from each other for both\n"
     );
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -157,6 +159,49 @@ pub(crate) fn print(results: &Results, rounds: usize, took: Duration) {
         }
     }
     println!("{}", table.trim_fmt());
+}
+
+/// What depends most on how far the cores are from each other.
+const SPINNING: [&str; 3] = ["oneway", "batch", "roundtrip"];
+
+/// The medians of the samples at each distance, times the yardstick's there.
+pub(crate) fn print_distances(results: &Results) {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["workload", "peer", "one core", "", "near", "", "far", ""]);
+    for entry in &results.entries {
+        let group = &entry.group;
+        if group.placement != Placement::Apart || !SPINNING.contains(&group.workload) {
+            continue;
+        }
+        for row in &entry.rows {
+            let mut cells = vec![group.workload.to_owned(), row.peer.name().to_owned()];
+            for distance in Distance::ALL {
+                let yardstick = entry.rows.first().and_then(|first| first.at(distance));
+                let mine = row.at(distance);
+                cells.push(mine.map_or("-".into(), |(mine, count)| {
+                    format!("{} {} ({count})", three_digits(mine.median), group.unit.name())
+                }));
+                let ratio =
+                    mine.zip(yardstick).map(|((mine, _), (its, _))| mine.median / its.median);
+                cells.push(ratio.map_or("-".into(), three_digits));
+            }
+            table.add_row(cells);
+        }
+    }
+    if table.is_empty() {
+        return;
+    }
+    for column in 2..8 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    println!(
+        "\nBy the distance of the two cores: threads of one core (a cache line there and back in less than 50 ns), near \
+         (150 ns), far\nmedian (samples), times the figure of the first of the group\n\n{}",
+        table.trim_fmt()
+    );
 }
 
 fn micros(nanos: u64) -> String {
@@ -214,6 +259,7 @@ pub(crate) fn write(
                 "unit": group.unit.name(),
                 "bigger is better": matches!(group.unit, Unit::Rate | Unit::Bandwidth),
                 "figures": row.figures,
+                "distances": row.distances,
                 "spread": row.spread(),
                 "ratio": entry.rows.first().and_then(|first| row.ratio_to(first)),
                 "yardstick": group.peers.first().map(|peer| peer.name()),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::plan::Group;
+use super::probe::Distance;
 use super::spec::{Outcome, Peer};
 use super::times::Times;
 
@@ -13,6 +14,8 @@ pub(crate) struct Row {
     pub(crate) peer: Peer,
     /// By round; none where it failed.
     pub(crate) figures: Vec<Option<f64>>,
+    /// By round; none where it failed or the cores moved.
+    pub(crate) distances: Vec<Option<Distance>>,
     pub(crate) extras: BTreeMap<String, Vec<f64>>,
     pub(crate) times: Times,
     pub(crate) failures: Vec<String>,
@@ -51,8 +54,9 @@ const ENOUGH: usize = 2;
 
 impl Row {
     fn new(peer: Peer) -> Self {
-        let (figures, extras, failures) = (Vec::new(), BTreeMap::new(), Vec::new());
-        Self { peer, figures, extras, times: Times::new(), failures }
+        let (figures, distances) = (Vec::new(), Vec::new());
+        let (extras, failures) = (BTreeMap::new(), Vec::new());
+        Self { peer, figures, distances, extras, times: Times::new(), failures }
     }
 
     pub(crate) fn is_given_up(&self) -> bool {
@@ -67,12 +71,30 @@ impl Row {
         Some(Spread::of(self.extras.get(name)?.iter().copied())?.median)
     }
 
-    /// The median of the ratios within the rounds.
+    /// The median of the ratios within the rounds: of those in which the cores were as far from each
+    /// other for both, if there are any.
     pub(crate) fn ratio_to(&self, other: &Self) -> Option<f64> {
-        let both = self.figures.iter().zip(&other.figures);
-        let ratios = both.filter_map(|(mine, theirs)| Some((*mine)? / (*theirs)?));
-        // To nothing at all there is no ratio.
-        Some(Spread::of(ratios.filter(|ratio| ratio.is_finite()))?.median)
+        let ratio = |round: usize| {
+            let (mine, theirs) = (self.figures.get(round)?, other.figures.get(round)?);
+            // To nothing at all there is no ratio.
+            Some((*mine)? / (*theirs)?).filter(|ratio| ratio.is_finite())
+        };
+        let is_alike = |round: &usize| {
+            let distance = self.distances.get(*round).copied().flatten();
+            distance.is_some() && other.distances.get(*round) == Some(&distance)
+        };
+        let rounds = 0..self.figures.len();
+        let alike = Spread::of(rounds.clone().filter(is_alike).filter_map(ratio));
+        Some(alike.or_else(|| Spread::of(rounds.filter_map(ratio)))?.median)
+    }
+
+    /// The figures of the samples at a distance of the cores.
+    pub(crate) fn at(&self, distance: Distance) -> Option<(Spread, usize)> {
+        let figures = self.figures.iter().zip(&self.distances);
+        let there = figures.filter(|(_, its)| **its == Some(distance));
+        let there: Vec<_> = there.filter_map(|(figure, _)| *figure).collect();
+        let count = there.len();
+        Some((Spread::of(there)?, count))
     }
 }
 
@@ -92,6 +114,7 @@ impl Results {
             Ok(outcome) => {
                 let figure = entry.group.unit.figure(outcome.value, entry.group.work);
                 row.figures.push(Some(figure));
+                row.distances.push(Distance::of(outcome.probe));
                 row.times.add(&outcome.times);
                 for (name, value) in outcome.extras {
                     row.extras.entry(name).or_default().push(value);
@@ -102,6 +125,7 @@ impl Results {
             }
             Err(error) => {
                 row.figures.push(None);
+                row.distances.push(None);
                 row.failures.push(format!("{error:#}"));
             }
         }
@@ -146,6 +170,26 @@ mod tests {
         }
         let entry = &results.entries[0];
         assert_eq!(entry.rows[1].ratio_to(&entry.rows[0]), Some(3.0));
+    }
+
+    /// Fails if a round counts in which the cores moved, though there are others (seen failing).
+    #[test]
+    fn a_ratio_is_of_samples_at_one_distance() {
+        let mut results = results();
+        let at = |value, probe| Ok(Outcome { value, probe: [probe; 2], ..Outcome::default() });
+        for (yardstick, other) in [
+            (at(1.0, 30.0), at(50.0, 400.0)),
+            (at(1.0, 30.0), at(2.0, 31.0)),
+            (at(10.0, 400.0), at(100.0, 80.0)),
+        ] {
+            results.add(0, 0, yardstick);
+            results.add(0, 1, other);
+        }
+        let rows = &results.entries[0].rows;
+        assert_eq!(rows[1].ratio_to(&rows[0]), Some(2.0));
+        let there = |row: &Row| row.at(Distance::Far).map(|(spread, count)| (spread.median, count));
+        assert_eq!((there(&rows[0]), there(&rows[1])), (Some((10.0, 1)), Some((50.0, 1))));
+        assert_eq!(Distance::of([30.0, 400.0]), None);
     }
 
     /// Fails if a failed sample takes no place in its row (seen failing).
