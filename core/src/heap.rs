@@ -218,9 +218,7 @@ impl HeapPort<'_> {
 
     /// Acknowledges what `cell` holds. The caller notifies those who join.
     pub fn acknowledge(&self, cell: usize) {
-        if let Ok(cell) = self.port.cell(cell) {
-            cell.acknowledge();
-        }
+        self.port.acknowledge(cell);
     }
 
     /// Whether the message that `cell` holds is flagged as one that came back.

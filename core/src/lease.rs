@@ -154,9 +154,7 @@ impl<M: Message + ?Sized> Drop for Lease<M> {
             && !std::thread::panicking()
             && let Ok(port) = self.attachment.mapped_port()
         {
-            if let Ok(cell) = port.cell(self.cell) {
-                cell.acknowledge();
-            }
+            port.acknowledge(self.cell);
             self.attachment.notify_joiners();
         }
     }

@@ -57,12 +57,9 @@ pub trait Message: sealed::Sealed {
     /// The message, copied out.
     #[doc(hidden)]
     fn read(from: InBlock<'_>) -> Result<Self::Owned, Corrupt> {
-        let mut message = Err(Corrupt { what: "a message was not read" });
-        Self::read_to(from, |read| {
-            message = Ok(read);
-            message.as_mut().ok()
-        })?;
-        message
+        let mut message = None;
+        Self::read_to(from, |read| Some(message.insert(read)))?;
+        message.ok_or(Corrupt { what: "a message was not read" })
     }
 
     #[doc(hidden)]

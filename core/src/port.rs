@@ -147,6 +147,13 @@ impl<'a> Port<'a> {
         first.filter(|_| enough).ok_or(out)
     }
 
+    /// Makes cell `number` free again: its message needs no redelivery.
+    pub(crate) fn acknowledge(&self, number: usize) {
+        if let Ok(cell) = self.cell(number) {
+            cell.acknowledge();
+        }
+    }
+
     /// The cells with messages that are not acknowledged.
     pub(crate) fn held(&self) -> impl Iterator<Item = &Cell<'a>> {
         self.cells.iter().filter(|cell| cell.is_held())

@@ -458,7 +458,7 @@ impl<M: Message + ?Sized> Receiver<M> {
             // A handler may do anything, fork included.
             let port = self.attachment.mapped_port()?;
             port.record().tally.dead_lettered.increment();
-            port.cell(number).map_err(Stop::from)?.acknowledge();
+            port.acknowledge(number);
             self.notify(1);
         }
         let endless = Corrupt { what: "more messages come back than there can be" };
@@ -468,9 +468,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// Lets go of a message that is none.
     #[cold]
     fn drop_corrupt(&self, cell: usize, corrupt: Corrupt) -> TryRecvError {
-        if let Ok(cell) = self.attachment.same_port().cell(cell) {
-            cell.acknowledge();
-        }
+        self.attachment.same_port().acknowledge(cell);
         self.notify(1);
         self.attachment.keep(corrupt).into()
     }

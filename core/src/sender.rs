@@ -100,7 +100,7 @@ impl<M: Message + ?Sized> Sender<M> {
     #[inline]
     pub fn try_send(&mut self, message: &M) -> Result<(), TrySendError> {
         self.commit_one(message)?;
-        self.notify_of_one();
+        self.notify(self.attachment.same_port(), 1);
         Ok(())
     }
 
@@ -221,7 +221,7 @@ impl<M: Message + ?Sized> Sender<M> {
         block.copy_payload(message.block(), len);
         block.set_frame(frame.of_dead_letter());
         port.send(&mut self.at)?;
-        self.notify_of_one();
+        self.notify(port, 1);
         Ok(())
     }
 
@@ -230,15 +230,14 @@ impl<M: Message + ?Sized> Sender<M> {
         let port = self.attachment.port().map_err(fault)?;
         port.unsent().map_err(|corrupt| fault(corrupt.into()))?.set_frame(frame);
         port.send(&mut self.at)?;
-        self.notify_of_one();
+        self.notify(port, 1);
         Ok(())
     }
 
-    /// Tells those who wait for messages of one that this very call has sent.
+    /// Tells those who wait for messages of `count` that were sent at `port`, which is ours.
     #[inline]
-    fn notify_of_one(&self) {
-        let control = self.attachment.same_port().ring().control;
-        self.attachment.carry_out(control.after_send.readable.notify(1));
+    fn notify(&self, port: &Port<'_>, count: u32) {
+        self.attachment.carry_out(port.ring().control.after_send.readable.notify(count));
     }
 
     /// Tries until there is an answer; `None` when the time is over.
@@ -275,9 +274,7 @@ impl<M: Message + ?Sized> Drop for Batch<'_, M> {
         if self.sent > 0
             && let Ok(port) = self.sender.attachment.mapped_port()
         {
-            let count = u32::try_from(self.sent).unwrap_or(u32::MAX);
-            let wake = port.ring().control.after_send.readable.notify(count);
-            self.sender.attachment.carry_out(wake);
+            self.sender.notify(port, u32::try_from(self.sent).unwrap_or(u32::MAX));
         }
     }
 }

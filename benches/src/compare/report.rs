@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
@@ -108,9 +109,7 @@ pub(crate) fn print(results: &Results, rounds: usize, took: Duration) {
         "ratio: times the figure of the first of the group, the median of the ratios within the rounds, of those \
          in which the cores were as far from each other for both\n"
     );
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header([
+    let header = [
         "workload",
         "placement",
         "peer",
@@ -123,7 +122,8 @@ pub(crate) fn print(results: &Results, rounds: usize, took: Duration) {
         "p99",
         "p99.9",
         "remarks",
-    ]);
+    ];
+    let mut table = table(header, 4..11);
     for entry in &results.entries {
         let group = &entry.group;
         let workload = format!("{} {}", group.workload, group.detail);
@@ -153,12 +153,20 @@ pub(crate) fn print(results: &Results, rounds: usize, took: Duration) {
             ]);
         }
     }
-    for column in 4..11 {
+    println!("{}", table.trim_fmt());
+}
+
+/// A table whose columns of `numbers` are set to the right.
+fn table<const N: usize>(header: [&str; N], numbers: Range<usize>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header);
+    for column in numbers {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    println!("{}", table.trim_fmt());
+    table
 }
 
 /// What depends most on how far the cores are from each other.
@@ -166,9 +174,7 @@ const SPINNING: [&str; 3] = ["oneway", "batch", "roundtrip"];
 
 /// The medians of the samples at each distance, times the yardstick's there.
 pub(crate) fn print_distances(results: &Results) {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["workload", "peer", "one core", "", "near", "", "far", ""]);
+    let mut table = table(["workload", "peer", "one core", "", "near", "", "far", ""], 2..8);
     for entry in &results.entries {
         let group = &entry.group;
         if group.placement != Placement::Apart || !SPINNING.contains(&group.workload) {
@@ -191,11 +197,6 @@ pub(crate) fn print_distances(results: &Results) {
     }
     if table.is_empty() {
         return;
-    }
-    for column in 2..8 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
     }
     println!(
         "\nBy the distance of the two cores: threads of one core (a cache line there and back in less than 50 ns), near \
@@ -222,9 +223,7 @@ fn remarks(row: &Row) -> String {
 
 pub(crate) fn print_goals(goals: &[Goal]) {
     println!("\nGoals");
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["workload", "goal", "reached", ""]);
+    let mut table = table(["workload", "goal", "reached", ""], 0..0);
     for goal in goals {
         let verdict = match goal.met {
             Some(true) => "met",
