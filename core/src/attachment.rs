@@ -2,13 +2,16 @@
 #![expect(unsafe_code, reason = "ties a port to the mapping that it borrows from")]
 
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::error::{AttachError, Corrupt, Fault};
+use crate::frame::Frame;
 use crate::futex::Futex;
-use crate::gate::Wake;
+use crate::gate::{Gate, Wake};
 use crate::join::let_joiners_order_us;
 use crate::locks::Owner;
 use crate::port::Port;
@@ -16,7 +19,7 @@ use crate::position::Position;
 use crate::recovery::wake_everybody;
 use crate::segment::{Mapping, Segment};
 use crate::side::{Side, WaitsFor};
-use crate::sync::Ordering::{Relaxed, Release};
+use crate::sync::Ordering::{Relaxed, Release, SeqCst};
 use crate::sync::kill_point;
 
 /// What a handle and its leases share.
@@ -29,6 +32,20 @@ pub(crate) struct Attachment {
     /// Whether the opener vouched for all peers, see
     /// [`Queue::trust_peers`](crate::Queue::trust_peers).
     pub(crate) trusted: bool,
+    returns: Returns,
+}
+
+/// What this process alone knows of the messages that come back through a handle.
+#[derive(Debug)]
+struct Returns {
+    /// Where the tasks and threads wait that want a lease while all are out.
+    leases: Arc<Gate>,
+    /// The cells that owe a message before whose time it does not go.
+    held_back: Mutex<Vec<(usize, Instant)>>,
+    /// A driver waits for room on our behalf.
+    is_driven: AtomicBool,
+    /// Ends the driver's wait when we go.
+    driver: Mutex<Option<Waker>>,
 }
 
 /// How long somebody waits for those who have a record for a moment, auditors mostly, when no record
@@ -77,8 +94,18 @@ impl Attachment {
         };
         let (port, mapping) = attached?;
         port.record().pid.store(std::process::id(), Release); // [arrival]
-        let new = Arc::new(Self { port, mapping, segment: Arc::clone(segment), trusted });
+        let returns = Returns {
+            leases: Arc::new(Gate::new()),
+            held_back: Mutex::default(),
+            is_driven: AtomicBool::new(false),
+            driver: Mutex::default(),
+        };
+        let new = Arc::new(Self { port, mapping, segment: Arc::clone(segment), trusted, returns });
         new.announce_arrival();
+        if new.owes() {
+            // What the record's last owner left.
+            segment.owing.add(&new, None);
+        }
         Ok(new)
     }
 
@@ -170,20 +197,152 @@ impl Attachment {
         self.port.ring().finding.keep(corrupt).into()
     }
 
-    /// Where a handle waits that stands `at`.
-    pub(crate) fn side(&self, waits_for: WaitsFor, at: Position) -> Side {
-        Side::new(&self.segment, waits_for).of_handle(self.port.id(), at)
+    pub(crate) fn record(&self) -> u32 {
+        self.port.id()
     }
 
     pub(crate) fn futex(&self) -> Futex<'_> {
         Futex::counted(&self.port.record().tally)
     }
 
-    /// Tells those who join, after an acknowledgement.
+    /// After an acknowledgement: wakes those that join, those at the end of a closed queue, and one
+    /// that waits for a lease.
     #[inline]
-    pub(crate) fn notify_joiners(&self) {
-        let control = self.port.ring().control;
-        self.carry_out(control.after_recv.acknowledged.notify_of_store(u32::MAX));
+    pub(crate) fn acknowledged(&self) {
+        self.notify_of_hands();
+        self.carry_out(self.returns.leases.notify_of_store(1));
+    }
+
+    /// After a cell became free or an announced receive was lost: wakes those that wait until no
+    /// message is in any hands.
+    #[inline]
+    pub(crate) fn notify_of_hands(&self) {
+        let ring = self.port.ring();
+        self.carry_out(ring.control.after_recv.acknowledged.notify_of_store(u32::MAX));
+        if ring.is_closing() {
+            self.carry_out(ring.control.after_send.readable.notify_of_store(u32::MAX));
+        }
+    }
+
+    /// Gives back the message in `cell`, whose only lease is gone: at once, or owes it. Not before
+    /// `due`, if there is such a time.
+    pub(crate) fn give_back(self: &Arc<Self>, cell: usize, frame: Frame, due: Option<Instant>) {
+        // In a forked child, and on a corrupt segment, nothing is touched.
+        let Ok(port) = self.port() else { return };
+        let Ok(cell) = port.cell(cell) else { return };
+        let is_gone = match due {
+            Some(due) => {
+                self.held_back().push((cell.number(), due));
+                port.give_back_later(cell, frame).map(|()| false).map_err(Fault::from)
+            }
+            None => port.give_back(cell, frame),
+        };
+        match is_gone {
+            Ok(true) => self.returned(1),
+            Ok(false) => {
+                self.segment.owing.add(self, due);
+                // There may have been room since.
+                self.return_owed();
+                // If all leases are out, this message can be received again.
+                self.carry_out(self.returns.leases.notify_of_store(1));
+            }
+            // The next call on this queue says so.
+            Err(_) => {}
+        }
+    }
+
+    /// Returns what this handle owes, as far as there is room.
+    pub(crate) fn return_owed(&self) {
+        let Ok(port) = self.port() else { return };
+        if port.owes() {
+            let held_back = self.held_back_now();
+            let gone = port.return_owed(|cell| held_back.contains(&cell));
+            if gone > 0 {
+                self.returned(u32::try_from(gone).unwrap_or(u32::MAX));
+            }
+        }
+    }
+
+    /// Takes one message that this handle owes, to receive it again: its cell.
+    pub(crate) fn take_owed(&self) -> Option<usize> {
+        let held_back = self.held_back_now();
+        Some(self.port().ok()?.take_owed(|cell| held_back.contains(&cell))?.number())
+    }
+
+    pub(crate) fn owes(&self) -> bool {
+        self.port().is_ok_and(Port::owes)
+    }
+
+    /// When the next message may go that is held back.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.held_back().iter().map(|(_, due)| *due).min()
+    }
+
+    /// Whether a lease could be had, as far as it depends on this handle.
+    pub(crate) fn has_free_lease(&self) -> bool {
+        // A fault is news for the waiter, too.
+        let Ok(port) = self.port() else { return true };
+        port.free_cell(0, 1).is_ok() || self.owes_now()
+    }
+
+    /// Whether a message is owed that is not held back.
+    pub(crate) fn owes_now(&self) -> bool {
+        self.port().is_ok_and(|port| {
+            let held_back = self.held_back_now();
+            port.can_take_owed(|cell| held_back.contains(&cell))
+        })
+    }
+
+    /// Whether a driver is to be told: there is none.
+    pub(crate) fn begin_driving_owed(&self) -> bool {
+        !self.returns.is_driven.swap(true, SeqCst)
+    }
+
+    /// Has `driver` woken when this handle goes.
+    pub(crate) fn keep_driver(&self, driver: Waker) {
+        let before = self.driver().replace(driver);
+        drop(before);
+    }
+
+    fn driver(&self) -> MutexGuard<'_, Option<Waker>> {
+        self.returns.driver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the driver is not needed any more.
+    pub(crate) fn stop_driving_owed(&self) -> bool {
+        if self.owes_now() {
+            return false;
+        }
+        // A lease that was dropped meanwhile found a driver at work: the swap acquires what it owes.
+        self.returns.is_driven.swap(false, SeqCst);
+        !self.owes_now() || !self.begin_driving_owed()
+    }
+
+    /// Wakes after `count` messages went back.
+    fn returned(&self, count: u32) {
+        self.carry_out(self.port.ring().control.after_send.readable.notify(count));
+        // A joiner or a waiter at the end could not be woken by the receiver that acknowledged the
+        // message meanwhile: then our cell was not free yet.
+        self.notify_of_hands();
+        self.carry_out(self.returns.leases.notify(count));
+    }
+
+    /// The cells whose messages must not go yet.
+    fn held_back_now(&self) -> Vec<usize> {
+        let now = Instant::now();
+        let mut held_back = self.held_back();
+        held_back.retain(|(_, due)| *due > now);
+        held_back.iter().map(|(cell, _)| *cell).collect()
+    }
+
+    fn held_back(&self) -> MutexGuard<'_, Vec<(usize, Instant)>> {
+        self.returns.held_back.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where a handle waits that stands `at`.
+    pub(crate) fn side(self: &Arc<Self>, waits_for: WaitsFor, at: Position) -> Side {
+        let side = Side::new(&self.segment, waits_for).of_record(self.port.id()).at(at);
+        if waits_for == WaitsFor::Lease { side.of_leases(self, &self.returns.leases) } else { side }
     }
 
     #[inline]
@@ -204,15 +363,17 @@ impl Drop for Attachment {
         if self.mapping.is_forked() {
             return;
         }
-        // Leases that were lost in a panic, and an inheritance that was not received. What finds no
-        // room has no owner from here on, and is recovered as if we had died.
-        let (gone, _) = self.port.give_all_back();
-        if gone > 0 {
-            self.carry_out(self.port.ring().control.after_send.readable.notify(u32::MAX));
+        // What is owed, and leases that were leaked. What finds no room has no owner from here on, and
+        // is recovered as if we had died; so is all that a corrupt segment holds.
+        if self.port.ring().finding.check().is_ok() {
+            let (gone, _) = self.port.give_all_back();
+            if gone > 0 {
+                self.returned(u32::MAX);
+            }
         }
-        // Who acknowledged it meanwhile could not tell a joiner, for our cell held it.
-        self.notify_joiners();
         self.port.record().pid.store(0, Relaxed);
+        let driver = self.driver().take();
+        driver.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -224,8 +385,10 @@ impl core::fmt::Debug for Attachment {
 
 #[cfg(all(test, not(kill_points)))]
 mod tests {
+    use std::ops::ControlFlow;
     use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+    use crate::driver::WaitsFor;
     use crate::{Queue, Receiver, RecvError, Sender};
 
     /// A queue whose record 1 was left with a message for which there is no room.
@@ -235,7 +398,8 @@ mod tests {
         sender.try_send(b"first").unwrap();
         let lease = receiver.try_lease().unwrap();
         sender.try_send(b"second").unwrap();
-        lease.abandon();
+        // Owed, and left by the handle as if its process had died.
+        drop(lease);
         (queue, sender)
     }
 
@@ -279,10 +443,13 @@ mod tests {
         queue.close().unwrap();
         let locks = queue.segment().locks().unwrap();
         assert!(locks.take(1).unwrap());
-        assert_eq!(receiver.answer(Receiver::try_recv), None);
+        let waits = ControlFlow::Continue(WaitsFor::Message);
+        assert_eq!(receiver.answer(Receiver::try_recv), waits);
         locks.release(1).unwrap();
-        assert_eq!(receiver.answer(Receiver::try_recv), Some(Ok(b"first".to_vec())));
-        assert_eq!(receiver.answer(Receiver::try_recv), Some(Err(RecvError::Closed)));
+        let first = ControlFlow::Break(Ok(b"first".to_vec()));
+        assert_eq!(receiver.answer(Receiver::try_recv), first);
+        let ended = ControlFlow::Break(Err(RecvError::Closed));
+        assert_eq!(receiver.answer(Receiver::try_recv), ended);
     }
 
     /// Fails if a new handle does not wait for auditors (seen failing), or if their locks are taken for

@@ -3,14 +3,21 @@
 //! Whoever owns the record's byte lock acts as that record. So an auditor that dies is one more
 //! death of the same record, and every step may be repeated.
 //!
-//! The dead announced (`op`) that it offers the block of a cell for the one in a slot, the *gain*.
-//! In this order, each look ruling out what the next could mistake:
+//! The dead announced that it offers the block of a cell for the one in a slot, the *gain*. A record
+//! has two words for that, `op` and `returning` (`ring.rs`), so up to two exchanges are in question.
+//! For each, in this order, each step ruling out what the next could mistake:
 //!
 //! 1. The cell has the gain: all was settled.
-//! 2. The slot has the offer: exchanged. Nobody else could have put it there.
-//! 3. Another record announces the offer as its gain in that slot: it may have taken it out of the
-//!    slot and not tagged it yet. Postponed until that record moves on.
-//! 4. The offer's owner tag tells: still the dead's, then nothing was exchanged.
+//! 2. The slot has the offer: exchanged. No other handle could have put it there.
+//! 3. Another word announces the offer as its gain in that slot, of another record or the dead's own
+//!    other one: that exchange may have taken it out of the slot and not tagged it yet. Postponed
+//!    until that word moves on.
+//! 4. The offer's tag tells: if it names the cell that offered it, nothing was exchanged. As long as an
+//!    exchange of a cell is announced, the cell gains nothing else; so a block that came back to the
+//!    dead by its other exchange is in another cell, and tagged with that.
+//!
+//! One of the dead's two may be postponed until the other is settled, so the first is asked again
+//! after the second.
 //!
 //! Why 4 is right: the offer can leave the slot only with somebody who announces it as his gain
 //! before his exchange and tags it before he is idle. The look at the slot (2) comes after that
@@ -25,9 +32,9 @@
 
 use crate::control::Record;
 use crate::error::Corrupt;
-use crate::port::{Cell, Port};
+use crate::port::Port;
 use crate::ring::Ring;
-use crate::slot::{BlockId, CellWord, OpWord, SlotWord, Verb};
+use crate::slot::{CellWord, OpWord, SlotWord, Verb};
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Release};
 
 /// What became of an announced exchange.
@@ -41,40 +48,51 @@ enum Verdict {
 impl<'a> Ring<'a> {
     /// Settles what the last owner of `port`'s record left open; `false` if that must wait.
     pub(crate) fn audit(&self, port: &Port<'_>) -> Result<bool, Corrupt> {
-        let op = OpWord::from_bits(port.record().op.load(Acquire)); // [settle]
+        let [op, returning] = port.record().announcements();
+        let is_op_settled = self.settle(port, op)?;
+        let is_return_settled = self.settle(port, returning)?;
+        // What waited for the return finds it settled now.
+        Ok(is_return_settled && (is_op_settled || self.settle(port, op)?))
+    }
+
+    /// Settles the exchange that `announced`, a word of `port`'s record, tells of; `false` if that must
+    /// wait.
+    fn settle(&self, port: &Port<'_>, announced: &AtomicU64) -> Result<bool, Corrupt> {
+        let op = OpWord::from_bits(announced.load(Acquire)); // [settle]
         let Some(verb) = op.verb() else {
             // Idle, or no word of ours, which would be found again for ever.
-            port.record().op.store(OpWord::IDLE.bits(), Release);
+            announced.store(OpWord::IDLE.bits(), Release);
             return Ok(true);
         };
         let gain = self.block(op.gain())?;
-        match self.verdict(port, op) {
+        match self.verdict(port, announced, op) {
             Verdict::Postponed => return Ok(false),
             Verdict::NotExchanged => {}
             // As at the end of a swap.
             Verdict::Exchanged => {
-                gain.set_owner(port.id());
-                let settled = match verb {
-                    Verb::Recv => CellWord::held_undated(op.gain()),
-                    Verb::Send => CellWord::free(op.gain()),
-                    Verb::Return => {
-                        self.count_return();
-                        CellWord::free(op.gain())
-                    }
-                };
+                if verb == Verb::Return {
+                    // The block with the origin may be another handle's by now.
+                    self.count_return(None);
+                }
                 if let Ok(cell) = port.cell(op.cell()) {
-                    cell.settle(settled);
+                    gain.set_owner(cell.tag());
+                    cell.settle(match verb {
+                        Verb::Recv => CellWord::held_undated(op.gain()),
+                        Verb::Send | Verb::Return => CellWord::free(op.gain()),
+                    });
                 }
             }
         }
-        port.record().op.store(OpWord::IDLE.bits(), Release);
+        announced.store(OpWord::IDLE.bits(), Release);
         Ok(true)
     }
 
-    fn verdict(&self, port: &Port<'_>, op: OpWord) -> Verdict {
-        let offer = port.cell(op.cell()).map_or(BlockId::NONE, Cell::block);
+    fn verdict(&self, port: &Port<'_>, announced: &AtomicU64, op: OpWord) -> Verdict {
+        // No honest record announces a cell that it does not have.
+        let Ok(cell) = port.cell(op.cell()) else { return Verdict::NotExchanged };
+        let offer = cell.block();
         if offer == op.gain() {
-            // Only the op remains to be cleared. The tag was stored before the cell.
+            // Only the word remains to be cleared. The tag was stored before the cell.
             return Verdict::NotExchanged;
         }
         // [message], [space]: what was stored before the exchange is seen after this.
@@ -82,17 +100,16 @@ impl<'a> Ring<'a> {
         if parked.is_some_and(|slot| slot.block() == offer) {
             return Verdict::Exchanged;
         }
-        let slot = op.slot();
-        let announces = |record: &Record| {
-            let op = OpWord::from_bits(record.op.load(Acquire)); // [announce-op]
-            op.verb().is_some() && op.gain() == offer && op.slot() == slot
+        let announces = |word: &AtomicU64| {
+            let other = OpWord::from_bits(word.load(Acquire)); // [announce-op]
+            other.verb().is_some() && other.gain() == offer && other.slot() == op.slot()
         };
-        let mut others = self.records.iter().enumerate();
-        if others.any(|(id, record)| id != port.id() as usize && announces(record)) {
+        let mut others = self.records.iter().flat_map(Record::announcements);
+        if others.any(|word| !core::ptr::eq(word, announced) && announces(word)) {
             return Verdict::Postponed;
         }
         match self.block(offer) {
-            Ok(block) if block.owner() == port.id() => Verdict::NotExchanged,
+            Ok(block) if block.owner() == cell.tag() => Verdict::NotExchanged,
             _ => Verdict::Exchanged,
         }
     }
@@ -103,12 +120,20 @@ impl<'a> Ring<'a> {
         self.cells.get(from..from.wrapping_add(self.geometry.cells()))
     }
 
+    /// How many messages all handles owe.
+    #[cfg(not(loom))]
+    pub(crate) fn owed(&self) -> u64 {
+        let is_owed = |cell: &&AtomicU64| CellWord::from_bits(cell.load(Acquire)).is_owed();
+        let rows = (0..self.geometry.handles()).filter_map(|id| self.cells_of(id));
+        rows.flatten().filter(is_owed).count() as u64
+    }
+
     /// Whether record `id` has something to be recovered, should its owner be dead: it was in the
     /// midst of a swap, or has messages that are not acknowledged.
     pub(crate) fn is_dirty(&self, id: u32) -> bool {
         let index = id as usize;
-        let busy = |record: &Record| record.op.load(Acquire) != OpWord::IDLE.bits();
-        if self.records.get(index).is_some_and(busy) {
+        let is_busy = |word: &AtomicU64| word.load(Acquire) != OpWord::IDLE.bits();
+        if self.records.get(index).is_some_and(|it| it.announcements().into_iter().any(is_busy)) {
             return true;
         }
         let row = self.cells_of(id).unwrap_or_default();

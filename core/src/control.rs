@@ -2,7 +2,7 @@
 
 use crate::flag::Flag;
 use crate::gate::Gate;
-use crate::slot::OpWord;
+use crate::slot::{OpWord, Verb};
 use crate::stats::Tally;
 use crate::sync::{AtomicU32, AtomicU64};
 
@@ -43,6 +43,10 @@ pub(crate) struct Rare {
     pub(crate) arrivals: AtomicU32,
     /// Moves with every message that goes back into the ring, after it did.
     pub(crate) returns: AtomicU64,
+    /// The same for those messages alone that a join waits for.
+    pub(crate) due_returns: AtomicU64,
+    /// A message sent before this position may be one that a join waits for.
+    pub(crate) joined_before: AtomicU64,
     /// Of an event, which uses nothing else of its segment than this and the gate `readable`.
     pub(crate) flag: Flag,
 }
@@ -54,7 +58,14 @@ impl Control {
         Self {
             after_send: AfterSend { readable },
             after_recv: AfterRecv { writable, acknowledged },
-            rare: Rare { closing, arrivals, returns: AtomicU64::new(0), flag: Flag::new() },
+            rare: Rare {
+                closing,
+                arrivals,
+                returns: AtomicU64::new(0),
+                due_returns: AtomicU64::new(0),
+                joined_before: AtomicU64::new(0),
+                flag: Flag::new(),
+            },
         }
     }
 
@@ -68,15 +79,35 @@ impl Control {
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Record {
+    /// The send or receive under way.
     pub(crate) op: AtomicU64,
+    /// The return under way, which may run beside it on another thread.
+    pub(crate) returning: AtomicU64,
     /// Of the owner's process; 0 if nobody owns the record. Whoever acts on it only looks earlier.
     pub(crate) pid: AtomicU32,
+    /// Unused, 0: what the handle is for.
+    _role: AtomicU32,
     pub(crate) tally: Tally,
 }
 
 impl Record {
     pub(crate) fn new() -> Self {
-        let (op, pid) = (AtomicU64::new(OpWord::IDLE.bits()), AtomicU32::new(0));
-        Self { op, pid, tally: Tally::default() }
+        let idle = || AtomicU64::new(OpWord::IDLE.bits());
+        let (pid, _role) = (AtomicU32::new(0), AtomicU32::new(0));
+        Self { op: idle(), returning: idle(), pid, _role, tally: Tally::default() }
+    }
+
+    /// The word in which an exchange of `verb` is announced.
+    #[inline]
+    pub(crate) fn announcement(&self, verb: Verb) -> &AtomicU64 {
+        match verb {
+            Verb::Send | Verb::Recv => &self.op,
+            Verb::Return => &self.returning,
+        }
+    }
+
+    /// Both words in which it announces.
+    pub(crate) fn announcements(&self) -> [&AtomicU64; 2] {
+        [&self.op, &self.returning]
     }
 }

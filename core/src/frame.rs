@@ -1,15 +1,16 @@
 //! A frame: how one message lies in a block.
 //!
-//! A block is an array of words. Word 0 is the owner tag, word 1 the frame's header, then the
-//! payload, padded to a whole word. The header is one `u64`, read once into private memory and
-//! checked before anything is believed:
+//! A block is an array of words: the owner tag, the frame's header, a word that is not used yet (for
+//! an id), the origin, and then the payload, padded to a whole word. The header is one `u64`, read
+//! once into private memory and checked before anything is believed:
 //!
 //! | bits | 0..32 | 32..40 | 40..48 | 48..64 |
 //! |---|---|---|---|---|
 //! | | length in bytes | kind | flags | attempts |
 //!
 //! A message that goes back into the queue is flagged *returned*, and the receiver that gets it next
-//! counts the attempt: so whoever returns it can be killed midway and another do it again.
+//! counts the attempt: so whoever returns it can be killed midway and another do it again. Its block
+//! keeps the position at which it was received first, the *origin*, for the sake of `join.rs`.
 //!
 //! Payload words are relaxed atomics, and long rows of them are copied as `copy.rs` says: a peer that
 //! scribbles garbles a message, and that is all.
@@ -17,6 +18,7 @@
 
 use crate::copy;
 use crate::error::Corrupt;
+use crate::position::Position;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 /// The only kind of frame so far. Not 0, so that memory nobody wrote is no frame.
@@ -27,8 +29,10 @@ const FLAG_REDELIVERED: u64 = 1;
 const FLAG_RETURNED: u64 = 2;
 const FLAGS: u64 = FLAG_REDELIVERED | FLAG_RETURNED;
 
-/// Words before the payload: owner tag and frame header.
-pub(crate) const BLOCK_HEADER_WORDS: usize = 2;
+/// Words before the payload: owner tag, frame header, one for an id, and the origin.
+pub(crate) const BLOCK_HEADER_WORDS: usize = 4;
+/// The origin of a message whose first receiver died before it wrote down the position.
+const UNDATED: u64 = u64::MAX;
 
 /// The header of a frame, checked: what it says is in the word as the table above has it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -131,26 +135,38 @@ impl core::fmt::Debug for Frame {
 pub(crate) struct Block<'a> {
     owner: &'a AtomicU64,
     header: &'a AtomicU64,
+    origin: &'a AtomicU64,
     payload: &'a [AtomicU64],
 }
 
 impl<'a> Block<'a> {
-    /// The block in `words`, or `None` when they are too few to hold the two header words.
+    /// The block in `words`, or `None` when they are too few to hold the header words.
     #[inline]
     pub(crate) fn new(words: &'a [AtomicU64]) -> Option<Self> {
-        let [owner, header, payload @ ..] = words else { return None };
-        Some(Self { owner, header, payload })
+        let [owner, header, _id, origin, payload @ ..] = words else { return None };
+        Some(Self { owner, header, origin, payload })
     }
 
-    /// Tags the block with the record that owns it now. Read by an audit alone.
+    /// Tags the block with the cell that gained it, as numbered in the segment. Read by an audit alone.
     #[inline]
-    pub(crate) fn set_owner(&self, record: u32) {
-        // Relaxed: the store of the record's op that follows carries it ([settle]).
-        self.owner.store(u64::from(record), Relaxed);
+    pub(crate) fn set_owner(&self, cell: u32) {
+        // Relaxed: the store of the record's announcement that follows carries it ([settle]).
+        self.owner.store(cell.into(), Relaxed);
     }
 
     pub(crate) fn owner(&self) -> u32 {
         self.owner.load(Relaxed) as u32
+    }
+
+    /// Where the message was received first; `None` if that is unknown. Of a message that was
+    /// returned.
+    pub(crate) fn origin(&self) -> Option<Position> {
+        let bits = self.origin.load(Relaxed);
+        (bits != UNDATED).then(|| Position::from_low_bits(bits))
+    }
+
+    pub(crate) fn set_origin(&self, at: Option<Position>) {
+        self.origin.store(at.map_or(UNDATED, Position::bits), Relaxed);
     }
 
     #[inline]
@@ -279,7 +295,7 @@ mod tests {
 
     #[test]
     fn every_length_comes_back_as_it_was_written() {
-        let words = words(2 + 4);
+        let words = words(BLOCK_HEADER_WORDS + 4);
         let block = Block::new(&words).unwrap();
         for len in 0..=32 {
             let sent: Vec<u8> = (0..len).map(|n| n as u8 ^ 0xa5).collect();
@@ -294,7 +310,7 @@ mod tests {
     fn writing_in_pieces_equals_writing_at_once() {
         let sent: Vec<u8> = (0..32).collect();
         for cut in 0..=32 {
-            let words = words(2 + 4);
+            let words = words(BLOCK_HEADER_WORDS + 4);
             let block = Block::new(&words).unwrap();
             block.write_at(cut, &sent[cut..]);
             block.write_at(0, &sent[..cut]);
@@ -306,7 +322,7 @@ mod tests {
 
     #[test]
     fn every_part_is_read_as_it_lies() {
-        let words = words(2 + 4);
+        let words = words(BLOCK_HEADER_WORDS + 4);
         let block = Block::new(&words).unwrap();
         let sent: Vec<u8> = (0..32).collect();
         block.write(&sent);
@@ -332,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_frame_longer_than_its_block_is_corrupt() {
-        let words = words(2 + 1);
+        let words = words(BLOCK_HEADER_WORDS + 1);
         let block = Block::new(&words).unwrap();
         block.set_frame(Frame::first(9));
         assert!(block.frame(1000).is_err(), "the block has room for 8 bytes");

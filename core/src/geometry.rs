@@ -340,6 +340,12 @@ impl Geometry {
         self.file_len
     }
 
+    /// The number of `cell` of `handle` in the segment, as blocks are tagged with it. Below the number of
+    /// blocks.
+    pub(crate) fn cell_tag(&self, handle: u32, cell: usize) -> u32 {
+        (handle as usize * self.cells() + cell) as u32
+    }
+
     /// The block that `cell` of `handle` holds in a new segment; the slot of position `n` holds
     /// block `n`.
     pub(crate) fn first_block(&self, handle: usize, cell: usize) -> u32 {

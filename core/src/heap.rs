@@ -11,9 +11,9 @@ use crate::frame::{Block, Frame};
 use crate::gate::Gate;
 use crate::geometry::{Geometry, Wishes};
 use crate::join::Join;
-use crate::port::Port;
+use crate::port::{Cell, Port};
 use crate::position::Position;
-use crate::ring::{Ring, Stop};
+use crate::ring::Ring;
 use crate::slot::Verb;
 use crate::sync::AtomicU64;
 
@@ -227,14 +227,23 @@ impl HeapPort<'_> {
         frame.is_ok_and(|frame| frame.redelivered())
     }
 
-    /// Gives back what `cell` holds.
+    /// Gives back what `cell` holds; `false` if the ring is full, and it is owed.
     ///
     /// # Errors
-    /// [`TrySendError::Full`].
-    pub fn give_back(&self, cell: usize) -> Result<(), TrySendError> {
-        let cell = self.port.cell(cell).map_err(Stop::from)?;
-        let frame = self.port.frame(cell).map_err(Stop::from)?;
-        Ok(self.port.give_back(cell, frame)?)
+    /// [`Fault::Corrupt`].
+    pub fn give_back(&self, cell: usize) -> Result<bool, Fault> {
+        let cell = self.port.cell(cell)?;
+        self.port.give_back(cell, self.port.frame(cell)?)
+    }
+
+    /// Returns what is owed; how many messages went.
+    pub fn return_owed(&self) -> usize {
+        self.port.return_owed(|_| false)
+    }
+
+    /// Takes one owed message to receive it again: the cell that holds it.
+    pub fn take_owed(&self) -> Option<usize> {
+        self.port.take_owed(|_| false).map(Cell::number)
     }
 }
 

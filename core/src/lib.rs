@@ -70,6 +70,8 @@ mod waitqueue;
 #[cfg(not(loom))]
 mod attachment;
 #[cfg(not(loom))]
+mod dead_letters;
+#[cfg(not(loom))]
 mod event;
 #[cfg(not(loom))]
 mod fork;
@@ -83,6 +85,8 @@ mod lease;
 mod locks;
 #[cfg(not(loom))]
 mod message;
+#[cfg(not(loom))]
+mod owed;
 #[cfg(not(loom))]
 mod pack;
 #[cfg(not(loom))]
@@ -111,6 +115,8 @@ pub mod driver {
     #[cfg(not(loom))]
     pub use crate::census::census;
     #[cfg(not(loom))]
+    pub use crate::dead_letters::DeferredLetters;
+    #[cfg(not(loom))]
     pub use crate::event::Expecting;
     pub use crate::flag::{Flag, Since};
     #[cfg(not(loom))]
@@ -121,9 +127,11 @@ pub mod driver {
     #[cfg(kill_points)]
     pub use crate::kill_points::{KillPoint, arm, disarm};
     #[cfg(not(loom))]
+    pub use crate::owed::{Owed, Until, on_owed};
+    #[cfg(not(loom))]
     pub use crate::queue::Joining;
     #[cfg(not(loom))]
-    pub use crate::side::{Side, SideKey};
+    pub use crate::side::{Side, SideKey, WaitsFor};
     #[cfg(not(loom))]
     pub use crate::spin::Spin;
     #[cfg(not(loom))]
@@ -136,12 +144,13 @@ pub mod driver {
 
 #[cfg(not(loom))]
 pub use self::{
+    dead_letters::DeadLetter,
     event::Event,
     lease::Lease,
     message::Message,
     pack::{Messages, Pack},
     queue::{Builder, Queue},
-    receiver::{DeadLetter, Receiver},
+    receiver::Receiver,
     recovery::Recovered,
     semaphore::{Permit, Semaphore},
     sender::{Reservation, Sender},

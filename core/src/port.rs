@@ -3,6 +3,16 @@
 //! A cell always holds exactly one block: free, or *held* by a message that is not yet
 //! acknowledged. Cell and record are written by their owner alone; the shared copy is for an audit,
 //! and the private copy is the one we believe, since a peer could have scribbled on the other.
+//!
+//! One thread at a time sends or receives through a port. Beside it any thread may do these:
+//!
+//! | what | to which cell | by whom |
+//! |---|---|---|
+//! | acknowledge | held | the one lease of its message |
+//! | give back: to the ring, or as *owed* when the ring is full | held | the one lease of its message, then the lock of returns |
+//! | return what is owed, or take it to be received again | owed | the lock of returns |
+//!
+//! So a free cell belongs to the thread that receives, a held one to its lease, an owed one to the lock.
 
 use crate::control::Record;
 use crate::error::{Corrupt, Fault};
@@ -10,18 +20,23 @@ use crate::frame::{Block, Frame};
 use crate::position::Position;
 use crate::ring::{Ring, Stop};
 use crate::slot::{BlockId, CellWord, Verb};
-use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Release};
+use crate::sync::{AtomicU64, Mutex, MutexGuard};
+use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 /// The cell of all sends: a sender never holds a message.
 const SEND_CELL: usize = 0;
 
-/// One handle's place at the ring. At most one operation at a time may use it; acknowledging is
-/// free.
+/// One handle's place at the ring.
 pub(crate) struct Port<'a> {
     ring: Ring<'a>,
     id: u32,
     record: &'a Record,
     cells: Box<[Cell<'a>]>,
+    /// How many cells owe: what the receiving thread asks before each receive. Changes under the lock
+    /// of returns.
+    owed: core::sync::atomic::AtomicUsize,
+    /// Of the one return under way. Held for one exchange; no code of a user runs under it.
+    returns: Mutex<()>,
     /// How many positions ahead the next operation looks: a hint of the ring's, for its own use.
     pub(crate) ahead: core::sync::atomic::AtomicU64,
 }
@@ -29,6 +44,8 @@ pub(crate) struct Port<'a> {
 /// A cell of ours.
 pub(crate) struct Cell<'a> {
     number: usize,
+    /// Its number in the segment.
+    tag: u32,
     shared: &'a AtomicU64,
     mine: AtomicU64,
 }
@@ -49,6 +66,12 @@ impl Cell<'_> {
         self.word().is_held()
     }
 
+    /// What blocks are tagged with that it gains.
+    #[inline]
+    pub(crate) fn tag(&self) -> u32 {
+        self.tag
+    }
+
     /// Makes the cell free again: its message needs no redelivery.
     #[inline]
     pub(crate) fn acknowledge(&self) {
@@ -58,9 +81,16 @@ impl Cell<'_> {
     /// Records what the cell holds now.
     #[inline]
     pub(crate) fn settle(&self, word: CellWord) {
+        self.tell(word);
         // Release: the next user of the cell comes after the last read of its block.
-        self.shared.store(word.bits(), Release);
         self.mine.store(word.bits(), Release);
+    }
+
+    /// Tells other processes what the cell holds now, before this process may act on it.
+    #[inline]
+    pub(crate) fn tell(&self, word: CellWord) {
+        // Release: as above.
+        self.shared.store(word.bits(), Release); // [settle]
     }
 
     #[inline]
@@ -82,10 +112,11 @@ impl<'a> Port<'a> {
         for (number, shared) in shared.iter().enumerate() {
             let word = CellWord::from_bits(shared.load(Acquire)); // [settle]
             ring.block(word.block())?;
-            cells.push(Cell { number, shared, mine: AtomicU64::new(word.bits()) });
+            let (mine, tag) = (word.taken(), ring.geometry.cell_tag(id, number));
+            cells.push(Cell { number, tag, shared, mine: AtomicU64::new(mine.bits()) });
         }
-        let (cells, ahead) = (cells.into_boxed_slice(), 1.into());
-        let port = Self { ring, id, record, cells, ahead };
+        let (cells, owed) = (cells.into_boxed_slice(), 0.into());
+        let port = Self { ring, id, record, cells, owed, returns: Mutex::new(()), ahead: 1.into() };
         Ok(ring.audit(&port)?.then_some(port))
     }
 
@@ -154,36 +185,114 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// The cells with messages that are not acknowledged.
-    pub(crate) fn held(&self) -> impl Iterator<Item = &Cell<'a>> {
-        self.cells.iter().filter(|cell| cell.is_held())
+    /// Sends the message in `cell`, a held one that the caller answers for, again, flagged as
+    /// redelivered; `false` if the ring is full: the message is owed then. Its header was read as
+    /// `frame`.
+    ///
+    /// # Errors
+    /// Of a corrupt ring: the message stays in the cell.
+    pub(crate) fn give_back(&self, cell: &Cell<'_>, frame: Frame) -> Result<bool, Fault> {
+        let _returns = self.lock_returns();
+        match self.give_back_alone(cell, frame) {
+            Ok(()) => Ok(true),
+            Err(Stop::Fault(fault)) => Err(fault),
+            Err(Stop::NotNow | Stop::Closed) => {
+                self.owe(cell);
+                Ok(false)
+            }
+        }
     }
 
-    /// Sends the message in `cell`, whose header was read as `frame`, again, flagged as redelivered.
-    /// Refused only while the ring is full: it stays in the cell then.
-    pub(crate) fn give_back(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Stop> {
+    /// Has the message in `cell`, a held one that the caller answers for, returned later.
+    pub(crate) fn give_back_later(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Corrupt> {
+        let _returns = self.lock_returns();
         self.block_of(cell)?.set_frame(frame.returned());
+        self.owe(cell);
+        Ok(())
+    }
+
+    /// Whether some message is owed. Exact for the thread that owed or returned it last.
+    #[inline]
+    pub(crate) fn owes(&self) -> bool {
+        // Relaxed: the lock of returns orders all that is done because of it.
+        self.owed.load(Relaxed) != 0
+    }
+
+    /// Returns what is owed, as far as there is room, but for the cells that `waits` names: how many
+    /// messages went.
+    pub(crate) fn return_owed(&self, waits: impl Fn(usize) -> bool) -> usize {
+        let _returns = self.lock_returns();
+        self.give_each_back(|cell| cell.word().is_owed() && !waits(cell.number)).0
+    }
+
+    /// Takes one owed message to be received again, unless `waits` names its cell.
+    pub(crate) fn take_owed(&self, waits: impl Fn(usize) -> bool) -> Option<&Cell<'a>> {
+        let _returns = self.lock_returns();
+        let cell = self.cells.iter().find(|it| it.word().is_owed() && !waits(it.number))?;
+        self.owed.fetch_sub(1, Relaxed);
+        cell.settle(cell.word().taken());
+        Some(cell)
+    }
+
+    /// Whether [`take_owed`](Self::take_owed) would take one.
+    pub(crate) fn can_take_owed(&self, waits: impl Fn(usize) -> bool) -> bool {
+        self.owes() && self.cells.iter().any(|it| it.word().is_owed() && !waits(it.number))
+    }
+
+    /// Gives all held messages back for which there is room; how many went and how many stay, owed.
+    /// Only for a port without leases.
+    pub(crate) fn give_all_back(&self) -> (usize, usize) {
+        let _returns = self.lock_returns();
+        self.give_each_back(|cell| cell.is_held())
+    }
+
+    /// The caller has the lock of returns.
+    #[expect(clippy::arithmetic_side_effects, reason = "counts of cells")]
+    fn give_each_back(&self, which: impl Fn(&Cell<'a>) -> bool) -> (usize, usize) {
+        let (mut gone, mut left) = (0, 0);
+        for cell in self.cells.iter().filter(|cell| which(cell)) {
+            let was_owed = cell.word().is_owed();
+            let frame = self.frame(cell);
+            match frame.map(|frame| self.give_back_alone(cell, frame)) {
+                Ok(Ok(())) => gone += 1,
+                // Some process scribbled on it: there is no message to be saved.
+                Err(_) => cell.acknowledge(),
+                // A fault is the ring's: the message is whole, and waits.
+                Ok(Err(_)) => {
+                    left += 1;
+                    if !was_owed {
+                        self.owe(cell);
+                    }
+                    continue;
+                }
+            }
+            if was_owed {
+                self.owed.fetch_sub(1, Relaxed);
+            }
+        }
+        (gone, left)
+    }
+
+    /// The caller has the lock of returns.
+    fn give_back_alone(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Stop> {
+        let block = self.block_of(cell)?;
+        if !frame.redelivered() {
+            block.set_origin(cell.word().received_at());
+        }
+        block.set_frame(frame.returned());
         let mut at = self.start(Verb::Return)?;
         self.ring.swap(Verb::Return, self, cell, &mut at).map(drop)
     }
 
-    /// Gives all held messages back for which there is room; how many went and how many stay.
-    #[expect(clippy::arithmetic_side_effects, reason = "counts of cells")]
-    pub(crate) fn give_all_back(&self) -> (usize, usize) {
-        let (mut gone, mut left) = (0, 0);
-        for cell in self.held() {
-            // Somebody scribbled on it: there is no message to be saved.
-            let Ok(frame) = self.frame(cell) else {
-                cell.acknowledge();
-                continue;
-            };
-            match self.give_back(cell, frame) {
-                Ok(()) => gone += 1,
-                // A fault is the ring's: the message is whole, and waits.
-                Err(_) => left += 1,
-            }
-        }
-        (gone, left)
+    /// The caller has the lock of returns.
+    fn owe(&self, cell: &Cell<'_>) {
+        cell.settle(cell.word().owed());
+        self.owed.fetch_add(1, Relaxed);
+    }
+
+    fn lock_returns(&self) -> MutexGuard<'_, ()> {
+        // What a panic could leave behind is whole: an exchange happened or it did not.
+        self.returns.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Writes a whole message into the block of the cell of sends, which nobody else reads.

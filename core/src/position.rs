@@ -82,6 +82,13 @@ impl Laps {
         Lap::new(at.0 >> self.log2)
     }
 
+    /// Whether `at` comes before `other`, by all the bits that slots tell of a position.
+    pub(crate) fn is_before(self, at: Position, other: Position) -> bool {
+        const UNUSED: u32 = u64::BITS - LAP_BITS;
+        let unused = UNUSED.saturating_sub(self.log2);
+        (at.0.wrapping_sub(other.0) << unused).cast_signed() < 0
+    }
+
     /// The position of slot 0 in `lap`.
     pub(crate) fn start_of(self, lap: Lap) -> Position {
         Position(lap.bits() << self.log2)

@@ -153,6 +153,11 @@ impl<M: Message + ?Sized> Queue<M> {
         self.segment.geometry().handles() as usize
     }
 
+    /// How many messages each receiver can lease at a time.
+    pub fn leases(&self) -> usize {
+        self.segment.geometry().leases()
+    }
+
     /// How many messages wait. Others send and receive meanwhile: right at some instant if nobody
     /// does, and never more than the capacity. 0 in a forked child.
     pub fn len(&self) -> usize {
@@ -241,8 +246,11 @@ impl<M: Message + ?Sized> Queue<M> {
     /// ```
     pub fn stats(&self) -> Stats {
         let mut stats = Stats::default();
-        for record in self.segment.ring().iter().flat_map(|ring| ring.records) {
-            stats.add(&record.tally);
+        if let Some(ring) = self.segment.ring() {
+            for record in ring.records {
+                stats.add(&record.tally);
+            }
+            stats.owed = ring.owed();
         }
         stats
     }

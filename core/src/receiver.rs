@@ -1,15 +1,18 @@
-//! The receiving handle, and the lease of a message that is not yet acknowledged.
+//! The receiving handle.
 
 use std::marker::PhantomData;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::attachment::{AUDIT_PATIENCE, Attachment};
-use crate::error::{Corrupt, Fault, RecvError, RecvTimeoutError, TryRecvError, TrySendError};
+use crate::attachment::Attachment;
+use crate::dead_letters::{DeadLetter, DeadLetters, DeferredLetters, Handler};
+use crate::error::{Corrupt, Fault, RecvError, RecvTimeoutError, TryRecvError};
 use crate::frame::{Block, Frame};
+use crate::join::order_acknowledgements;
 use crate::lease::Lease;
 use crate::message::{InBlock, Message};
-use crate::port::{Cell, Port};
+use crate::port::Cell;
 use crate::position::Position;
 use crate::ring::Stop;
 use crate::sender::Sender;
@@ -43,45 +46,22 @@ pub struct Receiver<M: Message + ?Sized = [u8]> {
     at: Position,
     /// Where to begin the search for a free cell.
     hint: usize,
-    /// Cells with what the record's last owner, now dead, did not acknowledge and the ring had no
-    /// room for: received first.
-    inheritance: Vec<usize>,
     dead_letters: DeadLetters<M>,
-    /// When the queue first seemed to have ended, while something may still be put back.
-    end_since: Option<Instant>,
+    /// A handler of dead letters is not called by the receive that finds one.
+    defers: bool,
     spin: Spin,
     carries: PhantomData<fn() -> Box<M>>,
 }
 
-/// A message that was handed to receivers as often as the queue allows, and never acknowledged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct DeadLetter<T> {
-    /// The message.
-    pub message: T,
-    /// How often it was handed to a receiver, this time included.
-    pub attempts: u16,
-}
-
-/// What becomes of messages that had enough attempts.
-enum DeadLetters<M: Message + ?Sized> {
-    Dropped,
-    Handled(Box<dyn FnMut(DeadLetter<M::Owned>) + Send>),
-    Forwarded(Box<Sender<M>>),
-}
-
 impl<M: Message + ?Sized> Receiver<M> {
     pub(crate) fn new(attachment: Arc<Attachment>) -> Result<Self, Fault> {
-        let port = attachment.port()?;
-        let (at, inheritance) = (port.start(Verb::Recv)?, port.held().map(Cell::number).collect());
-        let dead_letters = DeadLetters::Dropped;
+        let at = attachment.port()?.start(Verb::Recv)?;
         Ok(Self {
             attachment,
             at,
             hint: 0,
-            inheritance,
-            dead_letters,
-            end_since: None,
+            dead_letters: DeadLetters::Kept,
+            defers: false,
             spin: Spin::default(),
             carries: PhantomData,
         })
@@ -120,12 +100,14 @@ impl<M: Message + ?Sized> Receiver<M> {
 
     /// Has `handler` called with each message that this handle receives after it was handed out
     /// [`max_attempts`](crate::Builder::max_attempts) times and never acknowledged: what every
-    /// receiver dies of is not given to one more. Without a handler it is dropped, and
-    /// [`counted`](crate::Stats::dead_lettered).
+    /// receiver dies of is not given to one more. Without a handler,
+    /// [a second queue](Self::forward_dead_letters) or a [discard](Self::discard_dead_letters), this
+    /// handle receives such a message like any other, and its attempts go on counting.
     ///
-    /// It is called within the receive that finds the message, which then goes on to the next. The
-    /// message is acknowledged when the handler returns; if the process dies in it, the message
-    /// comes again, to the handler of whoever receives it.
+    /// The receive that finds the message calls the handler, and then goes on to the next message. No
+    /// lock of this crate is held meanwhile, so the handler may use this handle too, where tasks
+    /// share it. The message is acknowledged when the handler returns. If the handler panics, or the
+    /// process dies in it, the message comes again, to the handler of the receiver that gets it.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().max_attempts(1).create()?;
@@ -133,14 +115,14 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// let mut receiver = queue.receiver()?;
     /// let (letters, dead) = std::sync::mpsc::channel();
     /// receiver.on_dead_letter(move |letter| letters.send(letter.message).unwrap());
-    /// let first = receiver.try_lease()?;
-    /// receiver.nack(first).expect("there is room");
+    /// receiver.try_lease()?.nack();
     /// assert!(receiver.try_recv().is_err(), "no second time");
     /// assert_eq!(dead.recv()?, b"poison");
+    /// assert_eq!(queue.stats().dead_lettered, 1);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on_dead_letter(&mut self, handler: impl FnMut(DeadLetter<M::Owned>) + Send + 'static) {
-        self.dead_letters = DeadLetters::Handled(Box::new(handler));
+        self.dead_letters = DeadLetters::Handled(Arc::new(Handler::new(Box::new(handler))));
     }
 
     /// As [`on_dead_letter`](Self::on_dead_letter), with a second queue for them: they arrive there
@@ -154,14 +136,44 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// queue.sender()?.try_send(b"poison")?;
     /// let mut receiver = queue.receiver()?;
     /// receiver.forward_dead_letters(dead.sender()?);
-    /// let first = receiver.try_lease()?;
-    /// receiver.nack(first).expect("there is room");
+    /// receiver.try_lease()?.nack();
     /// assert!(receiver.try_recv().is_err(), "no second time");
     /// assert_eq!(dead.receiver()?.try_recv()?, b"poison");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn forward_dead_letters(&mut self, to: Sender<M>) {
         self.dead_letters = DeadLetters::Forwarded(Box::new(to));
+    }
+
+    /// Drops each message that had its [`max_attempts`](crate::Builder::max_attempts), and
+    /// [counts](crate::Stats::dead_lettered) it: for queues where a message that failed so often is
+    /// worth nothing.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().max_attempts(1).create()?;
+    /// queue.sender()?.try_send(b"poison")?;
+    /// let mut receiver = queue.receiver()?;
+    /// receiver.try_lease()?.nack();
+    /// assert_eq!(receiver.try_lease()?.attempts(), 2, "it is kept, unless it is said otherwise");
+    /// receiver.discard_dead_letters();
+    /// assert!(receiver.try_lease().is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn discard_dead_letters(&mut self) {
+        self.dead_letters = DeadLetters::Discarded;
+    }
+
+    /// Has a handler of dead letters called not by the receive that finds one, but by
+    /// [`DeferredLetters::handle`]. For a handle behind a lock, which the handler may want.
+    #[doc(hidden)]
+    pub fn defer_dead_letters(&mut self) {
+        self.defers = true;
+    }
+
+    /// The dead letters that the calls so far have left for the handler.
+    #[doc(hidden)]
+    pub fn deferred_letters(&self) -> Option<DeferredLetters<M>> {
+        self.dead_letters.deferred()
     }
 
     /// Takes the oldest message, copied out and acknowledged. Lock-free: no peer, dead, stopped or
@@ -189,7 +201,7 @@ impl<M: Message + ?Sized> Receiver<M> {
             // The acknowledgement comes last: who is killed before has the message delivered again.
             notify_of_room(attachment, 1);
             cell.acknowledge();
-            attachment.notify_joiners();
+            attachment.notify_of_hands();
             read
         });
         taken?.map_err(|corrupt| self.attachment.keep(corrupt))?;
@@ -304,25 +316,33 @@ impl<M: Message + ?Sized> Receiver<M> {
         taken.unwrap_or(Err(RecvError::Closed))
     }
 
-    /// Takes the oldest message without copying it out: a lease on it, to be acknowledged.
+    /// Takes the oldest message without copying it out: a lease on it, to be
+    /// [acknowledged](Lease::ack). A lease that is dropped returns its message.
     ///
-    /// Hold it as long as you like: nobody waits for it. Each handle has as many as
-    /// [`Builder::leases`](crate::Builder::leases) says.
+    /// Hold it as long as you like: no other handle waits for it. Each handle has as many as
+    /// [`Builder::leases`](crate::Builder::leases) says, and a message that it owes occupies one.
     ///
     /// # Errors
-    /// As [`try_recv`](Self::try_recv).
+    /// As [`try_recv`](Self::try_recv), and [`Fault::LeasesOut`] while all leases of this handle are
+    /// out.
     ///
     /// # If a peer dies
     /// If this process dies before it acknowledged, the message is delivered again, flagged
     /// [`redelivered`](Lease::redelivered).
     ///
     /// ```
-    /// let queue = parkline_core::Queue::builder().capacity(4).leases(1).create()?;
+    /// use parkline_core::{Fault, Queue, TryRecvError};
+    ///
+    /// let queue = Queue::builder().capacity(4).leases(1).create()?;
     /// queue.sender()?.try_send(b"job")?;
     /// let mut receiver = queue.receiver()?;
     /// let job = receiver.try_lease()?;
     /// assert_eq!((job.read()?.as_slice(), job.attempts()), (&b"job"[..], 1));
-    /// receiver.nack(job).expect("there is room");
+    /// assert!(matches!(
+    ///     receiver.try_lease().unwrap_err(),
+    ///     TryRecvError::Fault(Fault::LeasesOut { max: 1 })
+    /// ));
+    /// job.nack();
     /// let again = receiver.try_lease()?;
     /// assert!(again.redelivered() && again.attempts() == 2);
     /// again.ack();
@@ -339,10 +359,12 @@ impl<M: Message + ?Sized> Receiver<M> {
         Ok(Lease::new(attachment, cell, frame))
     }
 
-    /// As [`try_lease`](Self::try_lease), waiting on the calling thread while there is no message.
+    /// As [`try_lease`](Self::try_lease), waiting on the calling thread while there is no message, and
+    /// while all leases of this handle are out: until another thread ends one.
     ///
     /// # Errors
-    /// As [`recv_blocking`](Self::recv_blocking).
+    /// As [`recv_blocking`](Self::recv_blocking); [`Fault::LeasesOut`] where the queue has no
+    /// [`leases`](crate::Builder::leases) at all.
     pub fn lease_blocking(&mut self) -> Result<Lease<M>, RecvError> {
         self.wait_until(None, Self::try_lease).unwrap_or(Err(RecvError::Closed))
     }
@@ -371,24 +393,15 @@ impl<M: Message + ?Sized> Receiver<M> {
         Ok(self.wait_until(Some(deadline), Self::try_lease).ok_or(RecvTimeoutError::Timeout)??)
     }
 
-    /// Returns a leased message to the end of the queue, flagged as redelivered. Also after the
-    /// queue was closed: what was sent before is still received.
-    ///
-    /// # Errors
-    /// [`Full`](TrySendError::Full) gives the lease back, and faults as
-    /// [`Sender::try_send`](crate::Sender::try_send).
-    ///
-    /// # Panics
-    /// If the lease is another receiver's.
-    pub fn nack(&mut self, lease: Lease<M>) -> Result<(), TrySendError<Lease<M>>> {
-        let is_ours = lease.is_of(&self.attachment);
-        assert!(is_ours, "a lease goes back through the receiver that took it");
-        lease.give_back()
+    /// Where this handle waits for messages, for drivers that park tasks.
+    pub fn side(&self) -> Side {
+        self.side_for(WaitsFor::Message)
     }
 
-    /// Where this handle waits, for drivers that park tasks.
-    pub fn side(&self) -> Side {
-        self.attachment.side(WaitsFor::Message, self.at)
+    /// Where this handle waits for what an [`answer`](Self::answer) named.
+    #[doc(hidden)]
+    pub fn side_for(&self, waits_for: WaitsFor) -> Side {
+        self.attachment.side(waits_for, self.at)
     }
 
     /// Takes one message into a free cell that leaves `spare` others free, and has `then` see to it.
@@ -398,17 +411,22 @@ impl<M: Message + ?Sized> Receiver<M> {
         spare: usize,
         then: impl FnOnce(&Attachment, &Cell<'_>, InBlock<'_>) -> R,
     ) -> Result<R, TryRecvError> {
-        let first = if self.inheritance.is_empty() {
-            let (cell, block) = take_next(&self.attachment, &mut self.at, self.hint, spare)?;
-            let max_message = self.attachment.same_port().ring().geometry.max_message();
-            match block.frame(max_message) {
-                Ok(frame) if !frame.is_returned() => {
-                    return Ok(then(&self.attachment, cell, InBlock::new(block, frame)));
-                }
-                frame => Some((cell.number(), frame)),
-            }
-        } else {
+        let first = if self.attachment.same_port().owes() {
             None
+        } else {
+            match take_next(&self.attachment, &mut self.at, self.hint, spare) {
+                Ok((cell, block)) => {
+                    let geometry = &self.attachment.same_port().ring().geometry;
+                    match block.frame(geometry.max_message()) {
+                        Ok(frame) if !frame.is_returned() => {
+                            return Ok(then(&self.attachment, cell, InBlock::new(block, frame)));
+                        }
+                        frame => Some((cell.number(), frame)),
+                    }
+                }
+                Err(TryRecvError::Closed) => return Err(self.drained()),
+                Err(error) => return Err(error),
+            }
         };
         let (cell, frame) = self.take_again(spare, first)?;
         let port = self.attachment.same_port();
@@ -417,8 +435,8 @@ impl<M: Message + ?Sized> Receiver<M> {
         Ok(then(&self.attachment, cell, InBlock::new(block, frame)))
     }
 
-    /// Takes a message that some receiver had before, unless it had enough attempts, and then the
-    /// next. `first` was taken already.
+    /// Takes a message that some receiver had before, unless it had enough attempts and there is a
+    /// place for those, and then the next. `first` was taken already.
     #[cold]
     fn take_again(
         &mut self,
@@ -429,40 +447,84 @@ impl<M: Message + ?Sized> Receiver<M> {
         // All messages that there can be, and then those that came back meanwhile.
         let blocks = self.attachment.segment.geometry().blocks();
         for _ in 0..blocks.saturating_add(COME_BACK) {
-            let inherited = if first.is_none() { self.inheritance.pop() } else { None };
-            let port = self.attachment.port()?;
-            let (number, frame) = match (first.take(), inherited) {
-                (Some(taken), _) => taken,
-                (None, Some(number)) => {
-                    (number, port.cell(number).and_then(|cell| port.frame(cell)))
-                }
-                (None, None) => {
-                    let (cell, _) = take_next(&self.attachment, &mut self.at, self.hint, spare)?;
-                    (cell.number(), port.frame(cell))
-                }
+            let (number, frame) = match first.take() {
+                Some(taken) => taken,
+                None => self.take_or_owed(spare)?,
             };
+            let port = self.attachment.port()?;
             let cell = port.cell(number).map_err(Stop::from)?;
             let message = match frame {
-                Ok(frame) if inherited.is_none() && !frame.is_returned() => {
-                    return Ok((number, frame));
-                }
+                Ok(frame) if !frame.is_returned() => return Ok((number, frame)),
                 Ok(frame) => port
                     .hand_out_again(cell, frame)
                     .and_then(|frame| Ok(InBlock::new(port.block_of(cell)?, frame))),
                 Err(corrupt) => Err(corrupt),
             };
             let message = message.map_err(|corrupt| self.drop_corrupt(number, corrupt))?;
-            if !self.dead_letters.take(port, message) {
+            let is_dead = message.frame().attempts() > port.ring().geometry.max_attempts();
+            let is_given_up = match &mut self.dead_letters {
+                DeadLetters::Kept => false,
+                _ if !is_dead => false,
+                DeadLetters::Discarded => true,
+                DeadLetters::Forwarded(sender) => sender.forward(message).is_ok(),
+                DeadLetters::Handled(handler) => {
+                    // From here on the message is the lease's.
+                    let attachment = Arc::clone(&self.attachment);
+                    handler.push(Lease::new(attachment, number, message.frame()));
+                    let handler = (!self.defers).then(|| Arc::clone(handler));
+                    self.notify(1);
+                    // A handler may do anything, fork included.
+                    if let Some(handler) = handler {
+                        handler.run();
+                    }
+                    continue;
+                }
+            };
+            if !is_given_up {
                 return Ok((number, message.frame()));
             }
-            // A handler may do anything, fork included.
-            let port = self.attachment.mapped_port()?;
-            port.record().tally.dead_lettered.increment();
+            port.record().tally.dead_lettered.add_one();
             port.acknowledge(number);
             self.notify(1);
         }
         let endless = Corrupt { what: "more messages come back than there can be" };
         Err(self.attachment.keep(endless).into())
+    }
+
+    /// Takes the oldest message of the ring. Before that, and with the room that this makes, returns
+    /// what this handle owes; if no cell is free, takes an owed message again.
+    fn take_or_owed(
+        &mut self,
+        spare: usize,
+    ) -> Result<(usize, Result<Frame, Corrupt>), TryRecvError> {
+        self.attachment.return_owed();
+        match take_next(&self.attachment, &mut self.at, self.hint, spare) {
+            Ok((cell, block)) => {
+                self.attachment.return_owed();
+                let geometry = &self.attachment.same_port().ring().geometry;
+                Ok((cell.number(), block.frame(geometry.max_message())))
+            }
+            Err(TryRecvError::Closed) => Err(self.drained()),
+            Err(error @ TryRecvError::Fault(Fault::LeasesOut { .. })) => {
+                let cell = self.attachment.take_owed().ok_or(error)?;
+                let port = self.attachment.port()?;
+                Ok((cell, port.cell(cell).and_then(|cell| port.frame(cell))))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What to say of a queue that is closed and drained: it has ended, unless some handle has a
+    /// message that may come back.
+    #[cold]
+    fn drained(&mut self) -> TryRecvError {
+        let port = match self.attachment.port() {
+            Ok(port) => port,
+            Err(fault) => return fault.into(),
+        };
+        let ring = port.ring();
+        let is_drained = || matches!(ring.turn(Verb::Recv, &mut self.at), Err(Stop::Closed));
+        if ring.has_ended(is_drained) { TryRecvError::Closed } else { TryRecvError::Empty }
     }
 
     /// Lets go of a message that is none.
@@ -473,41 +535,42 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.attachment.keep(corrupt).into()
     }
 
-    /// Tells those who wait for room, and those who wait for acknowledgements.
+    /// Wakes those that wait for room, and those that wait until no message is in any hands.
     #[inline]
     fn notify(&self, count: u32) {
         notify_of_room(&self.attachment, count);
-        self.attachment.notify_joiners();
+        self.attachment.notify_of_hands();
     }
 
-    /// What a waiting call answers to `attempt`; `None` if it waits. For drivers that park tasks.
+    /// What a waiting call answers to `attempt`, or what it waits for. For drivers that park tasks.
     ///
-    /// That the queue has ended is said only after a look for the dead: what they had comes first.
+    /// Before a wait at the end of a closed queue it recovers the dead: what they held comes back.
     #[doc(hidden)]
     #[inline]
     pub fn answer<R>(
         &mut self,
         mut attempt: impl FnMut(&mut Self) -> Result<R, TryRecvError>,
-    ) -> Option<Result<R, RecvError>> {
+    ) -> ControlFlow<Result<R, RecvError>, WaitsFor> {
         let mut answer = attempt(self);
-        if matches!(answer, Err(TryRecvError::Closed)) {
-            // What cannot be recovered now comes to whoever asks later.
-            let found = self.attachment.segment.recover();
+        if matches!(answer, Err(TryRecvError::Empty)) && self.is_closing() {
+            // What cannot be recovered now is recovered by a later attempt, or tells of a fault.
+            let _ = self.attachment.segment.recover();
+            order_acknowledgements();
             answer = attempt(self);
-            let is_near = found.is_ok_and(|found| found.postponed > 0);
-            if is_near && matches!(answer, Err(TryRecvError::Closed)) {
-                // Somebody else is about to put it back, and wakes us; unless it is stopped.
-                let since = *self.end_since.get_or_insert_with(Instant::now);
-                if since.elapsed() < AUDIT_PATIENCE {
-                    return None;
-                }
-            }
         }
-        self.end_since = None;
         match answer {
-            Ok(received) => Some(Ok(received)),
-            Err(nothing) => nothing.settled().map(Err),
+            Ok(received) => ControlFlow::Break(Ok(received)),
+            Err(TryRecvError::Empty) => ControlFlow::Continue(WaitsFor::Message),
+            Err(TryRecvError::Fault(Fault::LeasesOut { max })) if max > 0 => {
+                ControlFlow::Continue(WaitsFor::Lease)
+            }
+            Err(TryRecvError::Closed) => ControlFlow::Break(Err(RecvError::Closed)),
+            Err(TryRecvError::Fault(fault)) => ControlFlow::Break(Err(fault.into())),
         }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.attachment.port().is_ok_and(|port| port.ring().is_closing())
     }
 
     /// Tries until there is an answer; `None` when the time is over.
@@ -521,7 +584,7 @@ impl<M: Message + ?Sized> Receiver<M> {
             self,
             until,
             |it| &it.attachment.segment,
-            Self::side,
+            Self::side_for,
             |it| &mut it.spin,
             attempt,
         )
@@ -538,15 +601,8 @@ fn take_next<'a>(
     spare: usize,
 ) -> Result<(&'a Cell<'a>, Block<'a>), TryRecvError> {
     let port = attachment.port()?;
-    let cell = match port.free_cell(hint, spare) {
-        Ok(cell) => cell,
-        Err(out) => {
-            // Only if there is a message.
-            port.ring().turn(Verb::Recv, at)?;
-            return Err(out.into());
-        }
-    };
-    Ok((cell, port.recv(cell, at, || attachment.notify_joiners())?))
+    let cell = port.free_cell(hint, spare)?;
+    Ok((cell, port.recv(cell, at, || attachment.notify_of_hands())?))
 }
 
 #[inline]
@@ -558,24 +614,5 @@ fn notify_of_room(attachment: &Attachment, count: u32) {
 impl<M: Message + ?Sized> core::fmt::Debug for Receiver<M> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Receiver").field("attachment", &self.attachment).finish_non_exhaustive()
-    }
-}
-
-impl<M: Message + ?Sized> DeadLetters<M> {
-    /// Whether they take `message`, which comes again.
-    #[cold]
-    fn take(&mut self, port: &Port<'_>, message: InBlock<'_>) -> bool {
-        let attempts = message.frame().attempts();
-        if attempts <= port.ring().geometry.max_attempts() {
-            return false;
-        }
-        match self {
-            Self::Dropped => true,
-            // What cannot be read is for the receiver to be told.
-            Self::Handled(handler) => {
-                M::read(message).map(|message| handler(DeadLetter { message, attempts })).is_ok()
-            }
-            Self::Forwarded(sender) => sender.forward(message).is_ok(),
-        }
     }
 }

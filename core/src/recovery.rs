@@ -87,6 +87,9 @@ impl Segment {
     /// The same for who knows what time it is: a few loads if it is not due.
     #[inline]
     pub(crate) fn keep_watch_at(&self, now: Instant) {
+        if self.owing.is_any() {
+            self.return_owed();
+        }
         if self.watch.is_due(now) {
             self.look(now);
         }

@@ -21,17 +21,22 @@
 //!    a slot showed committed. So the committed positions are a prefix, for sends and for receives.
 //! 2. Every block is in exactly one slot or one cell. A swap keeps that.
 //!
-//! Before its exchange a handle announces in its record's `op` what it is about to do. That is for
-//! the audit of the dead alone: did the dead own the block it offered, or the one it was about to
-//! gain?
+//! Before its exchange a handle announces in its record what it is about to do. That is for the audit
+//! of the dead alone: did the dead own the block it offered, or the one it was about to gain?
+//!
+//! **A record has two such words**, `op` and `returning`, because a lease may be dropped on any thread
+//! while the handle's own thread sends or receives. `op` belongs to that thread; returns take turns
+//! behind a lock of the process. So the tag in a block names the *cell* that gained it: what one of a
+//! record's exchanges gave away and the other one took back is then found to have moved.
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
 //! | [message] | send's exchange to FULL | recv's exchange | the frame and its payload |
 //! | [space] | recv's exchange to EMPTY | send's exchange | the last read of the parked block |
 //! | [closed] | close's exchange to CLOSED | anybody's load of the slot | all that was sent before |
-//! | [announce-op] | op = busy, before the exchange | an audit's load of op | which two blocks are in question |
-//! | [settle] | op = idle, after owner tag and cell | an audit's load of op | the owner tag and the cell |
+//! | [announce-op] | op or returning = busy, before the exchange | an audit's load of it | which two blocks are in question |
+//! | [settle] | op or returning = idle, after owner tag and cell | an audit's load of it | the owner tag and the cell |
+//! | [return] | `returns` and `due_returns`, after the exchange and before the cell is free | `is_joined`, `has_ended` | a cell that is free again was acknowledged, or its return is counted |
 //!
 //! The exchange is SeqCst for the gates' sake: [announce] in `gate.rs` is its partner.
 
@@ -44,8 +49,8 @@ use crate::port::{Cell, Port};
 use crate::position::{Lap, Laps, Position};
 use crate::prefetch;
 use crate::slot::{BlockId, CellWord, OpWord, SlotState, SlotWord, Verb};
-use crate::sync::Ordering::SeqCst;
-use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use crate::sync::{AtomicU64, fence};
+use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 
 /// How often an operation looks again before it calls the segment corrupt: the bound of every loop
 /// here that a peer can keep going. A failed exchange means that another handle got through, so
@@ -191,26 +196,42 @@ impl<'a> Ring<'a> {
                 (SlotWord::new(seen.lap().next(), SlotState::Empty, offer), held)
             }
         };
-        let op = &port.record().op;
+        // Before the exchange: after it, the block may be another handle's.
+        let origin = match verb {
+            Verb::Send | Verb::Recv => None,
+            Verb::Return => self.block(offer)?.origin(),
+        };
+        let op = port.record().announcement(verb);
         let busy = OpWord::busy(verb, cell.number(), index, gain);
         op.store(busy.bits(), Release); // [announce-op]
         // Relaxed on failure: the slot is looked at again.
         let won = slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_ok();
         if won {
-            block.set_owner(port.id());
+            block.set_owner(cell.tag());
             match verb {
-                Verb::Send => port.record().tally.sent.increment(),
-                Verb::Recv => port.record().tally.received.increment(),
+                Verb::Send => {
+                    port.record().tally.sent.increment();
+                    cell.settle(settled);
+                }
+                Verb::Recv => {
+                    port.record().tally.received.increment();
+                    cell.settle(settled);
+                }
                 Verb::Return => {
-                    self.count_return();
+                    self.count_return(origin);
                     port.record().tally.redelivered.increment();
+                    cell.tell(settled);
                 }
             }
-            cell.settle(settled);
             *at = here.plus(1);
             self.look_ahead(port, seen, here);
         }
         op.store(OpWord::IDLE.bits(), Release); // [settle]
+        if won && verb == Verb::Return {
+            // Only now: the receiving thread may use the cell at once, and what it gains there must not be
+            // taken for the offer of a return that is still announced.
+            cell.settle(settled);
+        }
         Ok(won.then_some(block))
     }
 
@@ -349,9 +370,17 @@ impl<'a> Ring<'a> {
         self.control.rare.closing.load(Relaxed) != 0
     }
 
-    /// A message went back into the ring, to a position that nobody who joins reckons with.
-    pub(crate) fn count_return(&self) {
-        self.control.rare.returns.fetch_add(1, Release); // [return]
+    /// A message went back into the ring, to a position that no join reckons with. A join that began
+    /// after its first receive, at `origin`, need not wait for it.
+    #[cold]
+    pub(crate) fn count_return(&self, origin: Option<Position>) {
+        let rare = &self.control.rare;
+        rare.returns.fetch_add(1, Release); // [return]
+        fence(SeqCst); // [due]
+        let until = Position::from_low_bits(rare.joined_before.load(Relaxed));
+        if origin.is_none_or(|origin| origin.is_before(until)) {
+            rare.due_returns.fetch_add(1, Release); // [return]
+        }
     }
 
     pub(crate) fn returns(&self) -> u64 {
@@ -465,12 +494,12 @@ impl<'a> Ring<'a> {
                 slot.store(word.bits(), Relaxed);
             }
         }
-        for (handle, row) in self.cells.chunks(geometry.cell_stride()).enumerate() {
+        for (handle, row) in (0..).zip(self.cells.chunks(geometry.cell_stride())) {
             for (cell, word) in row.iter().take(geometry.cells()).enumerate() {
-                let block = BlockId::new(geometry.first_block(handle, cell));
+                let block = BlockId::new(geometry.first_block(handle as usize, cell));
                 word.store(CellWord::free(block).bits(), Relaxed);
                 if let Ok(block) = self.block(block) {
-                    block.set_owner(handle as u32);
+                    block.set_owner(geometry.cell_tag(handle, cell));
                 }
             }
         }

@@ -25,6 +25,7 @@ use crate::finding::Finding;
 use crate::fork::{ForkGuard, hold_forks};
 use crate::geometry::{CONTROL_OFFSET, Geometry, HEADER_LEN, RECORD_LEN, TypeMark};
 use crate::locks::{Identity, Locks, Owner};
+use crate::owed::Owing;
 use crate::recovery::Watch;
 use crate::ring::Ring;
 use crate::sync::{AtomicU64, Ordering::Relaxed, kill_point};
@@ -45,6 +46,7 @@ pub(crate) struct Segment {
     view: Mapping,
     payload: TypeMark,
     pub(crate) watch: Watch,
+    pub(crate) owing: Owing,
     /// No other segment of this process has it.
     pub(crate) serial: u64,
 }
@@ -130,7 +132,8 @@ impl Segment {
         static OPENED: atomic::AtomicU64 = atomic::AtomicU64::new(0);
         let watch = Watch::begin(view.geometry.watchdog());
         let serial = OPENED.fetch_add(1, atomic::Ordering::Relaxed);
-        Self { fd, identity, view, payload, watch, serial }
+        let owing = Owing::default();
+        Self { fd, identity, view, payload, watch, owing, serial }
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {

@@ -6,7 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::{
@@ -69,8 +69,8 @@ impl Message for Token {
 #[derive(Debug)]
 pub struct Semaphore {
     queue: Queue<Token>,
-    /// Of this handle and its permits together; locked for one operation at a time.
-    receiver: Arc<Mutex<Receiver<Token>>>,
+    /// Locked for one acquire at a time.
+    receiver: Mutex<Receiver<Token>>,
 }
 
 /// What was acquired of a [`Semaphore`]. Dropping it releases, in a panic too.
@@ -79,9 +79,8 @@ pub struct Semaphore {
 #[derive(Debug)]
 #[must_use = "dropping a permit releases it"]
 pub struct Permit {
-    receiver: Arc<Mutex<Receiver<Token>>>,
-    /// `None` once it is released.
-    lease: Option<Lease<Token>>,
+    /// Dropping it returns the token.
+    _lease: Lease<Token>,
 }
 
 impl Semaphore {
@@ -89,9 +88,7 @@ impl Semaphore {
         if permits == 0 {
             return Err(CreateError::Zero { what: "permits" });
         }
-        // No death makes a permit one to give up.
         let builder = builder.capacity(permits).leases(permits).max_message(0);
-        let builder = builder.max_attempts(u16::MAX);
         let queue = builder.create_typed::<Token>()?;
         let mut tokens = queue.sender().map_err(|error| CreateError::Open(error.into()))?;
         for _ in 0..permits {
@@ -115,11 +112,11 @@ impl Semaphore {
 
     fn of(queue: Queue<Token>) -> Result<Self, OpenError> {
         let geometry = queue.segment().geometry();
-        // Permits would get lost: for want of room in the ring, or after some deaths.
-        if geometry.leases() > geometry.capacity() || geometry.max_attempts() < u16::MAX {
+        // A release could find no room in the ring.
+        if geometry.leases() > geometry.capacity() {
             return Err(OpenError::Claims);
         }
-        let receiver = Arc::new(Mutex::new(queue.receiver()?));
+        let receiver = Mutex::new(queue.receiver()?);
         Ok(Self { queue, receiver })
     }
 
@@ -141,10 +138,9 @@ impl Semaphore {
         }
         let taken = lock(&self.receiver).try_lease();
         match taken {
-            Ok(lease) => {
-                Ok(Some(Permit { receiver: Arc::clone(&self.receiver), lease: Some(lease) }))
-            }
-            Err(TryRecvError::Empty) => Ok(None),
+            Ok(lease) => Ok(Some(Permit { _lease: lease })),
+            // This handle has all permits, or others have.
+            Err(TryRecvError::Empty | TryRecvError::Fault(Fault::LeasesOut { .. })) => Ok(None),
             Err(TryRecvError::Fault(fault)) => Err(fault),
             Err(TryRecvError::Closed) => Err(Corrupt { what: "a semaphore was closed" }.into()),
         }
@@ -259,22 +255,6 @@ impl Permit {
     pub fn release(self) {}
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let Some(lease) = self.lease.take() else { return };
-        if lease.is_forked() {
-            // The parent's, and so is the lock.
-            lease.abandon();
-            return;
-        }
-        let returned = lock(&self.receiver).nack(lease);
-        if let Err(refused) = returned {
-            // A scribbled segment. What can be saved comes back when the handle goes.
-            refused.into_inner().abandon();
-        }
-    }
-}
-
 /// A handle has no state that a panic could leave half done.
 fn lock(receiver: &Mutex<Receiver<Token>>) -> MutexGuard<'_, Receiver<Token>> {
     receiver.lock().unwrap_or_else(PoisonError::into_inner)
@@ -287,11 +267,9 @@ mod tests {
     /// Fails if the numbers are not looked at (seen failing).
     #[test]
     fn a_semaphore_in_which_permits_would_get_lost_is_refused() {
-        for (leases, max_attempts) in [(2, 1), (3, u16::MAX)] {
-            let builder = Queue::builder().capacity(2).leases(leases).max_attempts(max_attempts);
-            let queue = builder.create_typed::<Token>().unwrap();
-            let opened = Semaphore::open(queue.try_clone_fd().unwrap());
-            assert!(matches!(opened, Err(OpenError::Claims)), "{opened:?}");
-        }
+        let builder = Queue::builder().capacity(2).leases(3);
+        let queue = builder.create_typed::<Token>().unwrap();
+        let opened = Semaphore::open(queue.try_clone_fd().unwrap());
+        assert!(matches!(opened, Err(OpenError::Claims)), "{opened:?}");
     }
 }

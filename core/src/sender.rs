@@ -2,6 +2,7 @@
 
 use std::io;
 use std::marker::PhantomData;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -247,14 +248,17 @@ impl<M: Message + ?Sized> Sender<M> {
         mut attempt: impl FnMut(&mut Self) -> Result<R, TrySendError>,
     ) -> Option<Result<R, SendError>> {
         let attempt = |it: &mut Self| match attempt(it) {
-            Ok(done) => Some(Ok(done)),
-            Err(refused) => refused.settled().ok().map(Err),
+            Ok(done) => ControlFlow::Break(Ok(done)),
+            Err(refused) => match refused.settled() {
+                Ok(refused) => ControlFlow::Break(Err(refused)),
+                Err(()) => ControlFlow::Continue(WaitsFor::Room),
+            },
         };
         wait_blocking(
             self,
             until,
             |it| &it.attachment.segment,
-            Self::side,
+            |it, _| it.side(),
             |it| &mut it.spin,
             attempt,
         )

@@ -1,24 +1,34 @@
 //! A side of a queue, at which somebody waits: a blocking call, or a driver that parks tasks.
 
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use crate::attachment::Attachment;
 use crate::futex::Futex;
-use crate::gate::Gate;
+use crate::gate::{Gate, Kernel, Sleep};
+use crate::join::order_acknowledgements;
 use crate::position::Position;
 use crate::recovery::wake_everybody;
 use crate::segment::Segment;
 use crate::slot::Verb;
 use crate::spin::Spin;
-use crate::sync::Ordering::Acquire;
+use crate::sync::{AtomicU32, Ordering::Acquire};
 use crate::wait::{Patience, wait_at};
 
-/// What somebody waits for.
+/// What a thread or task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum WaitsFor {
+pub enum WaitsFor {
+    /// A sender: a free slot.
     Room,
+    /// A receiver: a message, or the end of a closed queue.
     Message,
+    /// A receiver: one of its handle's leases, which are all out. A wake for a message must not reach
+    /// it, for it could not take the message.
+    Lease,
+    /// A join.
     Acknowledgement,
+    /// An event's.
     Event,
 }
 
@@ -33,6 +43,8 @@ pub struct Side {
     record: Option<u32>,
     /// Where its handle stood: looked at first.
     at: Option<Position>,
+    /// Of a side that waits for a lease: the gate, which is this process's own, and the handle.
+    leases: Option<(Arc<Gate>, Weak<Attachment>)>,
 }
 
 /// What is the same for all sides whose tasks may share one kernel wait.
@@ -41,12 +53,28 @@ pub struct SideKey(u64, WaitsFor, Option<u32>);
 
 impl Side {
     pub(crate) fn new(segment: &Arc<Segment>, waits_for: WaitsFor) -> Self {
-        Self { segment: Arc::clone(segment), waits_for, record: None, at: None }
+        Self { segment: Arc::clone(segment), waits_for, record: None, at: None, leases: None }
     }
 
-    /// The same of a handle, which has `record` and stands `at`.
-    pub(crate) fn of_handle(self, record: u32, at: Position) -> Self {
-        Self { record: Some(record), at: Some(at), ..self }
+    /// The same of the handle that has `record`.
+    pub(crate) fn of_record(self, record: u32) -> Self {
+        Self { record: Some(record), ..self }
+    }
+
+    /// The same of a handle that stands `at`.
+    pub(crate) fn at(self, at: Position) -> Self {
+        Self { at: Some(at), ..self }
+    }
+
+    /// The same for a lease of `handle`, at its gate `leases`.
+    pub(crate) fn of_leases(self, handle: &Arc<Attachment>, leases: &Arc<Gate>) -> Self {
+        let leases = Some((Arc::clone(leases), Arc::downgrade(handle)));
+        Self { leases, ..self }
+    }
+
+    /// What is waited for here.
+    pub fn waits_for(&self) -> WaitsFor {
+        self.waits_for
     }
 
     /// Where this side waits; `None` in a forked child.
@@ -56,6 +84,7 @@ impl Side {
             WaitsFor::Room => &control.after_recv.writable,
             WaitsFor::Message | WaitsFor::Event => &control.after_send.readable,
             WaitsFor::Acknowledgement => &control.after_recv.acknowledged,
+            WaitsFor::Lease => &self.leases.as_ref()?.0,
         })
     }
 
@@ -68,6 +97,10 @@ impl Side {
         match self.waits_for {
             WaitsFor::Room => ring.is_ready(Verb::Send, self.at),
             WaitsFor::Message => ring.is_ready(Verb::Recv, self.at),
+            WaitsFor::Lease => {
+                let handle = self.leases.as_ref().and_then(|(_, handle)| handle.upgrade());
+                handle.is_none_or(|handle| handle.has_free_lease())
+            }
             // Each waits for something else: only it can tell.
             WaitsFor::Acknowledgement => true,
             WaitsFor::Event => ring.control.rare.flag.is_set(),
@@ -92,6 +125,14 @@ impl Side {
     /// Recovers dead handles, if this process has not looked for them for a watchdog's period.
     pub fn keep_watch(&self) {
         self.segment.keep_watch();
+    }
+
+    /// Orders what other threads stored before this against the waiter's next attempt, where they
+    /// store without a fence: after the waiter announced itself, and before it attempts.
+    pub fn order(&self) {
+        if self.waits_for == WaitsFor::Lease {
+            order_acknowledgements();
+        }
     }
 
     /// The same for who knows what time it is: costs next to nothing if it is not due.
@@ -162,10 +203,14 @@ impl Side {
         let patience = Patience { until, watchdog: self.watchdog() };
         let attempt = || {
             self.keep_watch();
+            self.order();
             attempt()
         };
         let more = || !self.is_for_all() && self.is_ready();
-        self.with_futex(|futex| wait_at(&futex, gate, patience, attempt, more))
+        self.with_futex(|futex| {
+            let kernel = UntilDue { futex, segment: &self.segment };
+            wait_at(&kernel, gate, patience, attempt, more)
+        })
     }
 
     fn with_futex<R>(&self, call: impl FnOnce(Futex<'_>) -> R) -> R {
@@ -176,27 +221,63 @@ impl Side {
     }
 }
 
+/// A kernel whose sleeps end when a message may go back that is held back for a time.
+struct UntilDue<'a> {
+    futex: Futex<'a>,
+    segment: &'a Segment,
+}
+
+impl Kernel for UntilDue<'_> {
+    fn wait(&self, sleep: &Sleep<'_>, timeout: Option<Duration>) {
+        let due = self.segment.next_due();
+        let due = due.map(|due| due.saturating_duration_since(Instant::now()));
+        self.futex.wait(sleep, [timeout, due].into_iter().flatten().min());
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
+        self.futex.wake(word, count)
+    }
+}
+
 /// The wait of a blocking call of a `handle`: calls `attempt` until it answers, `None` when the time
-/// is over. The thread looks by the handle's `spin` before it sleeps.
+/// is over. An attempt without an answer says what the call waits for. The thread spins by the
+/// handle's `spin` before it sleeps.
 pub(crate) fn wait_blocking<H, T>(
     handle: &mut H,
     until: Option<Instant>,
     segment: impl Fn(&H) -> &Segment,
-    side: impl FnOnce(&H) -> Side,
+    side: impl Fn(&H, WaitsFor) -> Side,
     spin: impl Fn(&mut H) -> &mut Spin,
-    mut attempt: impl FnMut(&mut H) -> Option<T>,
+    mut attempt: impl FnMut(&mut H) -> ControlFlow<T, WaitsFor>,
 ) -> Option<T> {
-    if let Some(answer) = attempt(handle) {
-        return Some(answer);
-    }
+    let mut waits_for = match attempt(handle) {
+        ControlFlow::Break(answer) => return Some(answer),
+        ControlFlow::Continue(waits_for) => waits_for,
+    };
     if spin(handle).is_due() {
         let mut its = *spin(handle);
         let watch = |it: &mut H, now| segment(it).keep_watch_at(now);
-        let soon = its.look(handle, until, watch, &mut attempt);
+        let soon = its.look(handle, until, watch, |it| attempt(it).break_value());
         *spin(handle) = its;
         if soon.is_some() {
             return soon;
         }
     }
-    side(handle).sleep(until, || attempt(handle))
+    loop {
+        // An attempt that waits for something else ends the sleep here, which passes the wake on.
+        let here = waits_for;
+        let slept = side(handle, here).sleep(until, || match attempt(handle) {
+            ControlFlow::Break(answer) => Some(Some(answer)),
+            ControlFlow::Continue(next) => {
+                waits_for = next;
+                (next != here).then_some(None)
+            }
+        });
+        match slept {
+            Some(Some(answer)) => return Some(answer),
+            Some(None) if until.is_some_and(|until| Instant::now() >= until) => return None,
+            Some(None) => {}
+            None => return None,
+        }
+    }
 }

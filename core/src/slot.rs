@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | slot | block | 2 bits state, 42 bits lap |
 //! | op | gain (the block about to be gained) | 20 bits slot, 20 bits cell, 2 bits verb |
-//! | cell | block | 1 bit held, 1 bit undated, 42 bits position |
+//! | cell | block | 1 bit held, 1 bit owed, 42 bits position (all ones: undated) |
 
 use crate::position::{Lap, Position};
 
@@ -178,34 +178,57 @@ impl OpWord {
     }
 }
 
-/// A cell of a record: one block that the handle owns, and whether it holds a message not yet
-/// acknowledged, with the position at which that was received.
+/// A cell of a record: one block that the handle owns, and whether it holds a message that is not
+/// acknowledged, with the position at which the handle received it.
+///
+/// | held | owed | the block |
+/// |---|---|---|
+/// | 0 | 0 | is free |
+/// | 1 | 0 | holds a message that a lease, or a call under way, answers for |
+/// | 1 | 1 | holds a message on its way back, for which the ring had no room yet |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CellWord(u64);
 
 impl CellWord {
     const HELD: u64 = 1 << BLOCK_BITS;
-    const UNDATED: u64 = 1 << (BLOCK_BITS + 1);
+    const OWED: u64 = 1 << (BLOCK_BITS + 1);
     const POSITION_SHIFT: u32 = BLOCK_BITS + 2;
+    const UNDATED: u64 = u64::MAX >> Self::POSITION_SHIFT;
 
     pub(crate) fn free(block: BlockId) -> Self {
         Self(block.bits())
     }
 
+    /// Received at `at`. The one position in 2^42 that reads as undated counts as that.
     #[inline]
     pub(crate) fn held(block: BlockId, at: Position) -> Self {
         Self(block.bits() | Self::HELD | at.bits() << Self::POSITION_SHIFT)
     }
 
-    /// Held, and the position died with whoever received it.
+    /// Held, and the position died with the receiver.
     pub(crate) fn held_undated(block: BlockId) -> Self {
-        Self(block.bits() | Self::HELD | Self::UNDATED)
+        Self(block.bits() | Self::HELD | Self::UNDATED << Self::POSITION_SHIFT)
     }
 
-    /// Whether it holds a message received before position `at`, or nobody knows when.
+    /// The same message, on its way back.
+    pub(crate) fn owed(self) -> Self {
+        Self(self.0 | Self::OWED)
+    }
+
+    /// The same message, taken by the handle again.
+    pub(crate) fn taken(self) -> Self {
+        Self(self.0 & !Self::OWED)
+    }
+
+    /// The position at which the message was received; `None` if that is unknown.
+    pub(crate) fn received_at(self) -> Option<Position> {
+        let bits = self.0 >> Self::POSITION_SHIFT;
+        (bits != Self::UNDATED).then(|| Position::from_low_bits(bits))
+    }
+
+    /// Whether it holds a message received before position `at`, or at an unknown position.
     pub(crate) fn is_held_before(self, at: Position) -> bool {
-        let received = Position::from_low_bits(self.0 >> Self::POSITION_SHIFT);
-        self.is_held() && (self.0 & Self::UNDATED != 0 || received.is_before(at))
+        self.is_held() && self.received_at().is_none_or(|received| received.is_before(at))
     }
 
     pub(crate) fn from_bits(bits: u64) -> Self {
@@ -222,6 +245,10 @@ impl CellWord {
 
     pub(crate) fn is_held(self) -> bool {
         self.0 & Self::HELD != 0
+    }
+
+    pub(crate) fn is_owed(self) -> bool {
+        self.0 & Self::OWED != 0 && self.is_held()
     }
 }
 
@@ -254,14 +281,29 @@ mod tests {
     #[test]
     fn a_cell_tells_what_was_received_before() {
         let block = BlockId::new(77);
-        for n in [0, 1, (1 << 42) - 1, 1 << 42, u64::MAX] {
+        for n in [0, 1, (1 << 42) - 2, 1 << 42, u64::MAX - 1] {
             let at = Position::new(n);
             assert!(CellWord::held(block, at).is_held_before(at.plus(1)));
             assert!(!CellWord::held(block, at).is_held_before(at));
             assert!(!CellWord::held(block, at.plus(9)).is_held_before(at));
         }
+        // The one that reads as undated counts as received before everything.
+        let odd = Position::new(u64::MAX);
+        assert!(CellWord::held(block, odd).is_held_before(odd));
         assert!(!CellWord::free(block).is_held_before(Position::new(1)));
         assert!(CellWord::held_undated(block).is_held_before(Position::new(0)));
+        assert!(CellWord::held(block, Position::new(3)).owed().is_held_before(Position::new(4)));
+    }
+
+    #[test]
+    fn a_cell_that_owes_keeps_the_rest() {
+        let block = BlockId::new(77);
+        let held = CellWord::held(block, Position::new(5));
+        let owed = held.owed();
+        assert!(owed.is_owed() && owed.is_held() && !held.is_owed());
+        assert_eq!((owed.block(), owed.received_at()), (block, held.received_at()));
+        assert_eq!(owed.taken(), held);
+        assert_eq!(CellWord::held_undated(block).owed().received_at(), None);
     }
 
     #[test]

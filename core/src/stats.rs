@@ -16,8 +16,11 @@ pub struct Stats {
     pub received: u64,
     /// Messages that came back to be received again.
     pub redelivered: u64,
-    /// Messages given up after `max_attempts`, handled or dropped.
+    /// Messages given up after `max_attempts`: handled, forwarded, or discarded as was asked for.
     pub dead_lettered: u64,
+    /// Messages on their way back into the queue, which was full, or that are held back for a time.
+    /// A number of now, not a sum.
+    pub owed: u64,
     /// Handles whose process died with them, and that were recovered.
     pub recovered: u64,
     /// Waits that reached the kernel, of threads or for the tasks of a reactor.

@@ -145,7 +145,7 @@ fn ask_everything(queue: &Queue) {
         let _ = receiver.try_recv_many(&mut Vec::new(), 3);
         if let Ok(lease) = receiver.try_lease() {
             let _ = (lease.read(), lease.attempts());
-            let _ = receiver.nack(lease);
+            lease.nack();
         }
         let _lease = receiver.try_lease();
     }

@@ -38,7 +38,7 @@ fn who_spins_looks_for_the_dead() {
     sender.try_send(b"in its place").unwrap();
     let mut receiver = queue.receiver().unwrap();
     // Without room to go back, the record is left as if its process had died.
-    job.abandon();
+    drop(job);
     drop(first);
     receiver.set_spin(HOUR);
     assert_eq!(receiver.recv_blocking().unwrap(), b"in its place");

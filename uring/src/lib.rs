@@ -41,6 +41,7 @@ mod helper;
 mod join;
 mod lane;
 mod looking;
+mod owed;
 mod owned;
 mod peer;
 mod reactor;
@@ -59,7 +60,7 @@ mod waiting;
 /// The seams for bindings: foreign event loops, and waits for what is no call of this crate.
 pub mod driver {
     pub use crate::event_loop::LoopRing;
-    pub use crate::waiting::wait;
+    pub use crate::waiting::{wait, wait_where};
 }
 
 pub use backend::{Backend, Unavailable, backend, try_io_uring};
@@ -75,4 +76,4 @@ pub use parkline_core::{
 pub use receiver::AsyncReceiver;
 pub use semaphore::AsyncSemaphore;
 pub use sender::{AsyncCommit, AsyncPackSender, AsyncReserve, AsyncSender};
-pub use shared_handle::Shared;
+pub use shared_handle::{Handle, Locked, Shared};

@@ -1,24 +1,27 @@
 //! Receiving in a task.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::Side;
+use parkline_core::driver::{DeferredLetters, Side, WaitsFor};
 use parkline_core::{Lease, Message, Receiver, RecvError, RecvTimeoutError, TryRecvError};
 
-use crate::shared_handle::Shared;
-use crate::waiting::wait;
+use crate::shared_handle::{Handle, Shared};
+use crate::waiting::wait_where;
 
 mod sealed {
-    use super::{Duration, Message, Receiver, RecvError, Shared, Side, TryRecvError};
+    use super::{
+        ControlFlow, DeferredLetters, Duration, Message, Receiver, RecvError, Shared, Side, TryRecvError, WaitsFor,
+    };
 
     /// What the async calls need of a handle.
     pub trait TryRecv<M: Message + ?Sized>: Send + Sized {
         fn answer<R>(
             &mut self,
             attempt: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
-        ) -> Option<Result<R, RecvError>>;
+        ) -> ControlFlow<Result<R, RecvError>, WaitsFor>;
 
-        fn side(&self) -> Side;
+        fn side(&self, waits_for: WaitsFor) -> Side;
 
         fn spin_limit(&self) -> Duration;
     }
@@ -27,12 +30,12 @@ mod sealed {
         fn answer<R>(
             &mut self,
             attempt: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
-        ) -> Option<Result<R, RecvError>> {
+        ) -> ControlFlow<Result<R, RecvError>, WaitsFor> {
             Receiver::answer(self, attempt)
         }
 
-        fn side(&self) -> Side {
-            Receiver::side(self)
+        fn side(&self, waits_for: WaitsFor) -> Side {
+            self.side_for(waits_for)
         }
 
         fn spin_limit(&self) -> Duration {
@@ -43,13 +46,23 @@ mod sealed {
     impl<M: Message + ?Sized> TryRecv<M> for Shared<Receiver<M>> {
         fn answer<R>(
             &mut self,
-            attempt: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
-        ) -> Option<Result<R, RecvError>> {
-            self.lock().answer(attempt)
+            mut attempt: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
+        ) -> ControlFlow<Result<R, RecvError>, WaitsFor> {
+            loop {
+                let mut receiver = self.lock_alone();
+                let answer = receiver.answer(&mut attempt);
+                let letters = receiver.deferred_letters();
+                drop(receiver);
+                let is_handled = letters.is_some_and(DeferredLetters::handle);
+                // There may be more for us behind them.
+                if answer.is_break() || !is_handled {
+                    return answer;
+                }
+            }
         }
 
-        fn side(&self) -> Side {
-            self.lock().side()
+        fn side(&self, waits_for: WaitsFor) -> Side {
+            self.lock().side_for(waits_for)
         }
 
         fn spin_limit(&self) -> Duration {
@@ -148,14 +161,35 @@ where
         }
     }
 
-    /// Takes the oldest message without copying it out, waiting while there is none: see
-    /// [`Receiver::try_lease`].
+    /// Takes the oldest message without copying it out, waiting while there is none, and while all
+    /// leases of the handle are out: see [`Receiver::try_lease`]. Only [`Lease::ack`] says that the
+    /// message is done: a lease that is dropped, as by a task that is cancelled, returns it.
     ///
     /// # Errors
-    /// As [`recv`](Self::recv), and [`LeasesOut`](parkline_core::Fault::LeasesOut).
+    /// As [`recv`](Self::recv); [`LeasesOut`](parkline_core::Fault::LeasesOut) where the queue has no
+    /// leases at all.
     ///
     /// # Cancel safety
     /// Dropped before it is ready, nothing was taken.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReceiver, Queue, RecvTimeoutError, block_on};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().leases(1).create()?;
+    /// queue.sender()?.try_send_many(&[&b"first"[..], b"second"])?;
+    /// let mut receiver = queue.receiver()?;
+    /// block_on(async {
+    ///     let first = receiver.lease().await?;
+    ///     let soon = Duration::from_millis(1);
+    ///     let all_are_out = receiver.lease_timeout(soon).await;
+    ///     assert_eq!(all_are_out.unwrap_err(), RecvTimeoutError::Timeout);
+    ///     first.ack();
+    ///     receiver.lease().await?.ack();
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn lease(&mut self) -> impl Future<Output = Result<Lease<M>, RecvError>> + Send {
         async {
             let leased = recv_until(self, None, Receiver::try_lease).await;
@@ -193,7 +227,10 @@ where
     }
 
     /// Makes this one handle of many tasks.
-    fn share(self) -> Shared<Self> {
+    fn share(self) -> Shared<Self>
+    where
+        Self: Handle,
+    {
         Shared::new(self)
     }
 }
@@ -205,5 +242,5 @@ fn recv_until<M: Message + ?Sized, H: sealed::TryRecv<M>, R>(
     until: Option<Instant>,
     mut call: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
 ) -> impl Future<Output = Option<Result<R, RecvError>>> {
-    wait(handle, until, H::side, H::spin_limit, move |it| it.answer(&mut call))
+    wait_where(handle, until, H::side, H::spin_limit, move |it| it.answer(&mut call))
 }

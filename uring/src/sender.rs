@@ -7,7 +7,7 @@ use parkline_core::{
     Message, Pack, Reservation, SendError, SendTimeoutError, Sender, TrySendError,
 };
 
-use crate::shared_handle::Shared;
+use crate::shared_handle::{Handle, Shared};
 use crate::waiting::wait;
 
 mod sealed {
@@ -152,7 +152,10 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
     }
 
     /// Makes this one handle of many tasks.
-    fn share(self) -> Shared<Self> {
+    fn share(self) -> Shared<Self>
+    where
+        Self: Handle,
+    {
         Shared::new(self)
     }
 }

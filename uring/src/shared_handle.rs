@@ -1,29 +1,93 @@
 //! One handle for many tasks.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use parkline_core::driver::DeferredLetters;
+use parkline_core::{Message, Receiver, Sender};
+
+use crate::owed::drive_owed;
 use crate::reactor::lock;
+
+/// What can be shared: a [`Sender`] or a [`Receiver`].
+pub trait Handle: sealed::Handle {}
+
+impl<H: sealed::Handle> Handle for H {}
+
+mod sealed {
+    use super::{DeferredLetters, Message, Receiver, Sender};
+
+    pub trait Handle {
+        /// What is done after the lock is released.
+        type After: After;
+
+        /// Told once, when it is put behind a lock.
+        fn begin_to_share(&mut self) {}
+
+        fn after(&self) -> Option<Self::After> {
+            None
+        }
+    }
+
+    pub trait After {
+        fn run(self);
+    }
+
+    impl After for std::convert::Infallible {
+        fn run(self) {}
+    }
+
+    impl<M: Message + ?Sized> After for DeferredLetters<M> {
+        fn run(self) {
+            let _ = self.handle();
+        }
+    }
+
+    impl<M: Message + ?Sized> Handle for Sender<M> {
+        type After = std::convert::Infallible;
+    }
+
+    impl<M: Message + ?Sized> Handle for Receiver<M> {
+        type After = DeferredLetters<M>;
+
+        fn begin_to_share(&mut self) {
+            self.defer_dead_letters();
+        }
+
+        fn after(&self) -> Option<DeferredLetters<M>> {
+            self.deferred_letters()
+        }
+    }
+}
 
 /// A sender or receiver that any number of tasks and threads of this process use together: one
 /// record of the queue, one kernel wait, however many wait.
 ///
 /// Clones are the same handle. Each operation takes a short lock, which is never held while
-/// waiting.
+/// waiting, nor while a [handler of dead letters](Receiver::on_dead_letter) runs.
 ///
 /// A forked child must leave it alone: as every inherited handle it is of no use there, and if another
 /// thread of the parent was in an operation at the fork, the lock stays taken for ever.
 #[derive(Debug)]
 pub struct Shared<H>(Arc<Mutex<H>>);
 
-impl<H> Shared<H> {
+impl<H: Handle> Shared<H> {
     /// Shares a handle; the same as `handle.share()`.
-    pub fn new(handle: H) -> Self {
+    pub fn new(mut handle: H) -> Self {
+        drive_owed();
+        handle.begin_to_share();
         Self(Arc::new(Mutex::new(handle)))
     }
 
-    /// The handle itself, for calls that do not wait. Others wait for the lock meanwhile: do not
-    /// keep it over an await.
-    pub fn lock(&self) -> MutexGuard<'_, H> {
+    /// The handle itself, for calls that do not wait. Other tasks wait for the lock meanwhile: do not
+    /// keep it over an await. Dead letters that such a call finds are handled when the lock is
+    /// released.
+    pub fn lock(&self) -> Locked<'_, H> {
+        Locked { guard: self.lock_alone(), after: AfterUnlock(None) }
+    }
+
+    /// The same, for a caller that sees to the dead letters.
+    pub(crate) fn lock_alone(&self) -> MutexGuard<'_, H> {
         lock(&self.0)
     }
 }
@@ -31,5 +95,51 @@ impl<H> Shared<H> {
 impl<H> Clone for Shared<H> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
+    }
+}
+
+/// A [`Shared`] handle, locked.
+#[derive(Debug)]
+pub struct Locked<'a, H: Handle> {
+    // Dropped in this order.
+    guard: MutexGuard<'a, H>,
+    after: AfterUnlock<H>,
+}
+
+/// What runs once the lock is released.
+struct AfterUnlock<H: Handle>(Option<H::After>);
+
+impl<H: Handle> Deref for Locked<'_, H> {
+    type Target = H;
+
+    fn deref(&self) -> &H {
+        &self.guard
+    }
+}
+
+impl<H: Handle> DerefMut for Locked<'_, H> {
+    fn deref_mut(&mut self) -> &mut H {
+        &mut self.guard
+    }
+}
+
+impl<H: Handle> Drop for Locked<'_, H> {
+    fn drop(&mut self) {
+        self.after.0 = self.guard.after();
+    }
+}
+
+impl<H: Handle> Drop for AfterUnlock<H> {
+    fn drop(&mut self) {
+        // A handler that panicked too would end the process; the next call sees to its letters.
+        if let Some(after) = self.0.take().filter(|_| !std::thread::panicking()) {
+            sealed::After::run(after);
+        }
+    }
+}
+
+impl<H: Handle> core::fmt::Debug for AfterUnlock<H> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("AfterUnlock").finish_non_exhaustive()
     }
 }

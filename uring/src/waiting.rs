@@ -2,6 +2,7 @@
 //!
 //! [`WaitQueue::poll`]: parkline_core::driver::WaitQueue::poll
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -11,14 +12,21 @@ use parkline_core::driver::{Place, Side, Sleep};
 use crate::current::{current, look_for};
 use crate::lane::Lane;
 use crate::looking::Looker;
+use crate::owed::drive_owed;
 use crate::reactor::Reactor;
 use crate::timers::Timer;
+
+/// How often one poll begins anew: for a reactor that ended, or because the task waits for something
+/// else now.
+const MOVES: u32 = 16;
 
 /// A task's place among those that wait. Dropping it gives up: what was meant for this task goes to
 /// another.
 #[derive(Debug)]
-pub(crate) struct Waiting {
+pub(crate) struct Waiting<W> {
     lane: Option<Arc<Lane>>,
+    /// What it waits for in the lane.
+    waits_for: Option<W>,
     place: Option<Place>,
     deadline: Option<Instant>,
     timer: Option<Timer>,
@@ -26,13 +34,7 @@ pub(crate) struct Waiting {
     has_looked: bool,
 }
 
-/// Calls `attempt` until it answers, and waits at the `side` of the handle in between; `None` when
-/// the deadline has passed. Cancel-safe if `attempt` does nothing unless it answers.
-///
-/// Before it waits somebody looks for it for as long as the handle's `spin_limit`, where the thread
-/// would sleep.
-///
-/// No `async fn`: that would keep its arguments twice, and ten thousand tasks may wait.
+/// As [`wait_where`], for a call that waits at one side only.
 pub fn wait<H, T>(
     handle: &mut H,
     deadline: Option<Instant>,
@@ -40,7 +42,32 @@ pub fn wait<H, T>(
     spin_limit: impl Fn(&H) -> Duration,
     mut attempt: impl FnMut(&mut H) -> Option<T>,
 ) -> impl Future<Output = Option<T>> {
-    let mut waiting = Waiting { lane: None, place: None, deadline, timer: None, has_looked: false };
+    wait_where(
+        handle,
+        deadline,
+        move |it, ()| side(it),
+        spin_limit,
+        move |it| attempt(it).map_or(ControlFlow::Continue(()), ControlFlow::Break),
+    )
+}
+
+/// Calls `attempt` until it answers, and waits at a `side` of the handle in between: the one of what the
+/// attempt says that it waits for. `None` when the deadline has passed. Cancel-safe if `attempt` does
+/// nothing unless it answers.
+///
+/// Before it waits, the thread spins for as long as the handle's `spin_limit`, where the thread would
+/// sleep.
+///
+/// No `async fn`: that would keep its arguments twice, and ten thousand tasks may wait.
+pub fn wait_where<H, T, W: Copy + PartialEq>(
+    handle: &mut H,
+    deadline: Option<Instant>,
+    side: impl Fn(&H, W) -> Side,
+    spin_limit: impl Fn(&H) -> Duration,
+    mut attempt: impl FnMut(&mut H) -> ControlFlow<T, W>,
+) -> impl Future<Output = Option<T>> {
+    drive_owed();
+    let mut waiting = Waiting::new(deadline);
     std::future::poll_fn(move |cx| {
         // A good citizen: a task that always finds a message lets others run now and then.
         #[cfg(feature = "tokio")]
@@ -54,24 +81,34 @@ pub fn wait<H, T>(
     })
 }
 
-impl Waiting {
-    fn poll<H, T>(
+impl<W> Waiting<W> {
+    pub(crate) fn new(deadline: Option<Instant>) -> Self {
+        let (lane, waits_for, place, timer) = (None, None, None, None);
+        Self { lane, waits_for, place, deadline, timer, has_looked: false }
+    }
+}
+
+impl<W: Copy + PartialEq> Waiting<W> {
+    pub(crate) fn poll<H, T>(
         &mut self,
         cx: &mut Context<'_>,
         handle: &mut H,
-        side: &impl Fn(&H) -> Side,
+        side: &impl Fn(&H, W) -> Side,
         spin_limit: &impl Fn(&H) -> Duration,
-        attempt: &mut impl FnMut(&mut H) -> Option<T>,
+        attempt: &mut impl FnMut(&mut H) -> ControlFlow<T, W>,
     ) -> Poll<Option<T>> {
-        loop {
+        for _ in 0..MOVES {
             // Before its own, a task that has waited sees to what the dead left.
             if let Some(lane) = &self.lane {
                 lane.side.keep_watch();
             }
-            if let Some(answer) = attempt(handle) {
-                self.leave();
-                return Poll::Ready(Some(answer));
-            }
+            let waits_for = match attempt(handle) {
+                ControlFlow::Break(answer) => {
+                    self.leave();
+                    return Poll::Ready(Some(answer));
+                }
+                ControlFlow::Continue(waits_for) => waits_for,
+            };
             if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 self.leave();
                 return Poll::Ready(None);
@@ -79,7 +116,7 @@ impl Waiting {
             if !self.has_looked {
                 self.has_looked = true;
                 let task = |thread: &Waker| Looker {
-                    side: side(handle),
+                    side: side(handle, waits_for),
                     limit: spin_limit(handle),
                     deadline: self.deadline,
                     waker: (!cx.waker().will_wake(thread)).then(|| cx.waker().clone()),
@@ -97,15 +134,26 @@ impl Waiting {
                     return Poll::Pending;
                 }
             };
-            let lane = self.lane_of(reactor, handle, side);
+            let lane = self.lane_of(reactor, waits_for, || side(handle, waits_for));
             // A forked child has no gate, and the next attempt says so.
             let Some(gate) = lane.side.gate() else { continue };
             let arm = |sleep: &Sleep<'_>| lane.reactor.arm(&lane, sleep);
-            let attempt = || attempt(handle);
+            // An attempt that waits for something else leaves this lane, as if it had its answer.
+            let attempt = || {
+                lane.side.order();
+                match attempt(handle) {
+                    ControlFlow::Break(answer) => Some(Some(answer)),
+                    ControlFlow::Continue(now) => (now != waits_for).then_some(None),
+                }
+            };
             match lane.queue.poll(&mut self.place, cx.waker(), gate, attempt, arm) {
-                Ok(Poll::Ready(answer)) => {
+                Ok(Poll::Ready(Some(answer))) => {
                     self.leave();
                     return Poll::Ready(Some(answer));
+                }
+                Ok(Poll::Ready(None)) => {
+                    self.leave();
+                    continue;
                 }
                 Ok(Poll::Pending) => {}
                 Err(error) => lane.reactor.break_down(&error),
@@ -123,25 +171,32 @@ impl Waiting {
             }
             return Poll::Pending;
         }
+        // Other tasks of the handle kept changing what it waits for: they go on first.
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
-    /// The lane of the reactor that serves the task now: not where it waited before, if it has
-    /// moved.
-    fn lane_of<H>(
+    /// The lane of the reactor that serves the task now, for what it waits for now. It leaves the one
+    /// where it waited before, if that is another.
+    fn lane_of(
         &mut self,
         reactor: Arc<Reactor>,
-        handle: &H,
-        side: &impl Fn(&H) -> Side,
+        waits_for: W,
+        side: impl FnOnce() -> Side,
     ) -> Arc<Lane> {
-        if let Some(lane) = self.lane.as_ref().filter(|lane| Arc::ptr_eq(&lane.reactor, &reactor)) {
+        let is_same = self.waits_for == Some(waits_for);
+        let lane = self.lane.as_ref().filter(|lane| Arc::ptr_eq(&lane.reactor, &reactor));
+        if let Some(lane) = lane.filter(|_| is_same) {
             return Arc::clone(lane);
         }
         self.leave();
-        let lane = reactor.lane(side(handle));
-        self.lane = Some(Arc::clone(&lane));
+        let lane = reactor.lane(side());
+        (self.lane, self.waits_for) = (Some(Arc::clone(&lane)), Some(waits_for));
         lane
     }
+}
 
+impl<W> Waiting<W> {
     fn leave(&mut self) {
         let Some(lane) = self.lane.take() else { return };
         if lane.reactor.is_forked() {
@@ -158,7 +213,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl<W> Drop for Waiting<W> {
     fn drop(&mut self) {
         self.leave();
     }

@@ -46,6 +46,8 @@ pub(crate) struct World {
     senders: Vec<Sender>,
     sides: Vec<Side>,
     model: VecDeque<Sent>,
+    /// What each side owes, in the order in which they began: at most one message a side.
+    owed: VecDeque<(usize, Sent)>,
     closed: bool,
     /// So that no two messages are alike.
     serial: u64,
@@ -64,7 +66,8 @@ impl World {
         let senders = (0..2).map(|_| queue.sender().unwrap()).collect();
         let side = || Side { receiver: queue.receiver().unwrap(), leases: VecDeque::new() };
         let sides = vec![side(), side()];
-        Self { queue, senders, sides, model: VecDeque::new(), closed: false, serial: 0 }
+        let (model, owed) = (VecDeque::new(), VecDeque::new());
+        Self { queue, senders, sides, model, owed, closed: false, serial: 0 }
     }
 
     fn message(&mut self, len: usize) -> Vec<u8> {
@@ -91,7 +94,17 @@ impl World {
     }
 
     fn nothing(&self) -> TryRecvError {
-        if self.closed { TryRecvError::Closed } else { TryRecvError::Empty }
+        let is_in_hands = self.sides.iter().any(|side| !side.leases.is_empty());
+        if self.closed && !is_in_hands { TryRecvError::Closed } else { TryRecvError::Empty }
+    }
+
+    /// The oldest message. With the room that this makes, the side returns what it owes.
+    fn receive(&mut self, who: usize) -> Option<Sent> {
+        let received = self.model.pop_front()?;
+        if let Some(at) = self.owed.iter().position(|(side, _)| *side == who) {
+            self.model.extend(self.owed.remove(at).map(|(_, sent)| sent));
+        }
+        Some(received)
     }
 
     pub(crate) fn apply(&mut self, op: Op) {
@@ -132,19 +145,21 @@ impl World {
                     Err(error) => assert_eq!(Some(error), refusal),
                 }
             }
-            Op::Recv { who } => match (self.sides[who].receiver.try_recv(), self.model.pop_front())
-            {
-                (Ok(received), Some(sent)) => assert_eq!(received, sent.bytes),
-                (Err(error), None) => assert_eq!(error, self.nothing()),
-                (received, sent) => panic!("received {received:?}, sent was {sent:?}"),
-            },
+            Op::Recv { who } => {
+                match (self.sides[who].receiver.try_recv(), self.receive(who)) {
+                    (Ok(received), Some(sent)) => assert_eq!(received, sent.bytes),
+                    (Err(error), None) => assert_eq!(error, self.nothing()),
+                    (received, sent) => panic!("received {received:?}, sent was {sent:?}"),
+                }
+            }
             Op::RecvMany { who, limit } => {
                 let mut messages = Vec::new();
                 match self.sides[who].receiver.try_recv_many(&mut messages, limit) {
                     Ok(count) => {
-                        assert_eq!(count, limit.min(self.model.len()));
-                        let sent: Vec<_> = self.model.drain(..count).map(|it| it.bytes).collect();
-                        assert_eq!(messages, sent);
+                        let most = limit.min(self.queue.capacity());
+                        let sent: Vec<_> = (0..most).map_while(|_| self.receive(who)).collect();
+                        assert_eq!(messages.len(), count);
+                        assert!(messages.iter().eq(sent.iter().map(|it| &it.bytes)));
                     }
                     Err(error) => {
                         assert!(self.model.is_empty() && limit > 0);
@@ -154,17 +169,23 @@ impl World {
             }
             Op::Lease { who } => {
                 let nothing = self.nothing();
-                let side = &mut self.sides[who];
-                if side.leases.len() == LEASES && !self.model.is_empty() {
-                    let out = Fault::LeasesOut { max: LEASES };
-                    assert_eq!(side.receiver.try_lease().unwrap_err(), TryRecvError::Fault(out));
-                    return;
-                }
-                match (side.receiver.try_lease(), self.model.pop_front()) {
+                let owes = self.owed.iter().position(|(side, _)| *side == who);
+                let are_out = self.sides[who].leases.len() + usize::from(owes.is_some()) == LEASES;
+                let expected = match owes {
+                    // The queue is full, or it would be there.
+                    Some(at) if are_out => self.owed.remove(at).map(|(_, sent)| sent),
+                    _ if are_out => {
+                        let out = TryRecvError::Fault(Fault::LeasesOut { max: LEASES });
+                        assert_eq!(self.sides[who].receiver.try_lease().unwrap_err(), out);
+                        return;
+                    }
+                    _ => self.receive(who),
+                };
+                match (self.sides[who].receiver.try_lease(), expected) {
                     (Ok(lease), Some(sent)) => {
                         assert_eq!(lease.attempts(), sent.returned + 1);
                         assert_eq!(lease.redelivered(), sent.returned > 0);
-                        side.leases.push_back((lease, sent));
+                        self.sides[who].leases.push_back((lease, sent));
                     }
                     (Err(error), None) => assert_eq!(error, nothing),
                     (leased, sent) => panic!("leased {leased:?}, sent was {sent:?}"),
@@ -178,26 +199,23 @@ impl World {
             }
             Op::Nack { who } => {
                 let is_full = self.model.len() == self.queue.capacity();
-                let side = &mut self.sides[who];
-                let Some((lease, mut sent)) = side.leases.pop_back() else { return };
-                match side.receiver.nack(lease) {
-                    Ok(()) => {
-                        assert!(!is_full);
-                        sent.returned += 1;
-                        self.model.push_back(sent);
-                    }
-                    Err(TrySendError::Full(lease)) => {
-                        assert!(is_full);
-                        assert_eq!(lease.read().unwrap(), sent.bytes);
-                        side.leases.push_back((lease, sent));
-                    }
-                    Err(error) => panic!("{error:?}"),
+                let owes = self.owed.iter().any(|(side, _)| *side == who);
+                if is_full && owes {
+                    return;
+                }
+                let Some((lease, mut sent)) = self.sides[who].leases.pop_back() else { return };
+                lease.nack();
+                sent.returned += 1;
+                match is_full {
+                    true => self.owed.push_back((who, sent)),
+                    false => self.model.push_back(sent),
                 }
             }
             Op::Reattach { who } => {
                 self.senders.remove(who);
                 self.senders.insert(who, self.queue.sender().unwrap());
-                if self.sides[who].leases.is_empty() {
+                let owes = self.owed.iter().any(|(side, _)| *side == who);
+                if self.sides[who].leases.is_empty() && !owes {
                     self.sides.remove(who);
                     let receiver = self.queue.receiver().unwrap();
                     self.sides.insert(who, Side { receiver, leases: VecDeque::new() });
@@ -210,9 +228,16 @@ impl World {
         }
     }
 
-    pub(crate) fn check(&self) {
+    pub(crate) fn check(&mut self) {
         assert_eq!(self.queue.len(), self.model.len());
+        assert_eq!(self.queue.stats().owed, self.owed.len() as u64);
         assert_eq!(self.queue.is_closed(), self.closed);
+        // A wait of this process, as is a join, returns what it owes.
+        while self.model.len() < self.queue.capacity()
+            && let Some((_, sent)) = self.owed.pop_front()
+        {
+            self.model.push_back(sent);
+        }
         let is_done = self.model.is_empty() && self.sides.iter().all(|it| it.leases.is_empty());
         assert_eq!(self.queue.join_blocking_timeout(Duration::ZERO).is_ok(), is_done);
         for (lease, sent) in self.sides.iter().flat_map(|side| &side.leases) {

@@ -109,7 +109,7 @@ fn a_pack_is_leased_and_comes_again_as_a_whole() {
     queue.sender().unwrap().try_send_packed(["a", "b"]).unwrap();
     let mut receiver = queue.receiver().unwrap();
     let lease = receiver.try_lease().unwrap();
-    receiver.nack(lease).unwrap();
+    lease.nack();
     let again = receiver.try_lease().unwrap();
     assert!(again.redelivered() && again.attempts() == 2);
     assert_eq!(again.read().unwrap(), Pack::from_iter(["a", "b"]));
