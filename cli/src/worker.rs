@@ -12,17 +12,15 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use parkline_uring::{
-    AsyncReceiver, AsyncSender, Backend, Fault, Queue, Receiver, RecvError, Sender, Shared, backend,
+    AsyncReceiver, AsyncSender, Backend, Queue, Receiver, RecvError, Sender, Shared, backend,
 };
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::sync::Notify;
 use tokio::task::{JoinSet, yield_now};
 
 use crate::crew::{JOBS_FD, RESULTS_FD};
@@ -48,10 +46,9 @@ pub(crate) fn run(args: &crate::Worker) -> Result<ExitCode> {
 async fn work(tasks: u32) -> Result<()> {
     let jobs = inherited(JOBS_FD)?.receiver()?.share();
     let mut results = inherited(RESULTS_FD)?.sender()?.share();
-    let acknowledged = Arc::new(Notify::new());
     let mut getters = JoinSet::new();
     for _ in 0..tasks {
-        getters.spawn(serve(jobs.clone(), results.clone(), Arc::clone(&acknowledged)));
+        getters.spawn(serve(jobs.clone(), results.clone()));
     }
     // One thread polls the tasks in the order of their spawning: when this one is polled, all
     // others wait.
@@ -71,23 +68,11 @@ async fn work(tasks: u32) -> Result<()> {
 }
 
 /// Takes jobs until there are no more.
-async fn serve(
-    mut jobs: Shared<Receiver>,
-    mut results: Shared<Sender>,
-    acknowledged: Arc<Notify>,
-) -> Result<()> {
+async fn serve(mut jobs: Shared<Receiver>, mut results: Shared<Sender>) -> Result<()> {
     loop {
         let lease = match jobs.lease().await {
             Ok(lease) => lease,
-            Err(RecvError::Fault(Fault::LeasesOut { .. })) => {
-                acknowledged.notified().await;
-                continue;
-            }
-            Err(RecvError::Closed) => {
-                // Whoever waits for a lease has this to learn, too.
-                acknowledged.notify_one();
-                return Ok(());
-            }
+            Err(RecvError::Closed) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         let job = Job::decode(&lease.read()?);
@@ -99,7 +84,6 @@ async fn serve(
         };
         results.send(&result.encode()).await?;
         lease.ack();
-        acknowledged.notify_one();
         // While there is always a job to take, nothing else here waits.
         yield_now().await;
     }

@@ -43,12 +43,12 @@ pub(crate) struct Rare {
     pub(crate) arrivals: AtomicU32,
     /// Moves with every message that goes back into the ring, after it did.
     pub(crate) returns: AtomicU64,
-    /// The same for those messages alone that a join waits for.
+    /// Of an event, which uses nothing else of its segment than this and the gate `readable`.
+    pub(crate) flag: Flag,
+    /// Moves with every message that goes back and that a join waits for.
     pub(crate) due_returns: AtomicU64,
     /// A message sent before this position may be one that a join waits for.
     pub(crate) joined_before: AtomicU64,
-    /// Of an event, which uses nothing else of its segment than this and the gate `readable`.
-    pub(crate) flag: Flag,
 }
 
 impl Control {
@@ -62,9 +62,9 @@ impl Control {
                 closing,
                 arrivals,
                 returns: AtomicU64::new(0),
+                flag: Flag::new(),
                 due_returns: AtomicU64::new(0),
                 joined_before: AtomicU64::new(0),
-                flag: Flag::new(),
             },
         }
     }

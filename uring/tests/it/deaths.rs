@@ -66,7 +66,9 @@ pub(crate) fn until_somebody_waits(side: &parkline_core::driver::Side) {
 async fn again(mut receiver: Receiver<u64>) -> u64 {
     let job = receiver.lease().await.unwrap();
     assert!(job.redelivered() && job.attempts() == 2);
-    job.read().unwrap()
+    let read = job.read().unwrap();
+    job.ack();
+    read
 }
 
 /// Fails if the ring does not watch peers (seen failing: sleeps for an hour).

@@ -168,7 +168,7 @@ fn who_looks_looks_for_the_dead() {
     sender.try_send(&2).unwrap();
     let mut receiver = queue.receiver().unwrap();
     // Without room to go back, the record is left as if its process had died.
-    job.abandon();
+    drop(job);
     drop(first);
     receiver.set_spin(HOUR);
     block_on(async {
