@@ -171,6 +171,16 @@ pub enum OpenError {
         /// Ours.
         expected: u32,
     },
+    /// The segment's layout is ours, but it uses what a later version of this library added to it.
+    #[error(
+        "the segment was made with {what} {found:#x}, which this version of the library does not know; use the same version in all processes"
+    )]
+    Unsupported {
+        /// Which field of the header.
+        what: &'static str,
+        /// What it says.
+        found: u32,
+    },
     /// Numbers that no creator writes.
     #[error("the segment's header claims an impossible shape; its creator is broken or hostile")]
     Claims,

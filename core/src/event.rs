@@ -159,6 +159,11 @@ impl Event {
         Expecting { segment: Arc::clone(&self.segment), since }
     }
 
+    /// The event's number, as [`Queue::id`](crate::Queue::id).
+    pub fn id(&self) -> u128 {
+        self.segment.id()
+    }
+
     /// Another descriptor of the same event, close-on-exec, to hand on.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use crate::slot::BLOCK_BITS;
 
 pub(crate) const MAGIC: [u8; 8] = *b"PARKLINE";
 /// The layout and the protocol. Both sides of a segment must agree.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 pub(crate) const CONTROL_OFFSET: usize = 1024;
 pub(crate) const HEADER_LEN: usize = 4096;
@@ -112,7 +112,55 @@ impl core::fmt::Display for TypeMark {
     }
 }
 
-/// The first page of a segment, as its creator wrote it.
+/// What the messages mean, as the creator said: a name and a version. All zeros where it said
+/// nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(crate) struct Schema {
+    version: u32,
+    name_len: u32,
+    name: [u8; NAME_LEN],
+}
+
+impl Schema {
+    pub(crate) const NONE: Self = Self { version: 0, name_len: 0, name: [0; NAME_LEN] };
+
+    /// The name, if it is one: 1 to 64 bytes of UTF-8, and zeros behind it.
+    fn name(&self) -> Option<&str> {
+        let (name, rest) = self.name.split_at_checked(self.name_len as usize)?;
+        let whole = !name.is_empty() && rest.iter().all(|byte| *byte == 0);
+        core::str::from_utf8(name).ok().filter(|_| whole)
+    }
+}
+
+/// A queue's random number. Never 0.
+pub(crate) type QueueId = [u8; 16];
+
+/// What a segment's first page says beside the shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) id: QueueId,
+    pub(crate) payload: TypeMark,
+    pub(crate) schema: Schema,
+}
+
+/// The first page of a segment, as its creator wrote it. All numbers are in the machine's byte
+/// order.
+///
+/// | at | field | |
+/// |---|---|---|
+/// | 0 | `magic` | `PARKLINE` |
+/// | 8 | `version` | [`VERSION`]; what follows is another version's if it differs |
+/// | 12 | `capacity_log2` | slots, as a power of two |
+/// | 16, 20 | `handles`, `leases` | records, and blocks of each beside the first |
+/// | 24 | `max_message` | bytes |
+/// | 32, 40 | `watchdog_micros`, `max_attempts` | |
+/// | 48 | `batch` | messages a block; 0: blocks hold one message each |
+/// | 52 | `flags` | what an opener must know to use the segment; it refuses a bit that it does not know |
+/// | 56 | `queue_id` | random, not all zeros |
+/// | 72 | `payload` | size `u64`, alignment `u32`, length of the name `u32`, name |
+/// | 152 | `schema` | version `u32`, length of the name `u32`, name; all zeros: none |
+/// | 224 | | zeros up to the control words at 1024 |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Claims {
@@ -124,8 +172,14 @@ pub(crate) struct Claims {
     max_message: u64,
     watchdog_micros: u64,
     max_attempts: u64,
+    batch: u32,
+    flags: u32,
+    queue_id: QueueId,
     payload: TypeMark,
+    schema: Schema,
 }
+
+const _: () = assert!(size_of::<Claims>() == 224);
 
 /// The checked shape of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +242,7 @@ impl Geometry {
 
     /// Reads a stranger's claims: each is checked against our limits and the sum of them against
     /// the file's length.
-    pub(crate) fn check(page: &[u8], file_len: u64) -> Result<(Self, TypeMark), OpenError> {
+    pub(crate) fn check(page: &[u8], file_len: u64) -> Result<(Self, Label), OpenError> {
         let truncated = |expected| OpenError::WrongLength { expected, found: file_len };
         let (claims, _) =
             Claims::read_from_prefix(page).map_err(|_| truncated(HEADER_LEN as u64))?;
@@ -198,13 +252,21 @@ impl Geometry {
         if claims.version != VERSION {
             return Err(OpenError::Version { found: claims.version, expected: VERSION });
         }
+        for (what, found) in [("batch", claims.batch), ("flags", claims.flags)] {
+            if found != 0 {
+                return Err(OpenError::Unsupported { what, found });
+            }
+        }
         let Claims { capacity_log2, handles, leases, max_message, watchdog_micros, .. } = claims;
+        let Claims { queue_id: id, payload, schema, .. } = claims;
         let watchdog = Duration::from_micros(watchdog_micros);
         let max_attempts = u16::try_from(claims.max_attempts).unwrap_or(0);
         let sane = 1u64.checked_shl(capacity_log2).is_some_and(|it| it <= MAX_CAPACITY)
             && (1..=MAX_HANDLES).contains(&handles.into())
             && max_attempts > 0
             && max_message <= MAX_MESSAGE
+            && id != [0; 16]
+            && (schema == Schema::NONE || schema.name().is_some())
             && (Duration::from_millis(1)..=MAX_WATCHDOG).contains(&watchdog);
         let geometry = sane
             .then(|| Self::compute(capacity_log2, handles, leases, max_message))
@@ -214,7 +276,7 @@ impl Geometry {
         if geometry.file_len as u64 != file_len {
             return Err(truncated(geometry.file_len as u64));
         }
-        Ok((geometry, claims.payload))
+        Ok((geometry, Label { id, payload, schema }))
     }
 
     /// What lies where. `None` when the segment would have more blocks than a word can name, or
@@ -259,7 +321,7 @@ impl Geometry {
         })
     }
 
-    pub(crate) fn claims(&self, payload: TypeMark) -> Claims {
+    pub(crate) fn claims(&self, label: Label) -> Claims {
         Claims {
             magic: MAGIC,
             version: VERSION,
@@ -270,7 +332,11 @@ impl Geometry {
             // At most an hour.
             watchdog_micros: self.watchdog.as_micros() as u64,
             max_attempts: self.max_attempts.into(),
-            payload,
+            batch: 0,
+            flags: 0,
+            queue_id: label.id,
+            payload: label.payload,
+            schema: label.schema,
         }
     }
 }
@@ -368,15 +434,29 @@ mod tests {
         }
     }
 
+    fn schema(name: &[u8], version: u32) -> Schema {
+        let mut schema = Schema { version, name_len: name.len() as u32, ..Schema::NONE };
+        schema.name[..name.len()].copy_from_slice(name);
+        schema
+    }
+
+    fn label() -> Label {
+        Label { id: [7; 16], payload: TypeMark::BYTES, schema: Schema::NONE }
+    }
+
     fn page(geometry: &Geometry) -> Vec<u8> {
-        geometry.claims(TypeMark::BYTES).as_bytes().to_vec()
+        geometry.claims(label()).as_bytes().to_vec()
     }
 
     #[test]
     fn what_was_planned_is_what_is_read() {
         let plan = Geometry::plan(wishes()).unwrap();
-        let (read, mark) = Geometry::check(&page(&plan), plan.file_len() as u64).unwrap();
-        assert_eq!((read, mark), (plan, TypeMark::BYTES));
+        for schema in [Schema::NONE, schema(b"orders", 3), schema(&[b'n'; NAME_LEN], 0)] {
+            let label = Label { schema, ..label() };
+            let page = plan.claims(label);
+            let read = Geometry::check(page.as_bytes(), plan.file_len() as u64).unwrap();
+            assert_eq!(read, (plan, label));
+        }
         assert_eq!(plan.capacity(), 8, "rounded up to a power of two");
         assert_eq!(plan.blocks(), 8 + 3 * 3);
     }
@@ -391,16 +471,23 @@ mod tests {
         assert!(plan.block_words() * 8 >= plan.max_message() + BLOCK_HEADER_WORDS * 8);
     }
 
+    /// Fails if a claim is believed unseen (seen failing for `batch`, `flags`, `queue_id` and each part
+    /// of `schema`).
     #[test]
     fn each_lie_is_refused() {
         let plan = Geometry::plan(wishes()).unwrap();
-        let honest = plan.claims(TypeMark::BYTES);
+        let honest = plan.claims(label());
         let len = plan.file_len() as u64;
         let check = |lie: Claims| Geometry::check(lie.as_bytes(), len).unwrap_err();
         let magic = [b'x'; 8];
         assert!(matches!(check(Claims { magic, ..honest }), OpenError::NotParkline));
-        let version = VERSION + 1;
-        assert!(matches!(check(Claims { version, ..honest }), OpenError::Version { .. }));
+        for version in [VERSION - 1, VERSION + 1] {
+            // Nothing that follows is looked at.
+            let other = Claims { version, batch: 1, flags: 1, handles: 0, ..honest };
+            assert!(matches!(check(other), OpenError::Version { .. }));
+        }
+        let named = schema(b"orders", 3);
+        let name_after_its_end = Schema { name_len: 5, ..named };
         for lie in [
             Claims { capacity_log2: 20, ..honest },
             Claims { capacity_log2: u32::MAX, ..honest },
@@ -412,8 +499,21 @@ mod tests {
             Claims { watchdog_micros: u64::MAX, ..honest },
             Claims { max_attempts: 0, ..honest },
             Claims { max_attempts: 1 << 16, ..honest },
+            Claims { queue_id: [0; 16], ..honest },
+            Claims { schema: Schema { version: 1, ..Schema::NONE }, ..honest },
+            Claims { schema: Schema { name_len: 0, ..named }, ..honest },
+            Claims { schema: name_after_its_end, ..honest },
+            Claims { schema: Schema { name_len: 65, ..named }, ..honest },
+            Claims { schema: Schema { name_len: u32::MAX, ..named }, ..honest },
+            Claims { schema: schema(b"order\xff", 3), ..honest },
         ] {
             assert!(matches!(check(lie), OpenError::Claims), "{lie:?}");
+        }
+        for bit in 0..u32::BITS {
+            let batch = check(Claims { batch: 1 << bit, ..honest });
+            assert!(matches!(batch, OpenError::Unsupported { what: "batch", .. }), "{batch:?}");
+            let flags = check(Claims { flags: 1 << bit, ..honest });
+            assert!(matches!(flags, OpenError::Unsupported { what: "flags", .. }), "{flags:?}");
         }
         let longer = Claims { max_message: 200, ..honest };
         assert!(matches!(check(longer), OpenError::WrongLength { .. }));

@@ -138,6 +138,25 @@ impl<M: Message + ?Sized> Queue<M> {
         &self.segment
     }
 
+    /// The queue's number: 128 random bits, drawn when it was created and never 0. It is the same in
+    /// every process and after every [`open`](Queue::open), and no two queues have the same.
+    ///
+    /// It names the queue in logs and in other systems (`{:032x}`). It is no secret and proves nothing:
+    /// a hostile creator can copy another queue's.
+    ///
+    /// ```
+    /// use parkline_core::Queue;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let same = Queue::open(queue.try_clone_fd()?)?;
+    /// assert_eq!(queue.id(), same.id());
+    /// assert_ne!(queue.id(), Queue::builder().create()?.id());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn id(&self) -> u128 {
+        self.segment.id()
+    }
+
     /// How many messages the queue has room for: a power of two.
     pub fn capacity(&self) -> usize {
         self.segment.geometry().capacity()

@@ -17,13 +17,16 @@ use memfd::{FileSeal, MemfdOptions};
 use rustix::fs::{FallocateFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::rand::GetRandomFlags;
 use zerocopy::IntoBytes;
 
 use crate::control::{Control, Record};
 use crate::error::{CreateError, OpenError};
 use crate::finding::Finding;
 use crate::fork::{ForkGuard, hold_forks};
-use crate::geometry::{CONTROL_OFFSET, Geometry, HEADER_LEN, RECORD_LEN, TypeMark};
+use crate::geometry::{
+    CONTROL_OFFSET, Geometry, HEADER_LEN, Label, QueueId, RECORD_LEN, Schema, TypeMark,
+};
 use crate::locks::{Identity, Locks, Owner};
 use crate::owed::Owing;
 use crate::recovery::Watch;
@@ -44,7 +47,7 @@ pub(crate) struct Segment {
     /// Which file `fd` is.
     identity: Identity,
     view: Mapping,
-    payload: TypeMark,
+    label: Label,
     pub(crate) watch: Watch,
     pub(crate) owing: Owing,
     /// No other segment of this process has it.
@@ -58,6 +61,8 @@ impl Segment {
         lazy: bool,
     ) -> Result<Self, CreateError> {
         let os = |call| move |errno: Errno| CreateError::Os { call, cause: errno.into() };
+        let id = random_id().map_err(|cause| CreateError::Os { call: "getrandom", cause })?;
+        let label = Label { id, payload, schema: Schema::NONE };
         let options = MemfdOptions::new().allow_sealing(true).close_on_exec(true);
         let memfd = options.create("parkline").map_err(|error| CreateError::Os {
             call: "memfd_create",
@@ -70,7 +75,7 @@ impl Segment {
             rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len as u64)
                 .map_err(|errno| CreateError::Memory { bytes: len, cause: errno.into() })?;
         }
-        file.write_all_at(geometry.claims(payload).as_bytes(), 0)
+        file.write_all_at(geometry.claims(label).as_bytes(), 0)
             .map_err(|cause| CreateError::Os { call: "pwrite", cause })?;
         let seals = [FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal];
         memfd.add_seals(&seals).map_err(|error| CreateError::Os {
@@ -83,7 +88,7 @@ impl Segment {
         let fd = OwnedFd::from(memfd.into_file());
         let identity =
             Identity::of(&fd).map_err(|cause| CreateError::Os { call: "fstat", cause })?;
-        Ok(Self::of(fd, identity, view, payload))
+        Ok(Self::of(fd, identity, view, label))
     }
 
     /// Checks everything that can be checked of a stranger's memfd, before any of it is mapped.
@@ -111,29 +116,29 @@ impl Segment {
                 n => len = len.saturating_add(n),
             }
         }
-        let (geometry, payload) = Geometry::check(page.get(..len).unwrap_or_default(), file_len)?;
+        let (geometry, label) = Geometry::check(page.get(..len).unwrap_or_default(), file_len)?;
         let view = Mapping::new(file.as_fd(), geometry, Arc::default()).map_err(os("mmap"))?;
         let fd = OwnedFd::from(file);
         let identity = Identity::of(&fd).map_err(os("fstat"))?;
-        Ok(Self::of(fd, identity, view, payload))
+        Ok(Self::of(fd, identity, view, label))
     }
 
     /// As [`open`](Self::open), if it carries what `expected` says.
     pub(crate) fn open_as(fd: OwnedFd, expected: TypeMark) -> Result<Self, OpenError> {
         let segment = Self::open(fd)?;
-        if segment.payload != expected {
-            let (found, expected) = (segment.payload.to_string(), expected.to_string());
+        if segment.payload() != expected {
+            let (found, expected) = (segment.payload().to_string(), expected.to_string());
             return Err(OpenError::WrongType { found, expected });
         }
         Ok(segment)
     }
 
-    fn of(fd: OwnedFd, identity: Identity, view: Mapping, payload: TypeMark) -> Self {
+    fn of(fd: OwnedFd, identity: Identity, view: Mapping, label: Label) -> Self {
         static OPENED: atomic::AtomicU64 = atomic::AtomicU64::new(0);
         let watch = Watch::begin(view.geometry.watchdog());
         let serial = OPENED.fetch_add(1, atomic::Ordering::Relaxed);
         let owing = Owing::default();
-        Self { fd, identity, view, payload, watch, owing, serial }
+        Self { fd, identity, view, label, watch, owing, serial }
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {
@@ -146,7 +151,12 @@ impl Segment {
     }
 
     pub(crate) fn payload(&self) -> TypeMark {
-        self.payload
+        self.label.payload
+    }
+
+    /// The creator's random number.
+    pub(crate) fn id(&self) -> u128 {
+        u128::from_be_bytes(self.label.id)
     }
 
     pub(crate) fn finding(&self) -> &Finding {
@@ -171,6 +181,18 @@ impl Segment {
         let is_named = record.is_none_or(|record| record.pid.load(Relaxed) != 0);
         Ok(owner.map(|owner| if is_named { owner } else { Owner::Passing }))
     }
+}
+
+/// A number that no other queue has.
+fn random_id() -> io::Result<QueueId> {
+    let mut id = QueueId::default();
+    // Ended by a signal before the kernel has gathered what it needs, at boot.
+    let filled =
+        rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut id, GetRandomFlags::empty()))?;
+    if filled < id.len() || id == QueueId::default() {
+        return Err(io::Error::other("the kernel gave no random bytes"));
+    }
+    Ok(id)
 }
 
 impl AsFd for Segment {

@@ -227,6 +227,11 @@ impl Semaphore {
         self.queue.recover().map(|found| found.messages)
     }
 
+    /// The semaphore's number, as [`Queue::id`].
+    pub fn id(&self) -> u128 {
+        self.queue.id()
+    }
+
     /// Another descriptor of the same semaphore, close-on-exec, to hand on.
     ///
     /// # Errors

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use memfd::{FileSeal, MemfdOptions};
 use parkline_core::{
-    AttachError, CreateError, Fault, OpenError, Queue, RecvError, RecvTimeoutError, SendError,
-    SendTimeoutError, TryRecvError, TrySendError,
+    AttachError, CreateError, Event, Fault, OpenError, Queue, RecvError, RecvTimeoutError,
+    Semaphore, SendError, SendTimeoutError, TryRecvError, TrySendError,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -206,7 +206,7 @@ fn a_truncated_memfd_is_refused_with_both_lengths() {
 #[test]
 fn a_memfd_of_every_short_length_is_refused() {
     let bytes = bytes_of(&Queue::builder().capacity(1).create().unwrap());
-    for len in (0..200).chain([1023, 1024, 4095, 4096, 4097]) {
+    for len in (0..300).chain([1023, 1024, 4095, 4096, 4097]) {
         let error = Queue::open(memfd_of(&bytes[..len], &ALL_SEALS)).unwrap_err();
         assert!(matches!(error, OpenError::WrongLength { .. }), "{len}: {error:?}");
     }
@@ -236,6 +236,39 @@ fn another_version_is_refused_with_both_numbers() {
     let OpenError::Version { found: 77, expected } = &error else { panic!("{error:?}") };
     assert_eq!(*expected, ours);
     assert_says(error, &["77", &ours.to_string(), "same version"]);
+}
+
+/// Fails if the word is not looked at (seen failing).
+#[test]
+fn what_a_later_version_added_is_refused() {
+    let honest = bytes_of(&Queue::builder().capacity(1).create().unwrap());
+    for (at, name) in [(48, "batch"), (52, "flags")] {
+        let mut bytes = honest.clone();
+        bytes[at..at + 4].copy_from_slice(&64u32.to_ne_bytes());
+        let error = Queue::open(memfd_of(&bytes, &ALL_SEALS)).unwrap_err();
+        let OpenError::Unsupported { what, found: 64 } = &error else { panic!("{error:?}") };
+        assert_eq!(*what, name);
+        assert_says(error, &[name, "0x40", "same version"]);
+    }
+}
+
+/// Fails if the number is drawn anew by an opener, or is the same for two queues (seen failing).
+#[test]
+fn each_queue_event_and_semaphore_has_a_number_of_its_own_wherever_it_is_opened() {
+    let builder = || Queue::builder().capacity(1);
+    let queue = builder().create().unwrap();
+    let event = builder().create_event().unwrap();
+    let semaphore = builder().create_semaphore(1).unwrap();
+    let other = builder().create().unwrap();
+    let ids = [queue.id(), event.id(), semaphore.id(), other.id()];
+    for (n, id) in ids.iter().enumerate() {
+        assert!(*id != 0 && !ids[..n].contains(id), "{ids:x?}");
+    }
+    assert_eq!(Queue::open(queue.try_clone_fd().unwrap()).unwrap().id(), ids[0]);
+    assert_eq!(Event::open(event.try_clone_fd().unwrap()).unwrap().id(), ids[1]);
+    assert_eq!(Semaphore::open(semaphore.try_clone_fd().unwrap()).unwrap().id(), ids[2]);
+    let first_page = bytes_of(&queue);
+    assert_eq!(u128::from_be_bytes(first_page[56..72].try_into().unwrap()), ids[0]);
 }
 
 #[test]

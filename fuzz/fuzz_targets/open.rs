@@ -28,6 +28,7 @@ use self::attack::world::{Step, World};
 
 /// See `core/src/geometry.rs`.
 const HEADER_LEN: usize = 4096;
+const SCHEMA_AT: usize = 152;
 /// No larger segment is made: the claims may ask for terabytes.
 const MAX_LEN: u64 = 1 << 20;
 
@@ -65,7 +66,30 @@ struct Claims {
     max_message: Number,
     watchdog_micros: Number,
     max_attempts: Number,
+    /// One of the claims that are zero, or must not be, in most segments.
+    rare: (u8, Number),
     typed: Option<u32>,
+}
+
+impl Claims {
+    /// What lies from `batch` to `queue_id`.
+    fn middle(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for which in 0..2 {
+            bytes.extend(self.rare(which).to_ne_bytes());
+        }
+        bytes.extend([u8::from(self.rare.0 != 2); 16]);
+        bytes
+    }
+
+    /// The version and the length of the name of `schema`.
+    fn schema(&self) -> [u32; 2] {
+        [self.rare(3), self.rare(4)]
+    }
+
+    fn rare(&self, which: u8) -> u32 {
+        if self.rare.0 == which { self.rare.1.get() as u32 } else { 0 }
+    }
 }
 
 /// Most are small, so that some segments open; the others lie where sums and products overflow.
@@ -121,14 +145,17 @@ fn claimed<T>(
     for wide in [claims.max_message, claims.watchdog_micros, claims.max_attempts] {
         page.extend(wide.get().to_ne_bytes());
     }
+    page.extend(claims.middle());
+    let claimed = page.len();
+    page.resize(HEADER_LEN, 0);
     if let Some(like) = like {
         let honest = File::from(like.try_clone_to_owned().expect("a descriptor"));
-        let claimed = page.len();
-        page.resize(HEADER_LEN, 0);
         honest.read_exact_at(&mut page[claimed..], claimed as u64).expect("a header");
     } else {
-        page.extend(claims.typed.unwrap_or(0).to_ne_bytes());
-        page.resize(HEADER_LEN, 0);
+        page[claimed..][..4].copy_from_slice(&claims.typed.unwrap_or(0).to_ne_bytes());
+    }
+    for (at, claim) in [SCHEMA_AT, SCHEMA_AT + 4].into_iter().zip(claims.schema()) {
+        page[at..][..4].copy_from_slice(&claim.to_ne_bytes());
     }
     let of_len = |len| {
         let file = memfd();
@@ -139,7 +166,11 @@ fn claimed<T>(
     match of_len(HEADER_LEN as u64) {
         Err(OpenError::WrongLength { expected, .. }) if expected <= MAX_LEN => {
             match of_len(expected) {
-                Ok(opened) => Some(opened),
+                Ok(opened) => {
+                    let unknown = claims.rare(0) != 0 || claims.rare(1) != 0;
+                    assert!(!unknown && claims.rare.0 != 2, "{claims:?}");
+                    Some(opened)
+                }
                 Err(OpenError::WrongType { .. }) if like.is_none() => None,
                 Err(OpenError::Claims | OpenError::Attach(_)) if like.is_some() => None,
                 Err(error) => panic!("{error}"),
