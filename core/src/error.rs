@@ -80,7 +80,7 @@ pub enum WaitTimeoutError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CreateError {
-    /// `capacity`, `handles` or `max_attempts` was 0.
+    /// `capacity`, `handles`, `max_attempts` or the length of a name was 0.
     #[error("{what} is 0, it must be at least 1")]
     Zero {
         /// Which number.
@@ -200,6 +200,16 @@ pub enum OpenError {
         /// What it carries.
         found: String,
         /// What was asked for.
+        expected: String,
+    },
+    /// The creator and the opener do not name the same schema.
+    #[error(
+        "the queue's schema is {found}, you asked for {expected}; name the same one where the queue is made and where it is opened, and make a new queue for a new version"
+    )]
+    Schema {
+        /// What the creator named.
+        found: String,
+        /// What the opener asked for.
         expected: String,
     },
     /// A semaphore has no handle left for one more process.

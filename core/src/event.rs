@@ -12,7 +12,8 @@ use crate::error::{CreateError, Fault, OpenError, WaitTimeoutError};
 use crate::flag::{Flag, Since};
 use crate::futex::Futex;
 use crate::gate::{Gate, Wake};
-use crate::geometry::{Geometry, TypeMark, Wishes};
+use crate::geometry::{Geometry, Schema, TypeMark, Wishes};
+use crate::open_options::SchemaAsked;
 use crate::segment::Segment;
 use crate::side::{Side, WaitsFor};
 
@@ -54,7 +55,8 @@ impl Event {
             watchdog,
             max_attempts: 1,
         };
-        let segment = Segment::create(Geometry::plan(wishes)?, TypeMark::EVENT, false)?;
+        let geometry = Geometry::plan(wishes)?;
+        let segment = Segment::create(geometry, TypeMark::EVENT, Schema::NONE, false)?;
         Ok(Self { segment: Arc::new(segment) })
     }
 
@@ -63,7 +65,8 @@ impl Event {
     /// # Errors
     /// As [`Queue::open`](crate::Queue::open); [`OpenError::WrongType`] when it is something else.
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
-        let segment = Arc::new(Segment::open_as(fd.into(), TypeMark::EVENT)?);
+        let segment =
+            Arc::new(Segment::open_as(fd.into(), TypeMark::EVENT, SchemaAsked::default())?);
         Ok(Self { segment })
     }
 

@@ -112,8 +112,8 @@ impl core::fmt::Display for TypeMark {
     }
 }
 
-/// What the messages mean, as the creator said: a name and a version. All zeros where it said
-/// nothing.
+/// What the messages mean, in its creator's words: a name and a version. All zeros where the creator
+/// gave none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Schema {
@@ -125,11 +125,47 @@ pub(crate) struct Schema {
 impl Schema {
     pub(crate) const NONE: Self = Self { version: 0, name_len: 0, name: [0; NAME_LEN] };
 
+    /// A name that is too long keeps its length, and [`name`](Self::name) is `None`.
+    pub(crate) fn new(name: &str, version: u32) -> Self {
+        let name_len = u32::try_from(name.len()).unwrap_or(u32::MAX);
+        let mut schema = Self { version, name_len, ..Self::NONE };
+        for (to, from) in schema.name.iter_mut().zip(name.bytes()) {
+            *to = from;
+        }
+        schema
+    }
+
+    /// The schema that a builder asks for, which a segment can keep.
+    pub(crate) fn plan(self) -> Result<Self, CreateError> {
+        let what = "the length of the schema's name";
+        match self.name_len as usize {
+            0 => Err(CreateError::Zero { what }),
+            1..=NAME_LEN => Ok(self),
+            asked => Err(CreateError::TooLarge { what, asked, max: NAME_LEN as u64 }),
+        }
+    }
+
     /// The name, if it is one: 1 to 64 bytes of UTF-8, and zeros behind it.
-    fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         let (name, rest) = self.name.split_at_checked(self.name_len as usize)?;
         let whole = !name.is_empty() && rest.iter().all(|byte| *byte == 0);
         core::str::from_utf8(name).ok().filter(|_| whole)
+    }
+
+    pub(crate) fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+impl core::fmt::Display for Schema {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.name() {
+            Some(name) => write!(f, "{name:?} version {}", self.version),
+            None if *self == Self::NONE => f.write_str("none"),
+            None => {
+                write!(f, "a name of {} bytes, where 1 to {NAME_LEN} are possible", self.name_len)
+            }
+        }
     }
 }
 

@@ -86,6 +86,8 @@ mod locks;
 #[cfg(not(loom))]
 mod message;
 #[cfg(not(loom))]
+mod open_options;
+#[cfg(not(loom))]
 mod owed;
 #[cfg(not(loom))]
 mod pack;
@@ -148,6 +150,7 @@ pub use self::{
     event::Event,
     lease::Lease,
     message::Message,
+    open_options::OpenOptions,
     pack::{Messages, Pack},
     queue::{Builder, Queue},
     receiver::Receiver,

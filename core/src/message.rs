@@ -19,6 +19,10 @@ mod sealed {
 /// ([`Pack`](crate::Pack)), or any type that zerocopy can turn into bytes and back, whatever bits a
 /// peer writes: derive `FromBytes`, `IntoBytes` and `Immutable`.
 ///
+/// A queue knows its type by size, alignment and name without the paths, of a long name the first 64
+/// bytes. **It does not know the fields**: a type of the same name and size whose fields were swapped or
+/// renamed opens the queue too. [`Builder::schema`](crate::Builder::schema) tells such versions apart.
+///
 /// ```
 /// use zerocopy::{FromBytes, Immutable, IntoBytes};
 ///

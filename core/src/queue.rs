@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use crate::attachment::{Attachment, Heir};
 use crate::error::{AttachError, CreateError, Fault, JoinTimeoutError, OpenError};
 use crate::event::Event;
-use crate::geometry::{Geometry, Wishes};
+use crate::geometry::{Geometry, Schema, Wishes};
 use crate::join::{Join, order_acknowledgements};
 use crate::message::Message;
+use crate::open_options::OpenOptions;
 use crate::receiver::Receiver;
 use crate::recovery::{Recovered, wake_everybody};
 use crate::segment::Segment;
@@ -49,6 +50,7 @@ pub struct Queue<M: Message + ?Sized = [u8]> {
 #[must_use = "nothing is created until `create`"]
 pub struct Builder {
     wishes: Wishes,
+    schema: Option<Schema>,
     lazy: bool,
 }
 
@@ -64,7 +66,7 @@ impl Queue {
             watchdog: Duration::from_millis(100),
             max_attempts: 5,
         };
-        Builder { wishes, lazy: false }
+        Builder { wishes, schema: None, lazy: false }
     }
 
     /// Opens the queue of bytes that another process, or this one, created.
@@ -73,22 +75,33 @@ impl Queue {
     /// length, its header.
     ///
     /// # Errors
-    /// [`OpenError`] tells what is wrong with the descriptor.
+    /// [`OpenError`] tells what is wrong with the descriptor. [`OpenError::Schema`] when the queue's
+    /// creator named a schema: [`open_options`](Self::open_options) opens it.
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
         Self::open_typed(fd)
+    }
+
+    /// Begins to open a queue whose schema must be the one that is named:
+    /// `Queue::open_options().schema("orders", 3).open(fd)`.
+    pub fn open_options() -> OpenOptions {
+        OpenOptions::default()
     }
 }
 
 impl<M: Message + ?Sized> Queue<M> {
     /// Opens a queue that carries `M`.
     ///
+    /// The type is known by its size, its alignment and its name, **not by its fields**: if the creator's
+    /// `M` has fields of the same size in another order, the queue opens, and messages are read wrong.
+    /// Name a schema to tell them apart: [`Builder::schema`].
+    ///
     /// # Errors
     /// As [`Queue::open`], and [`OpenError::WrongType`] when it carries something else.
     pub fn open_typed(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
-        Ok(Self::of(Segment::open_as(fd.into(), M::mark().0)?))
+        OpenOptions::default().open_typed(fd)
     }
 
-    fn of(segment: Segment) -> Self {
+    pub(crate) fn of(segment: Segment) -> Self {
         Self { segment: Arc::new(segment), trusted: false, carries: PhantomData }
     }
 
@@ -155,6 +168,11 @@ impl<M: Message + ?Sized> Queue<M> {
     /// ```
     pub fn id(&self) -> u128 {
         self.segment.id()
+    }
+
+    /// The name and the version of the schema that the creator named: see [`Builder::schema`].
+    pub fn schema(&self) -> Option<(&str, u32)> {
+        self.segment.schema()
     }
 
     /// How many messages the queue has room for: a power of two.
@@ -399,6 +417,7 @@ impl<M: Message + ?Sized> core::fmt::Debug for Queue<M> {
             .field("handles", &self.handles())
             .field("closed", &self.is_closed())
             .field("carries", &format_args!("{}", self.segment.payload()))
+            .field("schema", &self.schema())
             .finish_non_exhaustive()
     }
 }
@@ -442,6 +461,47 @@ impl Builder {
         self
     }
 
+    /// Names what the messages mean. Every opener must name the same schema, by
+    /// [`Queue::open_options`]; an opener that names none is refused. Count the `version` with each
+    /// change of the messages.
+    ///
+    /// Without a schema a queue of bytes opens for every program, and a typed queue opens as a type of
+    /// the same size, alignment and name whose fields differ.
+    ///
+    /// The name has 1 to 64 bytes. [`create`](Self::create) refuses another name and never cuts it. An
+    /// event and a semaphore carry no messages, so they have no schema.
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, OpenError, Queue};
+    /// use zerocopy::{FromBytes, Immutable, IntoBytes};
+    ///
+    /// mod yesterday {
+    /// # use zerocopy::{FromBytes, Immutable, IntoBytes};
+    ///     #[derive(FromBytes, IntoBytes, Immutable)]
+    ///     #[repr(C)]
+    ///     pub struct Order { pub id: u64, pub amount: u64 }
+    /// }
+    ///
+    /// #[derive(FromBytes, IntoBytes, Immutable)]
+    /// #[repr(C)]
+    /// struct Order { amount: u64, id: u64 }
+    ///
+    /// let queue = Queue::builder().schema("orders", 2).create_typed::<Order>()?;
+    /// let older = Queue::open_options().schema("orders", 1);
+    /// let refused = older.open_typed::<yesterday::Order>(queue.try_clone_fd()?);
+    /// assert!(matches!(refused, Err(OpenError::Schema { .. })));
+    /// let newer = Queue::open_options().schema("orders", 2);
+    /// assert!(newer.open_typed::<Order>(queue.try_clone_fd()?).is_ok());
+    ///
+    /// let too_long = Queue::builder().schema(&"x".repeat(65), 1).create();
+    /// assert!(matches!(too_long, Err(CreateError::TooLarge { asked: 65, max: 64, .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn schema(mut self, name: &str, version: u32) -> Self {
+        self.schema = Some(Schema::new(name, version));
+        self
+    }
+
     /// Lets the kernel find memory when a block is first used, not now: for a large `max_message`
     /// that few messages need. Where memory runs out then, the process that touches it is killed by
     /// a signal.
@@ -468,6 +528,9 @@ impl Builder {
 
     /// Creates a queue that carries `T`; `max_message` is its size, or for a [`Pack`](crate::Pack) as it
     /// was said.
+    ///
+    /// An opener's type must have the size, the alignment and the name of `T`. Its fields are not
+    /// compared: name a [`schema`](Self::schema) if they may change.
     ///
     /// # Errors
     /// As [`create`](Self::create).
@@ -515,11 +578,12 @@ impl Builder {
     /// # Ok::<(), CreateError>(())
     /// ```
     pub fn create_semaphore(self, permits: usize) -> Result<Semaphore, CreateError> {
-        Semaphore::create(self, permits)
+        Semaphore::create(Self { schema: None, ..self }, permits)
     }
 
     fn build<M: Message + ?Sized>(self) -> Result<Queue<M>, CreateError> {
-        let segment = Segment::create(Geometry::plan(self.wishes)?, M::mark().0, self.lazy)?;
-        Ok(Queue::of(segment))
+        let schema = self.schema.map_or(Ok(Schema::NONE), Schema::plan)?;
+        let geometry = Geometry::plan(self.wishes)?;
+        Ok(Queue::of(Segment::create(geometry, M::mark().0, schema, self.lazy)?))
     }
 }

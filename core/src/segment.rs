@@ -28,6 +28,7 @@ use crate::geometry::{
     CONTROL_OFFSET, Geometry, HEADER_LEN, Label, QueueId, RECORD_LEN, Schema, TypeMark,
 };
 use crate::locks::{Identity, Locks, Owner};
+use crate::open_options::SchemaAsked;
 use crate::owed::Owing;
 use crate::recovery::Watch;
 use crate::ring::Ring;
@@ -58,11 +59,12 @@ impl Segment {
     pub(crate) fn create(
         geometry: Geometry,
         payload: TypeMark,
+        schema: Schema,
         lazy: bool,
     ) -> Result<Self, CreateError> {
         let os = |call| move |errno: Errno| CreateError::Os { call, cause: errno.into() };
         let id = random_id().map_err(|cause| CreateError::Os { call: "getrandom", cause })?;
-        let label = Label { id, payload, schema: Schema::NONE };
+        let label = Label { id, payload, schema };
         let options = MemfdOptions::new().allow_sealing(true).close_on_exec(true);
         let memfd = options.create("parkline").map_err(|error| CreateError::Os {
             call: "memfd_create",
@@ -123,12 +125,21 @@ impl Segment {
         Ok(Self::of(fd, identity, view, label))
     }
 
-    /// As [`open`](Self::open), if it carries what `expected` says.
-    pub(crate) fn open_as(fd: OwnedFd, expected: TypeMark) -> Result<Self, OpenError> {
+    /// As [`open`](Self::open), if it carries what `expected` says, of a schema that was `asked` for.
+    pub(crate) fn open_as(
+        fd: OwnedFd,
+        expected: TypeMark,
+        asked: SchemaAsked,
+    ) -> Result<Self, OpenError> {
         let segment = Self::open(fd)?;
-        if segment.payload() != expected {
-            let (found, expected) = (segment.payload().to_string(), expected.to_string());
+        let Label { payload, schema, .. } = segment.label;
+        if payload != expected {
+            let (found, expected) = (payload.to_string(), expected.to_string());
             return Err(OpenError::WrongType { found, expected });
+        }
+        if let Some(expected) = asked.refuses(schema) {
+            let (found, expected) = (schema.to_string(), expected.to_string());
+            return Err(OpenError::Schema { found, expected });
         }
         Ok(segment)
     }
@@ -152,6 +163,12 @@ impl Segment {
 
     pub(crate) fn payload(&self) -> TypeMark {
         self.label.payload
+    }
+
+    /// What the messages mean, if the creator said so: a name and a version.
+    pub(crate) fn schema(&self) -> Option<(&str, u32)> {
+        let schema = &self.label.schema;
+        schema.name().map(|name| (name, schema.version()))
     }
 
     /// The creator's random number.

@@ -312,6 +312,115 @@ fn a_type_of_the_same_size_is_another_type() {
     assert!(Queue::<Order>::open_typed(orders.try_clone_fd().unwrap()).is_ok());
 }
 
+mod before {
+    use super::*;
+
+    /// As the other, but for its fields.
+    #[derive(FromBytes, IntoBytes, Immutable, Debug, PartialEq)]
+    #[repr(C)]
+    pub(super) struct Swap {
+        pub(super) give: u64,
+        pub(super) take: u64,
+    }
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, Debug, PartialEq)]
+#[repr(C)]
+struct Swap {
+    take: u64,
+    give: u64,
+}
+
+/// The limit that the docs of `Message` tell, and what helps.
+///
+/// Fails if a queue with a schema opens for a program that names none (seen failing).
+#[test]
+fn swapped_fields_are_not_seen_but_the_schemas_version_is() {
+    let queue = Queue::builder().capacity(1).create_typed::<Swap>().unwrap();
+    queue.sender().unwrap().try_send(&Swap { take: 1, give: 2 }).unwrap();
+    let older = Queue::<before::Swap>::open_typed(queue.try_clone_fd().unwrap()).unwrap();
+    let garbled = older.receiver().unwrap().try_recv().unwrap();
+    assert_eq!(garbled, before::Swap { give: 1, take: 2 });
+
+    let queue = Queue::builder().schema("swaps", 2).create_typed::<Swap>().unwrap();
+    let fd = || queue.try_clone_fd().unwrap();
+    let error = Queue::<before::Swap>::open_typed(fd()).unwrap_err();
+    assert!(matches!(error, OpenError::Schema { .. }), "{error:?}");
+    let older = Queue::open_options().schema("swaps", 1);
+    let error = older.open_typed::<before::Swap>(fd()).unwrap_err();
+    assert_says(error, &["\"swaps\" version 2", "\"swaps\" version 1", "a new queue"]);
+    assert!(Queue::open_options().schema("swaps", 2).open_typed::<Swap>(fd()).is_ok());
+}
+
+/// Fails if an opener's schema is not compared, or only its name, or only its version, or what has no
+/// name is one of the empty name (each seen failing).
+#[test]
+fn creator_and_opener_must_name_the_same_schema() {
+    const NAMES: [(&str, u32); 6] =
+        [("orders", 3), ("orders", 0), ("order", 3), ("orders\0", 3), ("", 0), ("none", 0)];
+    for named in [None, Some(("orders", 3)), Some(("none", 0))] {
+        let builder = Queue::builder().capacity(1);
+        let builder = named.map_or(builder, |(name, version)| builder.schema(name, version));
+        let queue = builder.create().unwrap();
+        assert_eq!(queue.schema(), named);
+        let fd = || queue.try_clone_fd().unwrap();
+        for asked in NAMES {
+            let opened = Queue::open_options().schema(asked.0, asked.1).open(fd());
+            match opened {
+                Ok(same) => assert_eq!((named, same.schema()), (Some(asked), named)),
+                Err(error) => {
+                    assert!(matches!(error, OpenError::Schema { .. }), "{error:?}");
+                    assert_ne!(named, Some(asked));
+                }
+            }
+        }
+        assert_eq!(Queue::open(fd()).is_ok(), named.is_none());
+        let any = Queue::open_options().any_schema().open(fd()).unwrap();
+        assert_eq!(any.schema(), named);
+        let other_type = Queue::open_options().any_schema().open_typed::<Order>(fd());
+        assert!(matches!(other_type, Err(OpenError::WrongType { .. })));
+    }
+}
+
+/// Fails if a long name is cut, or an empty one is none (each seen failing).
+#[test]
+fn a_schemas_name_has_1_to_64_bytes_and_is_never_cut() {
+    let builder = Queue::builder().capacity(1);
+    let (longest, longer) = ("n".repeat(64), "n".repeat(65));
+    let queue = builder.schema(&longest, u32::MAX).create().unwrap();
+    let fd = || queue.try_clone_fd().unwrap();
+    assert!(Queue::open_options().schema(&longest, u32::MAX).open(fd()).is_ok());
+    let error = Queue::open_options().schema(&longer, u32::MAX).open(fd()).unwrap_err();
+    assert!(matches!(error, OpenError::Schema { .. }), "{error:?}");
+    assert_says(error, &["65 bytes", "1 to 64"]);
+    let error = builder.schema(&longer, 1).create().unwrap_err();
+    assert!(matches!(error, CreateError::TooLarge { asked: 65, max: 64, .. }), "{error:?}");
+    assert_says(error, &["the schema's name", "65", "64"]);
+    // It would be cut in the midst of a letter.
+    let error = builder.schema(&"ü".repeat(33), 1).create_typed::<u64>().unwrap_err();
+    assert!(matches!(error, CreateError::TooLarge { asked: 66, .. }), "{error:?}");
+    let error = builder.schema("", 0).create().unwrap_err();
+    assert!(matches!(error, CreateError::Zero { .. }), "{error:?}");
+    assert_says(error, &["the schema's name", "at least 1"]);
+}
+
+#[test]
+fn an_event_and_a_semaphore_have_no_schema() {
+    let builder = Queue::builder().capacity(1).schema("orders", 3);
+    let event = builder.create_event().unwrap();
+    assert!(Event::open(event.try_clone_fd().unwrap()).is_ok());
+    let semaphore = builder.create_semaphore(1).unwrap();
+    assert!(Semaphore::open(semaphore.try_clone_fd().unwrap()).is_ok());
+}
+
+/// Fails if the name is printed as it is (seen failing): it is a stranger's, and goes into logs.
+#[test]
+fn a_strangers_name_is_escaped_in_texts() {
+    let queue = Queue::builder().capacity(1).schema("\x1b[2J\nok", 1).create().unwrap();
+    let error = Queue::open(queue.try_clone_fd().unwrap()).unwrap_err();
+    assert!(!error.to_string().contains(['\n', '\x1b']), "{error}");
+}
+
 #[test]
 fn more_handles_than_records_are_refused() {
     let queue = Queue::builder().capacity(1).handles(2).create().unwrap();

@@ -33,6 +33,8 @@ class Queue(_parkline.Queue[T], Generic[T]):
         `get` waits for a `task_done`.
     `handles`: how many processes can put, and get, at a time: each that does takes one for either.
     `watchdog`: seconds after which whoever waits looks whether others have died.
+    `schema`: a name of 1 to 64 bytes and a version, `("orders", 3)`, that say what the items are. Every
+        opener has to name the same one, a Rust program too; a pickled handle carries it.
     """
 
     __slots__ = ("_aio",)
@@ -45,10 +47,12 @@ class Queue(_parkline.Queue[T], Generic[T]):
         *,
         codec: Any = "pickle",
         joinable: bool = False,
+        schema: tuple[str, int] | None = None,
     ) -> "Queue[T]":
         """Opens the queue of a descriptor (`fileno()`) that came from somewhere, a Rust program for
-        example. The descriptor is duplicated and stays yours."""
-        return cls(1, codec=codec, joinable=joinable, _fd=fd)
+        example. The descriptor is duplicated and stays yours. Raises `ValueError` if `schema` is not the
+        one that the queue was made with; `None` opens a queue that was made with none."""
+        return cls(1, codec=codec, joinable=joinable, schema=schema, _fd=fd)
 
     @property
     def aio(self) -> AioQueue[T]:
@@ -79,9 +83,11 @@ class Queue(_parkline.Queue[T], Generic[T]):
         self.close()
 
     def __reduce__(self) -> tuple[Callable[..., "Queue[T]"], tuple[Any, ...]]:
-        return _rebuild, (_handles.send(self.fileno()), self.codec, self.joinable)
+        return _rebuild, (_handles.send(self.fileno()), self.codec, self.joinable, self.schema)
 
 
-def _rebuild(handle: Any, codec: Any, joinable: bool) -> Queue[Any]:
+def _rebuild(
+    handle: Any, codec: Any, joinable: bool, schema: tuple[str, int] | None
+) -> Queue[Any]:
     with _handles.receive(handle) as fd:
-        return Queue.from_fd(fd, codec=codec, joinable=joinable)
+        return Queue.from_fd(fd, codec=codec, joinable=joinable, schema=schema)

@@ -88,7 +88,9 @@ impl Opened {
         if !self.is_forked() {
             return Ok(None);
         }
-        let queue = Queue::open(self.queue.try_clone_fd()?).map_err(errors::open)?;
+        // The parent has named it.
+        let how = Queue::open_options().any_schema();
+        let queue = how.open(self.queue.try_clone_fd()?).map_err(errors::open)?;
         Self::new(queue).map(Some)
     }
 

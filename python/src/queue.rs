@@ -60,6 +60,7 @@ impl Queue {
         lazy_memory = true,
         max_attempts = 5,
         watchdog = 0.1,
+        schema = None,
         _fd = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
@@ -74,6 +75,7 @@ impl Queue {
         lazy_memory: bool,
         max_attempts: u16,
         watchdog: f64,
+        schema: Option<(String, u32)>,
         _fd: Option<RawFd>,
     ) -> PyResult<Self> {
         let codec = match codec {
@@ -83,7 +85,12 @@ impl Queue {
         let queue = match _fd {
             Some(fd) => {
                 let fd = borrowed(fd)?.try_clone_to_owned()?;
-                parkline_uring::Queue::open(fd).map_err(errors::open)?
+                let how = parkline_uring::Queue::open_options();
+                let how = match &schema {
+                    Some((name, version)) => how.schema(name, *version),
+                    None => how,
+                };
+                how.open(fd).map_err(errors::open)?
             }
             None => {
                 if maxsize == 0 {
@@ -103,6 +110,10 @@ impl Queue {
                     .max_attempts(max_attempts)
                     .watchdog(watchdog);
                 let builder = if lazy_memory { builder.lazy_memory() } else { builder };
+                let builder = match &schema {
+                    Some((name, version)) => builder.schema(name, *version),
+                    None => builder,
+                };
                 builder.create().map_err(errors::create)?
             }
         };
@@ -244,6 +255,19 @@ impl Queue {
     #[getter]
     fn codec<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         self.codec.spec(py)
+    }
+
+    /// The name and the version that the queue was made with.
+    #[getter]
+    fn schema(&self) -> PyResult<Option<(String, u32)>> {
+        let opened = self.opened()?;
+        Ok(opened.queue.schema().map(|(name, version)| (name.into(), version)))
+    }
+
+    /// The queue's number of 128 random bits: the same in every process, and no other queue's.
+    #[getter]
+    fn id(&self) -> PyResult<u128> {
+        Ok(self.opened()?.queue.id())
     }
 
     /// Whether somebody shut the queue down. There may still be items in it.

@@ -146,6 +146,12 @@ impl Event {
         self.0.slot().is_none()
     }
 
+    /// The event's number of 128 random bits: the same in every process, and no other's.
+    #[getter]
+    fn id(&self) -> PyResult<u128> {
+        Ok(self.opened()?.it.id())
+    }
+
     /// The event's descriptor, to be passed on: see `from_fd`.
     fn fileno(&self) -> PyResult<RawFd> {
         Ok(self.opened()?.it.as_fd().as_raw_fd())
@@ -326,6 +332,12 @@ impl Semaphore {
     #[getter]
     fn closed(&self) -> bool {
         self.0.slot().is_none()
+    }
+
+    /// The semaphore's number of 128 random bits: the same in every process, and no other's.
+    #[getter]
+    fn id(&self) -> PyResult<u128> {
+        Ok(self.opened()?.it.semaphore.id())
     }
 
     /// The semaphore's descriptor, to be passed on: see `from_fd`.

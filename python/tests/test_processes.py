@@ -84,6 +84,51 @@ def test_a_sent_handle_can_be_opened_as_often_as_one_likes() -> None:
     q.join(timeout=10)
 
 
+def test_the_schema_is_checked_wherever_a_queue_is_opened(spawn: Any) -> None:
+    """Fails if `from_fd` does not pass it on, or a pickle loses it, or a forked child names none (each
+    seen failing)."""
+    q = parkline.Queue[str](4, schema=("orders", 3))
+    assert q.schema == ("orders", 3)
+    assert parkline.Queue[str](4).schema is None
+    for other in (None, ("orders", 2), ("order", 3), ("", 0), ("x" * 65, 3)):
+        with pytest.raises(ValueError, match=r'schema is "orders" version 3, you asked for .*; name'):
+            parkline.Queue[str].from_fd(q.fileno(), schema=other)
+    with parkline.Queue[str](4) as plain, pytest.raises(ValueError, match="schema is none"):
+        parkline.Queue[str].from_fd(plain.fileno(), schema=("orders", 3))
+    for wrong in (("", 3), ("x" * 65, 3)):
+        with pytest.raises(ValueError, match="length of the schema's name"):
+            parkline.Queue[str](4, schema=wrong)
+    for same in (
+        parkline.Queue[str].from_fd(q.fileno(), schema=("orders", 3)),
+        pickle.loads(pickle.dumps(q)),
+    ):
+        assert (same.schema, same.id) == (("orders", 3), q.id)
+        same.put("here")
+        assert q.get() == "here"
+    child = spawn.Process(target=children.put_through_handle, args=(q, "there"))
+    child.start()
+    assert q.get(timeout=60) == "there"
+    child.join()
+    forked = os.fork()
+    if forked == 0:
+        status = 1
+        try:
+            q.put("forked")
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(forked, 0)[1] == 0
+    assert q.get() == "forked"
+
+
+def test_each_has_a_number_of_its_own_wherever_it_is_opened() -> None:
+    queues = [parkline.Queue[str](4) for _ in range(2)]
+    all: list[Any] = [*queues, parkline.Event(), parkline.Semaphore(1)]
+    ids = [one.id for one in all]
+    assert 0 < min(ids) and max(ids) < 1 << 128 and len(set(ids)) == 4
+    assert [pickle.loads(pickle.dumps(one)).id for one in all] == ids
+
+
 def test_a_sent_handle_that_is_gone_says_so() -> None:
     q = parkline.Queue[str](4)
     sent = pickle.dumps(q)

@@ -69,7 +69,7 @@ pub use event::AsyncEvent;
 pub use join::AsyncJoin;
 pub use parkline_core::{
     AttachError, Builder, Corrupt, CreateError, DeadLetter, Event, Fault, JoinTimeoutError, Lease,
-    Message, Messages, OpenError, Pack, Permit, Queue, Receiver, Recovered, RecvError,
+    Message, Messages, OpenError, OpenOptions, Pack, Permit, Queue, Receiver, Recovered, RecvError,
     RecvTimeoutError, Reservation, Semaphore, SendError, SendTimeoutError, Sender, Stats,
     TryRecvError, TrySendError, WaitTimeoutError,
 };
