@@ -1,5 +1,5 @@
 //! Copies between memory of ours and memory that other processes can write, which may change
-//! meanwhile.
+//! meanwhile, and zeros for the latter.
 //!
 //! Short ones go in word by word, as relaxed atomics, and come out by two words: what comes out has
 //! been in memory for long, while a load of two words waits for the stores of what a caller has just
@@ -30,6 +30,20 @@ pub(crate) fn to_shared(from: &[[u8; 8]], to: &[AtomicU64]) {
     }
     for (from, to) in from.iter().zip(to) {
         to.store(u64::from_ne_bytes(*from), Relaxed);
+    }
+}
+
+/// Zeroes the words.
+pub(crate) fn zero_shared(words: &[AtomicU64]) {
+    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    if let count @ LONG.. = words.len() {
+        let to = words.as_ptr().cast::<u8>().cast_mut();
+        // SAFETY: there are `count` words, of atomics, which a shared reference suffices to write.
+        unsafe { stosb(to, count.saturating_mul(8)) };
+        return;
+    }
+    for word in words {
+        word.store(0, Relaxed);
     }
 }
 
@@ -94,9 +108,38 @@ unsafe fn movsb(from: *const u8, to: *mut u8, len: usize) {
     }
 }
 
+/// # Safety
+/// `to` can be written for `len` bytes. It may be memory that others write meanwhile: see `movsb`.
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+#[inline]
+unsafe fn stosb(to: *mut u8, len: usize) {
+    // SAFETY: the caller's promise. The direction flag is clear wherever Rust runs.
+    unsafe {
+        core::arch::asm!(
+            "rep stosb",
+            inout("rcx") len => _,
+            inout("rdi") to => _,
+            in("al") 0_u8,
+            options(nostack, preserves_flags)
+        );
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    /// Fails if a long row is a word short, or a word too long (each seen failing).
+    #[test]
+    fn all_words_are_zeroed_and_no_other() {
+        for count in [0, 1, 127, 128, 1001] {
+            let words: Vec<_> = (0..count + 2).map(|_| AtomicU64::new(u64::MAX)).collect();
+            zero_shared(&words[1..=count]);
+            let expected = |n| if (1..=count).contains(&n) { 0 } else { u64::MAX };
+            let zeroed = words.iter().map(|it| it.load(Relaxed));
+            assert!(zeroed.eq((0..count + 2).map(expected)), "{count}");
+        }
+    }
 
     /// Fails if a long copy is a word short, or a word longer than the shorter of the two, or if a
     /// short one out forgets the odd word, or copies a pair as one word (each seen failing).

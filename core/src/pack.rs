@@ -280,6 +280,7 @@ impl core::fmt::Debug for Messages<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sync::AtomicU64;
 
     /// Words of messages, the lengths, and how many there are.
     fn pack(messages: usize, lengths: &[u32], len: u64) -> Result<Pack, Corrupt> {
@@ -304,6 +305,21 @@ mod tests {
             assert!(pack(3, &[8, 0, len], 3).is_err(), "{len}");
         }
         assert!(pack(4, &[8, 3, 1], 3).is_err());
+    }
+
+    /// Fails if the padding of a message, or of the lengths, keeps what the block held before (seen
+    /// failing).
+    #[test]
+    fn nothing_of_an_earlier_message_is_in_a_pack() {
+        let words: Vec<_> = (0..12).map(|_| AtomicU64::new(u64::MAX)).collect();
+        let block = Block::new(&words).unwrap();
+        let mut packing = Packing::new(80, 3);
+        for message in [&b"one"[..], b"", b"of eleven b"] {
+            packing.push(block, message);
+        }
+        let len = packing.finish(block);
+        let pack: Pack = [&b"one"[..], b"", b"of eleven b"].into_iter().collect();
+        assert_eq!(block.words(len / WORD).as_bytes(), pack.bytes());
     }
 
     /// Fails if the padding counts (seen failing): a peer may have left anything in it.

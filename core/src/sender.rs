@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::attachment::Attachment;
 use crate::error::{Fault, SendError, SendTimeoutError, TrySendError};
-use crate::frame::Frame;
+use crate::frame::{Block, Frame};
 use crate::message::{InBlock, Message};
 use crate::pack::{Pack, Packing};
 use crate::port::Port;
@@ -294,6 +294,9 @@ impl Sender<[u8]> {
     /// nobody waits for it. Others may fill the queue meanwhile, so the commit can still be refused
     /// as full.
     ///
+    /// The message has `len` bytes, however many are written; the others are zeros. To send fewer,
+    /// [`truncate`](Reservation::truncate).
+    ///
     /// # Errors
     /// As [`try_send`](Self::try_send).
     ///
@@ -308,6 +311,13 @@ impl Sender<[u8]> {
     /// message.try_commit().expect("there is room");
     /// assert_eq!(queue.receiver()?.try_recv()?, b"hello");
     /// assert!(sender.try_reserve(17).is_err(), "max_message is 16");
+    ///
+    /// // A writer that does not know its length reserves the most.
+    /// let mut message = sender.try_reserve(16)?;
+    /// write!(message, "{} of {}", 1, 2)?;
+    /// message.truncate(message.written());
+    /// message.try_commit().expect("there is room");
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"1 of 2");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn try_reserve(&mut self, len: usize) -> Result<Reservation<'_>, TrySendError> {
@@ -322,7 +332,7 @@ impl Sender<[u8]> {
     /// [`Fault::MessageTooLarge`], [`Fault::Forked`].
     pub fn reserve_now(&mut self, len: usize) -> Result<Reservation<'_>, Fault> {
         let frame = self.attachment.port()?.frame_of(len)?;
-        Ok(Reservation { sender: self, frame, written: 0 })
+        Ok(Reservation { sender: self, frame, written: 0, settled: 0 })
     }
 
     /// As [`try_reserve`](Self::try_reserve), waiting on the calling thread while the queue is
@@ -431,12 +441,17 @@ impl<M: Message + ?Sized> core::fmt::Debug for Sender<M> {
 
 /// A message being written in place. Dropping it sends nothing.
 ///
-/// Bytes that are not written keep what the block held before.
+/// The message is as long as it was reserved, or [truncated](Self::truncate). Bytes that are not written
+/// are zeros: a receiver never sees what an earlier message left in the block.
 #[must_use = "nothing is sent until it is committed"]
 pub struct Reservation<'a> {
     sender: &'a mut Sender<[u8]>,
     frame: Frame,
+    /// How far the calls of `io::Write` came.
     written: usize,
+    /// Invariant: every byte of the payload before it was written or zeroed. The first that is neither
+    /// may hold an earlier message's.
+    settled: usize,
 }
 
 impl Reservation<'_> {
@@ -456,6 +471,12 @@ impl Reservation<'_> {
         self.frame.is_empty()
     }
 
+    /// How many bytes the calls of [`io::Write`] wrote, in sum. [`write_at`](Self::write_at) and
+    /// [`as_mut_slice`](Self::as_mut_slice) do not count.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
     /// Makes the message shorter; a larger `len` changes nothing.
     pub fn truncate(&mut self, len: usize) {
         if let Ok(shorter) = u32::try_from(len)
@@ -466,32 +487,47 @@ impl Reservation<'_> {
         }
     }
 
-    /// Copies `bytes` to `offset`.
+    /// Copies `bytes` to `offset`, and zeroes what lies before them and is not written yet: a message
+    /// that is written from the front to the back is written once.
     ///
     /// # Panics
     /// If they do not fit into the reserved length.
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
         let fits = offset.checked_add(bytes.len()).is_some_and(|end| end <= self.len());
         assert!(fits, "{} bytes at {offset} in a message of {}", bytes.len(), self.len());
+        self.zero_up_to(offset);
         // In a forked child nothing is written, and the commit says so.
-        if let Ok(block) = self.port().and_then(|port| Ok(port.unsent()?)) {
+        if let Ok(block) = self.block() {
             block.write_at(offset, bytes);
         }
+        self.settled = self.settled.max(offset.saturating_add(bytes.len()));
     }
 
     /// The message's bytes in place, if the queue's opener vouched for all its peers by
-    /// [`Queue::trust_peers`](crate::Queue::trust_peers).
+    /// [`Queue::trust_peers`](crate::Queue::trust_peers). Those that are not written yet are zeros, which
+    /// takes the time to write them once; [`assume_written`](Self::assume_written) spares it.
     #[expect(unsafe_code, reason = "in-place views, for those who vouched for their peers")]
     pub fn as_mut_slice(&mut self) -> Option<&mut [u8]> {
         if !self.sender.attachment.trusted {
             return None;
         }
         let len = self.len();
-        let block = self.port().ok()?.unsent().ok()?;
+        self.zero_up_to(len);
+        let block = self.block().ok()?;
         // SAFETY: the block has room for `max_message` bytes and `len` is no more. It is in a cell
         // of ours, borrowed exclusively through the sender, and the opener vouched that no other
         // process writes what it does not own.
         Some(unsafe { core::slice::from_raw_parts_mut(block.payload_ptr(), len) })
+    }
+
+    /// Promises that every byte of the message is written before the commit, so that none is zeroed.
+    ///
+    /// # Safety
+    /// The caller writes every byte. A receiver reads in a byte that was not written what an earlier
+    /// message, of any sender, left there.
+    #[expect(unsafe_code, reason = "other messages can leak if the promise is broken")]
+    pub unsafe fn assume_written(&mut self) {
+        self.settled = self.len();
     }
 
     /// Commits the message if there is room.
@@ -506,7 +542,8 @@ impl Reservation<'_> {
     ///
     /// # Errors
     /// As [`Sender::send_blocking`]; the reservation comes back with what was written.
-    pub fn commit_blocking(self) -> Result<(), SendError<Self>> {
+    pub fn commit_blocking(mut self) -> Result<(), SendError<Self>> {
+        self.zero_up_to(self.len());
         let frame = self.frame;
         let sent = self.sender.wait_until(None, |sender| sender.commit_frame(frame));
         match sent.unwrap_or(Err(SendError::Closed(()))) {
@@ -520,6 +557,7 @@ impl Reservation<'_> {
     /// is committed, it stands for nothing any more.
     #[doc(hidden)]
     pub fn commit_in_place(&mut self) -> Result<(), TrySendError> {
+        self.zero_up_to(self.len());
         self.sender.commit_frame(self.frame)
     }
 
@@ -528,8 +566,25 @@ impl Reservation<'_> {
         self.sender.side()
     }
 
-    fn port(&self) -> Result<&Port<'_>, Fault> {
-        self.sender.attachment.port()
+    /// Zeroes what is neither written nor zeroed yet, of the first `len` bytes.
+    #[inline]
+    fn zero_up_to(&mut self, len: usize) {
+        if self.settled < len {
+            self.zero_rest(len);
+        }
+    }
+
+    #[cold]
+    fn zero_rest(&mut self, len: usize) {
+        // In a forked child nothing is zeroed, and the commit says so.
+        if let Ok(block) = self.block() {
+            block.zero(self.settled, len);
+        }
+        self.settled = len;
+    }
+
+    fn block(&self) -> Result<Block<'_>, Fault> {
+        Ok(self.sender.attachment.port()?.unsent()?)
     }
 }
 

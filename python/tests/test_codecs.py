@@ -64,6 +64,22 @@ def test_a_large_array_is_not_in_the_pickle() -> None:
     assert len(message) < array.nbytes + 400
 
 
+def test_nothing_of_an_earlier_item_is_in_a_later_one() -> None:
+    """Fails if the gaps between the parts keep what was there (seen failing)."""
+    item = [numpy.full(size, 7, numpy.uint8) for size in (20_001, 20_002, 20_003)]
+    messages = []
+    for before in (b"\x00", b"\xaa"):
+        q = parkline.Queue[Any](1, max_message=1 << 16)
+        raw = parkline.Queue[bytes].from_fd(q.fileno(), codec="raw")
+        for _ in range(4):  # there are three blocks: each is used for either
+            q.put(before * 65_000)
+            raw.get()
+            q.put(item)
+            message = raw.get()
+        messages.append(message)
+    assert messages[0] == messages[1]
+
+
 def test_arrays_of_every_kind_come_back() -> None:
     q = parkline.Queue[Any](1, max_message=1 << 20)
     square = numpy.arange(10_000.0).reshape(100, 100)

@@ -228,7 +228,8 @@ async fn send_until<M: Message + ?Sized + Sync, H: sealed::TrySend<M>>(
 pub trait AsyncReserve {
     /// Waits until there is room, then reserves a message of `len` bytes to be written in place.
     ///
-    /// Others may fill the queue before it is committed; the commit waits then.
+    /// Others may fill the queue before it is committed; the commit waits then. The message has `len`
+    /// bytes, however many are written; the others are zeros.
     ///
     /// # Errors
     /// As [`AsyncSender::send`].

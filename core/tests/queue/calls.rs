@@ -327,6 +327,66 @@ fn writing_goes_on_where_truncation_left_it() {
     assert_eq!(queue.receiver().unwrap().try_recv().unwrap(), b"abc");
 }
 
+/// A queue in which each block holds bytes that no later message may show.
+fn of_secrets() -> Queue {
+    let queue = Queue::builder().capacity(1).handles(2).leases(0).max_message(64).create().unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    for _ in 0..queue.capacity() + queue.handles() {
+        sender.try_send(&[0xaa; 64]).unwrap();
+        assert_eq!(receiver.try_recv().unwrap(), [0xaa; 64]);
+    }
+    queue
+}
+
+/// Fails if the tail, the head or a gap keeps what the block held before (each seen failing), or a byte
+/// that was written is zeroed.
+#[test]
+fn what_is_not_written_of_a_reservation_is_zeros() {
+    const LEN: usize = 13;
+    let queue = of_secrets();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let parts = || (0..=LEN).flat_map(|from| (from..=LEN).map(move |to| from..to));
+    for (first, second) in parts().flat_map(|first| parts().map(move |it| (first.clone(), it))) {
+        let mut expected = [0; LEN];
+        let mut message = sender.try_reserve(LEN).unwrap();
+        for (part, byte) in [(first.clone(), 1), (second.clone(), 2)] {
+            message.write_at(part.start, &[byte; LEN][..part.len()]);
+            expected[part].fill(byte);
+        }
+        message.try_commit().unwrap();
+        assert_eq!(receiver.try_recv().unwrap(), expected, "{first:?}, then {second:?}");
+        // What comes next finds secrets again.
+        sender.try_send(&[0xaa; 64]).unwrap();
+        receiver.try_recv().unwrap();
+    }
+}
+
+/// Fails if any of these ways to send leaves a byte as it was (each seen failing).
+#[test]
+fn nothing_of_an_earlier_message_is_in_a_later_one() {
+    let queue = of_secrets();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    sender.try_reserve(20).unwrap().try_commit().unwrap();
+    assert_eq!(receiver.try_recv().unwrap(), [0; 20]);
+
+    let mut message = sender.reserve_blocking(20).unwrap();
+    message.write_all(b"hello").unwrap();
+    assert_eq!(message.written(), 5);
+    message.commit_blocking().unwrap();
+    assert_eq!(receiver.try_recv().unwrap(), b"hello\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+
+    // Refused, and written on after that.
+    sender.try_send(b"full").unwrap();
+    let mut message = sender.reserve_now(9).unwrap();
+    message.write_all(b"ab").unwrap();
+    let Err(TrySendError::Full(mut message)) = message.try_commit() else { panic!("not full") };
+    message.write_all(b"cd").unwrap();
+    message.truncate(6);
+    receiver.try_recv().unwrap();
+    message.try_commit().unwrap();
+    assert_eq!(receiver.try_recv().unwrap(), b"abcd\0\0");
+}
+
 #[test]
 fn a_lease_reads_its_message_whole_or_in_part() {
     let queue = of_capacity(4);
@@ -455,4 +515,38 @@ fn with_trust_messages_are_written_and_read_in_place() {
         assert_eq!(lease.read().unwrap(), sent);
         lease.ack();
     }
+}
+
+/// Fails if the view has what the block held before, or if what was written is zeroed by the view (each
+/// seen failing).
+#[test]
+#[expect(unsafe_code, reason = "says that all peers are trusted: they are this test")]
+fn a_view_of_a_new_message_is_zeros_but_for_what_was_written() {
+    // SAFETY: only this test has the queue.
+    let queue = unsafe { of_secrets().trust_peers() };
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let mut message = sender.try_reserve(13).unwrap();
+    message.write_at(3, b"abc");
+    assert_eq!(message.as_mut_slice().unwrap(), b"\0\0\0abc\0\0\0\0\0\0\0");
+    message.as_mut_slice().unwrap()[12] = b'd';
+    assert_eq!(message.as_mut_slice().unwrap(), b"\0\0\0abc\0\0\0\0\0\0d");
+    message.try_commit().unwrap();
+    assert_eq!(receiver.try_recv().unwrap(), b"\0\0\0abc\0\0\0\0\0\0d");
+}
+
+/// Fails if bytes are zeroed that the caller promised to write (seen failing).
+#[test]
+#[expect(unsafe_code, reason = "promises what it does")]
+fn what_is_promised_to_be_written_is_left_alone() {
+    // SAFETY: only this test has the queue.
+    let queue = unsafe { of_secrets().trust_peers() };
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let mut message = sender.try_reserve(9).unwrap();
+    // SAFETY: they are written below.
+    unsafe { message.assume_written() };
+    let view = message.as_mut_slice().unwrap();
+    assert_eq!(view, [0xaa; 9], "nothing was done to them");
+    view.fill(7);
+    message.try_commit().unwrap();
+    assert_eq!(receiver.try_recv().unwrap(), [7; 9]);
 }
