@@ -1,6 +1,8 @@
 //! A ring on the heap: the same words and the same algorithm, without a kernel. For loom and for
 //! fuzzing.
+#![expect(unsafe_code, reason = "ties a port to the ring that it borrows from")]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::census::Census;
@@ -13,7 +15,7 @@ use crate::geometry::{Geometry, Wishes};
 use crate::join::Join;
 use crate::port::{Cell, Port};
 use crate::position::Position;
-use crate::ring::Ring;
+use crate::ring::{Ring, Stop};
 use crate::slot::Verb;
 use crate::sync::AtomicU64;
 
@@ -72,9 +74,17 @@ impl HeapRing {
     /// The place of handle `id`, which nobody else may use meanwhile; `None` if it does not exist
     /// or its audit must wait for another.
     pub fn port(&self, id: u32) -> Option<HeapPort<'_>> {
-        let port = Port::take_over(self.ring(), id).ok()??;
-        let (send_at, recv_at) = (port.start(Verb::Send).ok()?, port.start(Verb::Recv).ok()?);
-        Some(HeapPort { port, send_at, recv_at })
+        HeapPort::new(Port::take_over(self.ring(), id).ok()??, None)
+    }
+
+    /// The same for two threads: one that sends and receives, and one that returns.
+    pub fn port_for_two(self: &Arc<Self>, id: u32) -> Option<(HeapPort<'static>, HeapReturns)> {
+        // SAFETY: the same type but for the lifetime. The ring lies in an `Arc` that both results
+        // keep, and drop after the port; neither hands out anything that borrows from it.
+        let ring = unsafe { core::mem::transmute::<Ring<'_>, Ring<'static>>(self.ring()) };
+        let port = HeapPort::new(Port::take_over(ring, id).ok()??, Some(Arc::clone(self)))?;
+        let returns = HeapReturns { port: Arc::clone(&port.port), _ring: Arc::clone(self) };
+        Some((port, returns))
     }
 
     /// Where receivers wait.
@@ -159,9 +169,44 @@ impl HeapJoin<'_> {
 
 /// One handle's place at a [`HeapRing`]. The caller carries out the wakes.
 pub struct HeapPort<'a> {
-    port: Port<'a>,
+    port: Arc<Port<'a>>,
     send_at: Position,
     recv_at: Position,
+    /// Dropped after the port.
+    _ring: Option<Arc<HeapRing>>,
+}
+
+/// What another thread of the process may do at a [`HeapPort`].
+pub struct HeapReturns {
+    port: Arc<Port<'static>>,
+    /// Dropped after the port.
+    _ring: Arc<HeapRing>,
+}
+
+impl core::fmt::Debug for HeapReturns {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("HeapReturns").field("id", &self.port.id()).finish_non_exhaustive()
+    }
+}
+
+impl HeapReturns {
+    /// Gives back what `cell` holds; `false` if the ring is full, and it is owed.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`].
+    pub fn give_back(&self, cell: usize) -> Result<bool, Fault> {
+        give_back(&self.port, cell)
+    }
+
+    /// Acknowledges what `cell` holds.
+    pub fn acknowledge(&self, cell: usize) {
+        self.port.acknowledge(cell);
+    }
+}
+
+fn give_back(port: &Port<'_>, cell: usize) -> Result<bool, Fault> {
+    let cell = port.cell(cell)?;
+    port.give_back(cell, port.frame(cell)?)
 }
 
 impl core::fmt::Debug for HeapPort<'_> {
@@ -170,7 +215,19 @@ impl core::fmt::Debug for HeapPort<'_> {
     }
 }
 
-impl HeapPort<'_> {
+impl<'a> HeapPort<'a> {
+    fn new(port: Port<'a>, _ring: Option<Arc<HeapRing>>) -> Option<Self> {
+        let (send_at, recv_at) = (port.start(Verb::Send).ok()?, port.start(Verb::Recv).ok()?);
+        Some(Self { port: Arc::new(port), send_at, recv_at, _ring })
+    }
+
+    /// Whether a closed queue has ended.
+    pub fn has_ended(&mut self) -> bool {
+        let ring = *self.port.ring();
+        let at = &mut self.recv_at;
+        ring.has_ended(|| matches!(ring.turn(Verb::Recv, at), Err(Stop::Closed)))
+    }
+
     /// Commits `message`, or refuses it.
     ///
     /// # Errors
@@ -232,8 +289,7 @@ impl HeapPort<'_> {
     /// # Errors
     /// [`Fault::Corrupt`].
     pub fn give_back(&self, cell: usize) -> Result<bool, Fault> {
-        let cell = self.port.cell(cell)?;
-        self.port.give_back(cell, self.port.frame(cell)?)
+        give_back(&self.port, cell)
     }
 
     /// Returns what is owed; how many messages went.

@@ -125,7 +125,7 @@ pub mod driver {
     pub use crate::fork::{ForkGuard, ForksHeld, hold_forks};
     pub use crate::gate::{Gate, Kernel, Sleep, Wake};
     pub use crate::geometry::VERSION;
-    pub use crate::heap::{HeapJoin, HeapPort, HeapRing, decode_block};
+    pub use crate::heap::{HeapJoin, HeapPort, HeapReturns, HeapRing, decode_block};
     #[cfg(kill_points)]
     pub use crate::kill_points::{KillPoint, arm, disarm};
     #[cfg(not(loom))]

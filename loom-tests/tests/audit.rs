@@ -16,8 +16,11 @@ mod models {
 
     use loom::thread;
     use parkline_core::TryRecvError;
-    use parkline_core::driver::{HeapRing, Stopped, stop_after, wait_at};
+    use parkline_core::driver::{HeapPort, HeapRing, Stopped, stop_after, wait_at};
     use parkline_loom_tests::{FOR_EVER, Futexes, at_every_step, model, ring};
+
+    /// More accesses than a return has.
+    const STEPS_OF_A_RETURN: usize = 24;
 
     /// A thread that runs `operation` as handle 0 and stops for ever after so many accesses.
     fn victim<R: Send + 'static>(
@@ -276,6 +279,112 @@ mod models {
             };
             let mut join = ring.join();
             assert!(!join.is_done(), "nobody acknowledges it");
+            returner.join().unwrap();
+            assert!(!join.is_done());
+            assert_eq!(rest(&ring), [(1, true)]);
+            assert!(join.is_done());
+        });
+    }
+
+    /// Two exchanges on one record: its own thread receives while another returns, and both stop for
+    /// ever, as their process does when it is killed.
+    ///
+    /// Fails if an audit settles one of the two words only (seen failing), if it does not ask the
+    /// record's own other word (seen failing), if a block's tag names the record in place of the cell
+    /// (seen failing), or if a return frees its cell for its own process before its word is idle (seen
+    /// failing).
+    #[test]
+    fn a_return_beside_a_receive_is_audited_with_it() {
+        for return_steps in 0..STEPS_OF_A_RETURN {
+            at_every_step(move |steps| {
+                let ring = ring(2);
+                send(&ring, 1);
+                send(&ring, 2);
+                let (mut port, returns) = ring.port_for_two(0).unwrap();
+                let (held, _) = port.try_hold().unwrap();
+                let returner = thread::spawn(move || {
+                    stop_after(return_steps, || assert!(returns.give_back(held).unwrap()))
+                });
+                let owner = thread::spawn(move || {
+                    // The second into the cell that the return makes free, if it is quick.
+                    let hold = |port: &mut HeapPort<'_>| port.try_hold().map(|it| it.1[0]).ok();
+                    stop_after(steps, || [hold(&mut port), hold(&mut port)])
+                });
+                let (end, returned) = (owner.join().unwrap(), returner.join().unwrap());
+                assert!(
+                    return_steps + 1 < STEPS_OF_A_RETURN || returned.is_ok(),
+                    "it takes longer"
+                );
+                recover(&ring);
+                let mut rest = rest(&ring);
+                assert_whole(&ring);
+                rest.sort_unstable();
+                let [(1, true), (2, is_flagged)] = rest[..] else { panic!("{rest:?}") };
+                assert!(is_flagged || !matches!(end, Ok([Some(2), _] | [_, Some(2)])));
+                end == Err(Stopped)
+            });
+        }
+    }
+
+    /// Fails if the end is told although a cell is held, if returns are not compared, or if a return is
+    /// counted after its cell is free (each seen failing).
+    #[test]
+    fn the_end_is_told_when_nothing_can_come_back() {
+        model(|| {
+            let ring = ring(1);
+            send(&ring, 1);
+            let (mut port, returns) = ring.port_for_two(0).unwrap();
+            let (held, _) = port.try_hold().unwrap();
+            ring.close();
+            let returner = thread::spawn(move || assert!(returns.give_back(held).unwrap()));
+            assert!(!ring.port(1).unwrap().has_ended(), "it comes back");
+            returner.join().unwrap();
+            assert_eq!(rest(&ring), [(1, true)]);
+            assert!(ring.port(1).unwrap().has_ended());
+            assert_whole(&ring);
+        });
+    }
+
+    /// A message that was sent after the join began is returned again and again.
+    ///
+    /// Fails if a join waits for what it need not (seen failing).
+    #[test]
+    fn join_ends_though_later_messages_keep_coming_back() {
+        model(|| {
+            let ring = ring(2);
+            send(&ring, 1);
+            let (mut port, returns) = ring.port_for_two(0).unwrap();
+            let (first, _) = port.try_hold().unwrap();
+            let mut join = ring.join();
+            send(&ring, 2);
+            let bouncer = thread::spawn(move || {
+                for _ in 0..2 {
+                    let (later, _) = port.try_hold().unwrap();
+                    assert!(returns.give_back(later).unwrap());
+                }
+                returns
+            });
+            assert!(!join.is_done());
+            let returns = bouncer.join().unwrap();
+            returns.acknowledge(first);
+            assert!(join.is_done());
+        });
+    }
+
+    /// The join sees the position that the message went to, or the return sees the join.
+    ///
+    /// Fails without the fence of the return, or of the join; if `joined_before` is raised after the
+    /// count is read; or if a return is counted after its cell is free (each seen failing).
+    #[test]
+    fn join_waits_for_a_return_that_runs_beside_its_begin() {
+        model(|| {
+            let ring = ring(2);
+            send(&ring, 1);
+            let (mut port, returns) = ring.port_for_two(0).unwrap();
+            let (held, _) = port.try_hold().unwrap();
+            let returner = thread::spawn(move || assert!(returns.give_back(held).unwrap()));
+            let mut join = ring.join();
+            assert!(!join.is_done(), "it is in the ring, or in its cell");
             returner.join().unwrap();
             assert!(!join.is_done());
             assert_eq!(rest(&ring), [(1, true)]);

@@ -11,7 +11,8 @@ use crate::waiting::wait_where;
 
 mod sealed {
     use super::{
-        ControlFlow, DeferredLetters, Duration, Message, Receiver, RecvError, Shared, Side, TryRecvError, WaitsFor,
+        ControlFlow, DeferredLetters, Duration, Message, Receiver, RecvError, Shared, Side,
+        TryRecvError, WaitsFor,
     };
 
     /// What the async calls need of a handle.

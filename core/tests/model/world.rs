@@ -145,13 +145,11 @@ impl World {
                     Err(error) => assert_eq!(Some(error), refusal),
                 }
             }
-            Op::Recv { who } => {
-                match (self.sides[who].receiver.try_recv(), self.receive(who)) {
-                    (Ok(received), Some(sent)) => assert_eq!(received, sent.bytes),
-                    (Err(error), None) => assert_eq!(error, self.nothing()),
-                    (received, sent) => panic!("received {received:?}, sent was {sent:?}"),
-                }
-            }
+            Op::Recv { who } => match (self.sides[who].receiver.try_recv(), self.receive(who)) {
+                (Ok(received), Some(sent)) => assert_eq!(received, sent.bytes),
+                (Err(error), None) => assert_eq!(error, self.nothing()),
+                (received, sent) => panic!("received {received:?}, sent was {sent:?}"),
+            },
             Op::RecvMany { who, limit } => {
                 let mut messages = Vec::new();
                 match self.sides[who].receiver.try_recv_many(&mut messages, limit) {

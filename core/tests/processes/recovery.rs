@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use parkline_core::driver::census;
 use parkline_core::{
-    AttachError, Builder, JoinTimeoutError, Queue, Receiver, RecvError, RecvTimeoutError, TryRecvError,
+    AttachError, Builder, JoinTimeoutError, Queue, Receiver, RecvError, RecvTimeoutError,
+    TryRecvError,
 };
 
 use crate::player::{HOUR, Player, until_somebody_waits};
@@ -253,7 +254,11 @@ fn what_the_killed_had_comes_before_the_end() {
     let mut player = leaser(&queue);
     queue.close().unwrap();
     let waited = receiver.recv_blocking_timeout(SOON);
-    assert_eq!(waited, Err(RecvTimeoutError::Timeout), "it lives, and may acknowledge or return it");
+    assert_eq!(
+        waited,
+        Err(RecvTimeoutError::Timeout),
+        "it lives, and may acknowledge or return it"
+    );
     player.kill();
     let job = receiver.lease_blocking().unwrap();
     assert!(job.redelivered());
