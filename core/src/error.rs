@@ -13,8 +13,9 @@ use thiserror::Error;
 /// has a bug; messages may be lost. Use a new queue.
 ///
 /// Once a handle, a close or a join has said it, all calls on that [`Queue`](crate::Queue) and its
-/// handles say it, at once, in this process. What is held can still be acknowledged, and a close
-/// still tells the peers. Other queues are not touched, nor is the same one opened anew.
+/// handles say it, at once, in this process. Leases that end after that neither acknowledge nor
+/// return their messages; a close still tells the peers. Other queues are not touched, nor is the
+/// same one opened anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the segment is corrupt: {what}; some process wrote where it must not, use a new queue")]
 pub struct Corrupt {
@@ -41,7 +42,7 @@ pub enum Fault {
     Forked,
     /// All leases of this handle are out.
     #[error(
-        "all {max} leases of this handle are out; acknowledge one, or create the queue with more `leases`"
+        "all {max} leases of this handle are out; acknowledge or drop one, or create the queue with more `leases`"
     )]
     LeasesOut {
         /// The queue's `leases`.

@@ -212,9 +212,10 @@ impl<M: Message + ?Sized> Queue<M> {
     /// after this is refused, and all waiters of all processes wake. Closing twice does no harm.
     ///
     /// A send that was under way may still come through. So may a message that was received before
-    /// and comes back, since its receiver died or returned it. A waiting receive looks for the dead
-    /// before it tells of the end; what comes back later waits for whoever receives next.
-    /// [`join_blocking`](Self::join_blocking) knows when nothing is left.
+    /// and comes back, because its receiver died or returned it. So receivers are told the end
+    /// ([`TryRecvError::Closed`](crate::TryRecvError::Closed)) only when no message is in any hands:
+    /// until then a receive that waits goes on waiting, also for leases of its own handle, and one
+    /// that tries finds the queue empty. The last acknowledgement wakes all that wait for the end.
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].
@@ -293,11 +294,13 @@ impl<M: Message + ?Sized> Queue<M> {
     }
 
     /// Waits on the calling thread until every message that was sent before is acknowledged:
-    /// received and copied out, or its lease gone. A message whose receiver dies is waited for until
-    /// another has acknowledged it, and so is one that its receiver returns.
+    /// received and copied out, or its lease [acknowledged](crate::Lease::ack). A message whose
+    /// receiver dies is waited for until another has acknowledged it, and so is one that its receiver
+    /// returns, also while it is owed or held back.
     ///
-    /// A message that comes back counts as sent anew: from then on this waits for all that had been
-    /// sent when it came back.
+    /// It ends under steady traffic: messages that are sent after it began, and come back, do not keep
+    /// it. When one that it waits for comes back, it waits for all that had been sent by then, once.
+    /// While joins that began later are under way, it may wait for what they wait for.
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].
@@ -441,21 +444,24 @@ impl Builder {
         self
     }
 
-    /// How many messages each receiver can lease at a time, without acknowledging: 0 for no leases.
+    /// How many messages each receiver can lease at a time, without acknowledging: 0 for no leases. A
+    /// message that the receiver owes, because it came back while the queue was full, occupies one.
     pub fn leases(mut self, leases: usize) -> Self {
         self.wishes.leases = leases;
         self
     }
 
-    /// How often a waiter looks without having been woken, 1 ms to 1 h: the longest that a wake can
-    /// be late which a killed process took with it.
+    /// How often a thread or task that waits looks without having been woken, 1 ms to 1 h: the longest
+    /// delay of a wake-up that was lost with a killed process.
     pub fn watchdog(mut self, period: Duration) -> Self {
         self.wishes.watchdog = period;
         self
     }
 
-    /// How often a message is handed to a receiver, at least 1: whose receivers died with it, or
-    /// returned it, that often is given up, see [`Receiver::on_dead_letter`]. 5 if not said.
+    /// How often a message is handed to a receiver before a receiver that named a place for such
+    /// messages puts it there, at least 1 and by default 5: see [`Receiver::on_dead_letter`],
+    /// [`Receiver::forward_dead_letters`] and [`Receiver::discard_dead_letters`]. Without such a place
+    /// a message is never given up, and its attempts go on counting.
     pub fn max_attempts(mut self, attempts: u16) -> Self {
         self.wishes.max_attempts = attempts;
         self
