@@ -206,7 +206,7 @@ impl<'a> Port<'a> {
     /// Has the message in `cell`, a held one that the caller answers for, returned later.
     pub(crate) fn give_back_later(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Corrupt> {
         let _returns = self.lock_returns();
-        self.block_of(cell)?.set_frame(frame.returned());
+        self.flag(cell, frame)?;
         self.owe(cell);
         Ok(())
     }
@@ -275,13 +275,19 @@ impl<'a> Port<'a> {
 
     /// The caller has the lock of returns.
     fn give_back_alone(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Stop> {
+        self.flag(cell, frame)?;
+        let mut at = self.start(Verb::Return)?;
+        self.ring.swap(Verb::Return, self, cell, &mut at).map(drop)
+    }
+
+    /// Flags the message in `cell` as returned, with the position of its first receive.
+    fn flag(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Corrupt> {
         let block = self.block_of(cell)?;
         if !frame.redelivered() {
             block.set_origin(cell.word().received_at());
         }
         block.set_frame(frame.returned());
-        let mut at = self.start(Verb::Return)?;
-        self.ring.swap(Verb::Return, self, cell, &mut at).map(drop)
+        Ok(())
     }
 
     /// The caller has the lock of returns.
