@@ -114,7 +114,7 @@ impl Attachment {
         let os = |call| move |cause: io::Error| AttachError::Os { call, cause };
         segment.finding().check()?;
         let locks = segment.locks().map_err(|cause| AttachError::Proc { cause })?;
-        let mapping = segment.map(&locks).map_err(os("mmap"))?;
+        let mapping = segment.map(&locks)?;
         let begin = Instant::now();
         // Records that may be free now or in a moment.
         let mut ids: Vec<u32> = (0..segment.geometry().handles()).collect();

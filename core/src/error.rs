@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::remedy::Refusal;
+
 /// A word of the segment that no honest peer writes. Some process scribbled over the segment, or
 /// has a bug; messages may be lost. Use a new queue.
 ///
@@ -77,6 +79,22 @@ pub enum WaitTimeoutError {
     Fault(#[from] Fault),
 }
 
+/// Less memory is left than asked for.
+///
+/// By a reading, and no reservation: the answer can be another one in a moment.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "{bytes} bytes of shared memory are asked for, and {available} are left by {limit} (a reading, no reservation); ask for less, or raise the limit"
+)]
+pub struct Shortage {
+    /// What was asked for.
+    pub bytes: u64,
+    /// What is left.
+    pub available: u64,
+    /// What says so: the machine's `MemAvailable`, or a control group's numbers.
+    pub limit: String,
+}
+
 /// Why a queue could not be created.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -117,18 +135,12 @@ pub enum CreateError {
         /// What was asked for.
         asked: Duration,
     },
-    /// The kernel refused the memory.
-    #[error(
-        "no {bytes} bytes of shared memory to be had: {cause}; ask for less, raise the memory limit, or use `lazy_memory`"
-    )]
-    Memory {
-        /// The segment's size.
-        bytes: usize,
-        /// The kernel's answer.
-        cause: io::Error,
-    },
-    /// A system call failed.
-    #[error("{call} failed: {cause}")]
+    /// The machine or a control group has less memory left than the queue takes. Nothing was
+    /// allocated.
+    #[error("{0}, or use `lazy_memory`")]
+    Memory(Shortage),
+    /// A system call failed. What was created is gone.
+    #[error("{}", Refusal { call, cause })]
     Os {
         /// Which.
         call: &'static str,
@@ -217,7 +229,7 @@ pub enum OpenError {
     #[error(transparent)]
     Attach(#[from] AttachError),
     /// A system call failed.
-    #[error("{call} failed: {cause}")]
+    #[error("{}", Refusal { call, cause })]
     Os {
         /// Which.
         call: &'static str,
@@ -226,7 +238,7 @@ pub enum OpenError {
     },
 }
 
-/// Why a sender or receiver could not be had.
+/// Why a sender or receiver could not be had, or a queue not be prepared for them.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AttachError {
@@ -242,18 +254,20 @@ pub enum AttachError {
     #[error("the queue belongs to the parent of this forked process; open its fd anew")]
     Forked,
     /// `/proc` is needed for a file description of our own.
-    #[error(
-        "cannot reopen the segment through /proc/self/fd ({cause}); mount /proc, or raise `ulimit -n`"
-    )]
+    #[error("cannot reopen the segment: {}", Refusal { call: "open /proc/thread-self/fd", cause })]
     Proc {
         /// The kernel's answer.
         cause: io::Error,
     },
+    /// The machine or a control group has less memory left than a
+    /// [`prefault`](crate::Queue::prefault) takes. Nothing was allocated.
+    #[error(transparent)]
+    Memory(#[from] Shortage),
     /// See [`Corrupt`].
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
     /// A system call failed.
-    #[error("{call} failed: {cause}")]
+    #[error("{}", Refusal { call, cause })]
     Os {
         /// Which.
         call: &'static str,

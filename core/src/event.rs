@@ -12,9 +12,9 @@ use crate::error::{CreateError, Fault, OpenError, WaitTimeoutError};
 use crate::flag::{Flag, Since};
 use crate::futex::Futex;
 use crate::gate::{Gate, Wake};
-use crate::geometry::{Geometry, Schema, TypeMark, Wishes};
+use crate::geometry::{Geometry, Schema, Share, TypeMark, Wishes};
 use crate::open_options::SchemaAsked;
-use crate::segment::Segment;
+use crate::segment::{Allocation, Segment};
 use crate::side::{Side, WaitsFor};
 
 /// A flag in a sealed memfd that any number of processes set, clear and wait for: the signal to start,
@@ -50,13 +50,14 @@ impl Event {
         let wishes = Wishes {
             capacity: 1,
             max_message: 0,
-            handles: 1,
-            leases: 0,
+            handles: Share::Asked(1),
+            leases: Share::Asked(0),
+            lazy: false,
             watchdog,
             max_attempts: 1,
         };
         let geometry = Geometry::plan(wishes)?;
-        let segment = Segment::create(geometry, TypeMark::EVENT, Schema::NONE, false)?;
+        let segment = Segment::create(geometry, TypeMark::EVENT, Schema::NONE, Allocation::Now)?;
         Ok(Self { segment: Arc::new(segment) })
     }
 

@@ -38,6 +38,10 @@ pub(crate) const MAX_CAPACITY: u64 = 1 << (BLOCK_BITS - 1);
 pub(crate) const MAX_HANDLES: u64 = 1 << 14;
 /// Largest `max_message`: 1 GiB.
 pub(crate) const MAX_MESSAGE: u64 = 1 << 30;
+/// A queue stays below this many bytes, where only numbers that its creator did not give decide.
+const USUAL_MEMORY: usize = 64 << 20;
+/// One handle cannot both send and receive.
+const FEWEST_HANDLES: usize = 2;
 const MAX_WATCHDOG: Duration = Duration::from_secs(3600);
 
 const NAME_LEN: usize = 64;
@@ -238,20 +242,45 @@ pub(crate) struct Geometry {
 pub(crate) struct Wishes {
     pub(crate) capacity: usize,
     pub(crate) max_message: usize,
-    pub(crate) handles: usize,
-    pub(crate) leases: usize,
+    pub(crate) handles: Share,
+    pub(crate) leases: Share,
+    /// Whether blocks take memory only once they are used.
+    pub(crate) lazy: bool,
     pub(crate) watchdog: Duration,
     pub(crate) max_attempts: u16,
+}
+
+/// A number that the size of the messages decides, unless the creator gives it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Share {
+    Asked(usize),
+    AtMost(usize),
+}
+
+impl Share {
+    fn or(self, fewest: usize, is_small: impl Fn(usize) -> bool) -> usize {
+        match self {
+            Self::Asked(n) => n,
+            Self::AtMost(most) => {
+                (fewest..=most).rev().find(|n| is_small(*n)).unwrap_or(fewest.min(most))
+            }
+        }
+    }
+
+    fn most(self) -> usize {
+        let (Self::Asked(n) | Self::AtMost(n)) = self;
+        n
+    }
 }
 
 impl Geometry {
     pub(crate) fn plan(wishes: Wishes) -> Result<Self, CreateError> {
         let too_large = |what, asked: usize, max: u64| CreateError::TooLarge { what, asked, max };
-        let Wishes { capacity, max_message, handles, leases, watchdog, max_attempts } = wishes;
+        let Wishes { capacity, max_message, watchdog, max_attempts, .. } = wishes;
         if capacity == 0 {
             return Err(CreateError::Zero { what: "capacity" });
         }
-        if handles == 0 {
+        if wishes.handles.most() == 0 {
             return Err(CreateError::Zero { what: "handles" });
         }
         if max_attempts == 0 {
@@ -263,15 +292,24 @@ impl Geometry {
         if capacity as u64 > MAX_CAPACITY {
             return Err(too_large("capacity", capacity, MAX_CAPACITY));
         }
-        if handles as u64 > MAX_HANDLES {
-            return Err(too_large("handles", handles, MAX_HANDLES));
+        if wishes.handles.most() as u64 > MAX_HANDLES {
+            return Err(too_large("handles", wishes.handles.most(), MAX_HANDLES));
         }
         if max_message as u64 > MAX_MESSAGE {
             return Err(too_large("max_message", max_message, MAX_MESSAGE));
         }
         let log2 = capacity.next_power_of_two().trailing_zeros();
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Self::compute(log2, narrow(handles), narrow(leases), max_message as u64)
+        let compute = |handles, leases| {
+            Self::compute(log2, narrow(handles), narrow(leases), max_message as u64)
+        };
+        let is_small = |handles, leases| {
+            compute(handles, leases).is_some_and(|it| wishes.lazy || it.file_len < USUAL_MEMORY)
+        };
+        // Leases go first: a receiver with one lease less has fewer, a process without a handle none.
+        let leases = wishes.leases.or(1, |leases| is_small(wishes.handles.most(), leases));
+        let handles = wishes.handles.or(FEWEST_HANDLES, |handles| is_small(handles, leases));
+        compute(handles, leases)
             .map(|geometry| Self { watchdog, max_attempts, ..geometry })
             .ok_or(CreateError::TooManyBlocks { capacity, handles, leases, max: MAX_BLOCKS })
     }
@@ -463,8 +501,9 @@ mod tests {
         Wishes {
             capacity: 5,
             max_message: 100,
-            handles: 3,
-            leases: 2,
+            handles: Share::Asked(3),
+            leases: Share::Asked(2),
+            lazy: false,
             watchdog: Duration::from_millis(100),
             max_attempts: 5,
         }
@@ -495,6 +534,59 @@ mod tests {
         }
         assert_eq!(plan.capacity(), 8, "rounded up to a power of two");
         assert_eq!(plan.blocks(), 8 + 3 * 3);
+    }
+
+    /// Handles, leases and bytes of a queue whose creator asks for `handles` and `leases`, or not.
+    fn planned(
+        capacity: usize,
+        max_message: usize,
+        handles: Option<usize>,
+        leases: Option<usize>,
+    ) -> (usize, usize, usize) {
+        let or = |asked: Option<_>, most| asked.map_or(Share::AtMost(most), Share::Asked);
+        let (handles, leases) = (or(handles, 64), or(leases, 4));
+        let plan =
+            Geometry::plan(Wishes { capacity, max_message, handles, leases, ..wishes() }).unwrap();
+        (plan.handles() as usize, plan.leases(), plan.file_len())
+    }
+
+    /// Fails if handles go before leases (seen failing), and if one more would do (seen failing).
+    #[test]
+    fn what_is_not_asked_for_is_the_most_below_64_mebibytes() {
+        const MOST: usize = 64 << 20;
+        assert!(matches!(planned(1024, 1024, None, None), (64, 4, _)));
+        assert!(matches!(planned(8, 1 << 20, None, None), (27, 1, _)), "8 frames of 1 MiB");
+        for capacity in [1, 8, 60, 500, 4000, 30_000] {
+            for max_message in (0..24).map(|log2| 1 << log2) {
+                let (handles, leases, bytes) = planned(capacity, max_message, None, None);
+                let with =
+                    |handles, leases| planned(capacity, max_message, Some(handles), Some(leases)).2;
+                assert_eq!(bytes, with(handles, leases));
+                assert!(bytes < MOST || (handles, leases) == (2, 1), "{handles} {leases} {bytes}");
+                assert!(leases == 4 || with(64, leases + 1) >= MOST);
+                assert!(handles == 64 || leases == 1 && with(handles + 1, 1) >= MOST);
+            }
+        }
+    }
+
+    /// Fails if the number asked for is the most that there can be (seen failing).
+    #[test]
+    fn what_is_asked_for_stays() {
+        let frames = |handles, leases| planned(8, 1 << 20, handles, leases);
+        assert_eq!(frames(Some(64), Some(4)).2 >> 20, 328);
+        assert!(matches!(frames(Some(64), None), (64, 1, _)));
+        assert!(matches!(frames(None, Some(4)), (11, 4, _)));
+        assert!(matches!(frames(None, Some(0)), (55, 0, _)));
+        assert!(matches!(frames(None, Some(100)), (2, 100, _)));
+    }
+
+    /// Fails if lazy queues are kept small (seen failing).
+    #[test]
+    fn a_lazy_queue_has_as_many_handles_at_any_size() {
+        let (handles, leases) = (Share::AtMost(64), Share::AtMost(4));
+        let wishes = Wishes { handles, leases, lazy: true, ..wishes() };
+        let plan = |max_message| Geometry::plan(Wishes { max_message, ..wishes }).unwrap();
+        assert_eq!((plan(1 << 30).handles(), plan(1 << 30).leases()), (64, 4));
     }
 
     #[test]

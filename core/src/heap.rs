@@ -11,7 +11,7 @@ use crate::error::{Corrupt, CreateError, Fault, TryRecvError, TrySendError};
 use crate::finding::Finding;
 use crate::frame::{Block, Frame};
 use crate::gate::Gate;
-use crate::geometry::{Geometry, Wishes};
+use crate::geometry::{Geometry, Share, Wishes};
 use crate::join::Join;
 use crate::port::{Cell, Port};
 use crate::position::Position;
@@ -39,8 +39,15 @@ impl HeapRing {
     #[expect(clippy::arithmetic_side_effects, reason = "`plan` has found the products to fit")]
     pub fn new(capacity: usize, max_message: usize, handles: usize) -> Result<Self, CreateError> {
         let watchdog = Duration::from_millis(100);
-        let (leases, max_attempts) = (1, u16::MAX);
-        let wishes = Wishes { capacity, max_message, handles, leases, watchdog, max_attempts };
+        let wishes = Wishes {
+            capacity,
+            max_message,
+            handles: Share::Asked(handles),
+            leases: Share::Asked(1),
+            lazy: false,
+            watchdog,
+            max_attempts: u16::MAX,
+        };
         let geometry = Geometry::plan(wishes)?;
         let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         let heap = Self {

@@ -60,6 +60,7 @@ mod line;
 mod port;
 mod position;
 mod prefetch;
+mod remedy;
 mod ring;
 mod slot;
 mod stats;
@@ -83,6 +84,8 @@ mod kill_points;
 mod lease;
 #[cfg(not(loom))]
 mod locks;
+#[cfg(not(loom))]
+mod memory;
 #[cfg(not(loom))]
 mod message;
 #[cfg(not(loom))]

@@ -62,6 +62,14 @@ impl Identity {
         let stat = rustix::fs::fstat(fd)?;
         Ok(Self(stat.st_dev, stat.st_ino))
     }
+
+    /// Whoever closes descriptors that are not its own may have made `fd` another file's.
+    pub(crate) fn check(fd: &OwnedFd, expected: Self) -> io::Result<()> {
+        if Self::of(fd)? != expected {
+            return Err(io::Error::other("this process has closed the queue's descriptor"));
+        }
+        Ok(())
+    }
 }
 
 /// An open file description of a segment, through which records' locks are taken. They go with it,
@@ -83,10 +91,7 @@ impl Locks {
         forks.keep_from_children(description.as_raw_fd());
         drop(forks);
         let locks = Self { description: ManuallyDrop::new(description) };
-        // Who closes descriptors that are not his may have made our number another file's.
-        if Identity::of(&locks.description)? != identity {
-            return Err(io::Error::other("this process has closed the queue's descriptor"));
-        }
+        Identity::check(&locks.description, identity)?;
         Ok(locks)
     }
 

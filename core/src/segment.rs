@@ -2,7 +2,12 @@
 //!
 //! **Creation.** Sealed SHRINK, GROW and SEAL: no peer can truncate it under our feet, nor add a
 //! seal that keeps others out. Its memory is allocated at once, so that shortage is an error then
-//! and not a signal later.
+//! and not a signal later. `memory.rs` reads before that how much is left, because the kernel does
+//! not refuse: it gives pages until it must end processes, and the pages of a file do not go with
+//! the process that is ended. All that can be refused is asked for before the memory is.
+//!
+//! **Mappings** stay out of core dumps: to write one, the kernel would allocate each page of a lazy
+//! segment that no process has touched, and a dump of each peer would have a copy of all messages.
 #![expect(unsafe_code, reason = "maps shared memory")]
 
 use std::ffi::c_void;
@@ -17,17 +22,19 @@ use memfd::{FileSeal, MemfdOptions};
 use rustix::fs::{FallocateFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::process::{Resource, getrlimit};
 use rustix::rand::GetRandomFlags;
 use zerocopy::IntoBytes;
 
 use crate::control::{Control, Record};
-use crate::error::{CreateError, OpenError};
+use crate::error::{AttachError, CreateError, OpenError};
 use crate::finding::Finding;
 use crate::fork::{ForkGuard, hold_forks};
 use crate::geometry::{
     CONTROL_OFFSET, Geometry, HEADER_LEN, Label, QueueId, RECORD_LEN, Schema, TypeMark,
 };
 use crate::locks::{Identity, Locks, Owner};
+use crate::memory;
 use crate::open_options::SchemaAsked;
 use crate::owed::Owing;
 use crate::recovery::Watch;
@@ -40,6 +47,8 @@ const _: () = assert!(CONTROL_OFFSET + size_of::<Control>() <= HEADER_LEN);
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
+/// How many bytes are allocated by one call: less than a millisecond.
+const PART: usize = 1 << 20;
 
 /// A checked, sealed memfd that holds a queue, and a mapping of it that stands for no handle.
 #[derive(Debug)]
@@ -53,6 +62,18 @@ pub(crate) struct Segment {
     pub(crate) owing: Owing,
     /// No other segment of this process has it.
     pub(crate) serial: u64,
+    /// Whether handles have all pages of their mappings from the beginning.
+    prefaults: atomic::AtomicBool,
+    /// Whether mappings are in core dumps.
+    is_dumped: atomic::AtomicBool,
+}
+
+/// When a new segment has its memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Allocation {
+    /// Each page when it is first touched.
+    Lazy,
+    Now,
 }
 
 impl Segment {
@@ -60,44 +81,37 @@ impl Segment {
         geometry: Geometry,
         payload: TypeMark,
         schema: Schema,
-        lazy: bool,
+        allocation: Allocation,
     ) -> Result<Self, CreateError> {
-        let os = |call| move |errno: Errno| CreateError::Os { call, cause: errno.into() };
-        let id = random_id().map_err(|cause| CreateError::Os { call: "getrandom", cause })?;
-        let label = Label { id, payload, schema };
-        let options = MemfdOptions::new().allow_sealing(true).close_on_exec(true);
-        let memfd = options.create("parkline").map_err(|error| CreateError::Os {
-            call: "memfd_create",
-            cause: io::Error::other(error),
-        })?;
-        let file = memfd.as_file();
-        let len = geometry.file_len();
-        rustix::fs::ftruncate(file, len as u64).map_err(os("ftruncate"))?;
-        if !lazy {
-            rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len as u64)
-                .map_err(|errno| CreateError::Memory { bytes: len, cause: errno.into() })?;
+        let os = |call| move |cause| CreateError::Os { call, cause };
+        let len = geometry.file_len() as u64;
+        if allocation == Allocation::Now {
+            memory::check(len).map_err(CreateError::Memory)?;
         }
-        file.write_all_at(geometry.claims(label).as_bytes(), 0)
-            .map_err(|cause| CreateError::Os { call: "pwrite", cause })?;
-        let seals = [FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal];
-        memfd.add_seals(&seals).map_err(|error| CreateError::Os {
-            call: "F_ADD_SEALS",
-            cause: io::Error::other(error),
-        })?;
-        let view = Mapping::new(file.as_fd(), geometry, Arc::default())
-            .map_err(|cause| CreateError::Memory { bytes: len, cause })?;
+        let label = Label { id: random_id().map_err(os("getrandom"))?, payload, schema };
+        let fd = memfd(len).map_err(|(call, cause)| os(call)(cause))?;
+        let file = File::from(fd);
+        // Less than the file is long already, so that no limit can be in its way.
+        file.write_all_at(geometry.claims(label).as_bytes(), 0).map_err(os("pwrite"))?;
+        let view = Mapping::new(file.as_fd(), geometry, Arc::default());
+        let view = view.map_err(|(call, cause)| os(call)(cause))?;
+        if allocation == Allocation::Now {
+            allocate(&file, len).map_err(|errno| os("fallocate")(errno.into()))?;
+        }
         view.ring().lay_out();
-        let fd = OwnedFd::from(memfd.into_file());
-        let identity =
-            Identity::of(&fd).map_err(|cause| CreateError::Os { call: "fstat", cause })?;
+        let fd = OwnedFd::from(file);
+        let identity = Identity::of(&fd).map_err(os("fstat"))?;
         Ok(Self::of(fd, identity, view, label))
     }
 
     /// Checks everything that can be checked of a stranger's memfd, before any of it is mapped.
     fn open(fd: OwnedFd) -> Result<Self, OpenError> {
         let os = |call| move |cause: io::Error| OpenError::Os { call, cause };
-        let seals = rustix::fs::fcntl_get_seals(&fd)
-            .map_err(|errno| OpenError::NotMemfd { cause: errno.into() })?;
+        let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|errno| match errno {
+            // These say what the descriptor is, others what this process may not ask.
+            Errno::BADF | Errno::INVAL => OpenError::NotMemfd { cause: errno.into() },
+            errno => os("F_GET_SEALS")(errno.into()),
+        })?;
         let missing = SEALS.difference(seals);
         if !missing.is_empty() {
             let names: Vec<_> = missing.iter_names().map(|(name, _)| name).collect();
@@ -119,7 +133,8 @@ impl Segment {
             }
         }
         let (geometry, label) = Geometry::check(page.get(..len).unwrap_or_default(), file_len)?;
-        let view = Mapping::new(file.as_fd(), geometry, Arc::default()).map_err(os("mmap"))?;
+        let view = Mapping::new(file.as_fd(), geometry, Arc::default());
+        let view = view.map_err(|(call, cause)| os(call)(cause))?;
         let fd = OwnedFd::from(file);
         let identity = Identity::of(&fd).map_err(os("fstat"))?;
         Ok(Self::of(fd, identity, view, label))
@@ -148,8 +163,43 @@ impl Segment {
         static OPENED: atomic::AtomicU64 = atomic::AtomicU64::new(0);
         let watch = Watch::begin(view.geometry.watchdog());
         let serial = OPENED.fetch_add(1, atomic::Ordering::Relaxed);
+        let (prefaults, is_dumped) = (false.into(), false.into());
         let owing = Owing::default();
-        Self { fd, identity, view, label, watch, owing, serial }
+        Self { fd, identity, view, label, watch, owing, serial, prefaults, is_dumped }
+    }
+
+    /// Has all memory allocated, and each handle that is made from here on map all of it.
+    pub(crate) fn prefault(&self) -> Result<(), AttachError> {
+        if self.view.is_forked() {
+            return Err(AttachError::Forked);
+        }
+        let os = |call| move |errno: Errno| AttachError::Os { call, cause: errno.into() };
+        // A number that this process has closed and another file has now must not grow that.
+        let same = Identity::check(&self.fd, self.identity);
+        same.map_err(|cause| AttachError::Os { call: "fstat", cause })?;
+        let len = self.geometry().file_len() as u64;
+        let stat = rustix::fs::fstat(&self.fd).map_err(os("fstat"))?;
+        let allocated = stat.st_blocks.cast_unsigned().saturating_mul(512);
+        memory::check(len.saturating_sub(allocated))?;
+        allocate(&self.fd, len).map_err(os("fallocate"))?;
+        self.prefault_handles();
+        Ok(())
+    }
+
+    /// Has each handle that is made from here on map all of the segment.
+    pub(crate) fn prefault_handles(&self) {
+        self.prefaults.store(true, Relaxed);
+    }
+
+    /// Has this mapping, and those of handles that are made from here on, in core dumps.
+    pub(crate) fn keep_in_core_dumps(&self) -> Result<(), AttachError> {
+        if self.view.is_forked() {
+            return Err(AttachError::Forked);
+        }
+        let os = |(call, cause)| AttachError::Os { call, cause };
+        self.view.advise("MADV_DODUMP", Advice::LinuxDoDump).map_err(os)?;
+        self.is_dumped.store(true, Relaxed);
+        Ok(())
     }
 
     pub(crate) fn geometry(&self) -> &Geometry {
@@ -181,8 +231,17 @@ impl Segment {
     }
 
     /// Another mapping, which keeps the locks that are taken through `locks`.
-    pub(crate) fn map(&self, locks: &Locks) -> io::Result<Mapping> {
-        Mapping::new(locks.as_fd(), *self.geometry(), Arc::clone(&self.view.finding))
+    pub(crate) fn map(&self, locks: &Locks) -> Result<Mapping, AttachError> {
+        let os = |(call, cause)| AttachError::Os { call, cause };
+        let finding = Arc::clone(&self.view.finding);
+        let new = Mapping::new(locks.as_fd(), *self.geometry(), finding).map_err(os)?;
+        if self.is_dumped.load(Relaxed) {
+            new.advise("MADV_DODUMP", Advice::LinuxDoDump).map_err(os)?;
+        }
+        if self.prefaults.load(Relaxed) {
+            new.advise("MADV_POPULATE_WRITE", Advice::LinuxPopulateWrite).map_err(os)?;
+        }
+        Ok(new)
     }
 
     /// The records' locks, to be taken in this process's name.
@@ -212,6 +271,46 @@ fn random_id() -> io::Result<QueueId> {
     Ok(id)
 }
 
+/// A sealed memfd of `len` bytes, none of which is allocated; or which call failed.
+fn memfd(len: u64) -> Result<OwnedFd, (&'static str, io::Error)> {
+    // The kernel answers with EFBIG and a signal that ends the process, also of a program that never
+    // thought of files. Not blocked instead, because the mask is the program's, and the signal that
+    // we took from the thread could be one that it waits for.
+    if getrlimit(Resource::Fsize).current.is_some_and(|most| most < len) {
+        return Err(("ftruncate", Errno::FBIG.into()));
+    }
+    let failed = |call| move |error: memfd::Error| (call, errno_of(error));
+    let options = MemfdOptions::new().allow_sealing(true).close_on_exec(true);
+    let memfd = options.create("parkline").map_err(failed("memfd_create"))?;
+    memfd.as_file().set_len(len).map_err(|error| ("ftruncate", error))?;
+    let seals = [FileSeal::SealShrink, FileSeal::SealGrow, FileSeal::SealSeal];
+    memfd.add_seals(&seals).map_err(failed("F_ADD_SEALS"))?;
+    Ok(memfd.into_file().into())
+}
+
+/// What the kernel said: the text of `error` itself leaves the number out.
+fn errno_of(error: memfd::Error) -> io::Error {
+    match error {
+        memfd::Error::Create(errno)
+        | memfd::Error::AddSeals(errno)
+        | memfd::Error::GetSeals(errno) => errno,
+    }
+}
+
+/// Has the first `len` bytes of a file that is no shorter allocated.
+///
+/// A part at a time: a signal that comes meanwhile has the kernel undo the whole call
+/// (`shmem_fallocate`), and a program that is signalled every few milliseconds would never be done.
+fn allocate(fd: impl AsFd, len: u64) -> rustix::io::Result<()> {
+    for from in (0..len).step_by(PART) {
+        let part = len.saturating_sub(from).min(PART as u64);
+        rustix::io::retry_on_intr(|| {
+            rustix::fs::fallocate(fd.as_fd(), FallocateFlags::empty(), from, part)
+        })?;
+    }
+    Ok(())
+}
+
 impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -238,9 +337,14 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn new(fd: BorrowedFd<'_>, geometry: Geometry, finding: Arc<Finding>) -> io::Result<Self> {
+    /// A mapping that no child and no core dump gets; or which call failed.
+    fn new(
+        fd: BorrowedFd<'_>,
+        geometry: Geometry,
+        finding: Arc<Finding>,
+    ) -> Result<Self, (&'static str, io::Error)> {
         kill_point("mmap");
-        let guard = ForkGuard::new()?;
+        let guard = ForkGuard::new().map_err(|cause| ("MADV_WIPEONFORK", cause))?;
         // Until the mapping is not inherited.
         let _forks = hold_forks();
         let len = geometry.file_len();
@@ -248,14 +352,24 @@ impl Mapping {
         // SAFETY: a shared mapping at a place of the kernel's choice overlaps nothing. The file is
         // sealed against shrinking and checked to be `len` long, so no access within can fault for
         // lack of a file.
-        let base =
-            unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
-        let base = NonNull::new(base).ok_or(io::ErrorKind::InvalidInput)?;
+        let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) };
+        let base = base.map_err(|errno| ("mmap", errno.into()))?;
+        let base = NonNull::new(base).ok_or(("mmap", io::ErrorKind::InvalidInput.into()))?;
         let mapping = Self { base, guard, geometry, finding };
-        // SAFETY: the range is the mapping just made. A forked child finds nothing there, and does
-        // not look: every use asks the guard first.
-        unsafe { rustix::mm::madvise(base.as_ptr(), len, Advice::LinuxDontFork) }?;
+        // A forked child finds nothing there, and does not look: every use asks the guard first.
+        mapping.advise("MADV_DONTFORK", Advice::LinuxDontFork)?;
+        mapping.advise("MADV_DONTDUMP", Advice::LinuxDontDump)?;
         Ok(mapping)
+    }
+
+    /// Tells the kernel how to treat the mapping: none of what we say takes or changes what is in
+    /// it.
+    fn advise(&self, call: &'static str, advice: Advice) -> Result<(), (&'static str, io::Error)> {
+        // SAFETY: the range is our mapping. It has shared memory alone, which these advices leave
+        // as it is.
+        let done =
+            unsafe { rustix::mm::madvise(self.base.as_ptr(), self.geometry.file_len(), advice) };
+        done.map_err(|errno| (call, errno.into()))
     }
 
     /// Whether this is a forked child, where the mapping does not exist.

@@ -84,12 +84,16 @@ pub struct Permit {
 }
 
 impl Semaphore {
-    pub(crate) fn create(builder: Builder, permits: usize) -> Result<Self, CreateError> {
+    /// The numbers of a semaphore.
+    pub(crate) fn builder(builder: Builder, permits: usize) -> Result<Builder, CreateError> {
         if permits == 0 {
             return Err(CreateError::Zero { what: "permits" });
         }
-        let builder = builder.capacity(permits).leases(permits).max_message(0);
-        let queue = builder.create_typed::<Token>()?;
+        Ok(builder.capacity(permits).leases(permits).max_message(0))
+    }
+
+    pub(crate) fn create(builder: Builder, permits: usize) -> Result<Self, CreateError> {
+        let queue = Self::builder(builder, permits)?.create_typed::<Token>()?;
         let mut tokens = queue.sender().map_err(|error| CreateError::Open(error.into()))?;
         for _ in 0..permits {
             // The ring has room for all of them, and nobody else has it yet.

@@ -66,6 +66,88 @@ fn memory_is_there_from_the_creation_unless_it_is_lazy() {
     assert_works(&lazy);
 }
 
+/// Page faults of this thread that found the page in memory: field 10 of its `stat`.
+fn faults() -> u64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(7).unwrap().parse().unwrap()
+}
+
+/// Page faults of a new sender's, and of a new receiver's, first 1,024 messages of 4 KB.
+fn faults_of_new_handles(queue: &Queue) -> (u64, u64) {
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let mut message = vec![7; 4096];
+    let before = faults();
+    for _ in 0..1024 {
+        sender.try_send(&message).unwrap();
+    }
+    let sent = faults();
+    for _ in 0..1024 {
+        let lease = receiver.try_lease().unwrap();
+        lease.copy_to(&mut message).unwrap();
+        lease.ack();
+    }
+    (sent - before, faults() - sent)
+}
+
+/// Fails if a mapping is not filled (seen failing).
+#[test]
+fn handles_of_a_prefaulted_queue_have_no_page_faults() {
+    let builder = Queue::builder().max_message(4096);
+    let queue = builder.create().unwrap();
+    let (sends, receives) = faults_of_new_handles(&queue);
+    // The kernel maps 16 pages around one that is read.
+    assert!(sends > 1000 && receives > 1000 / 16, "{sends} {receives}");
+    queue.prefault().unwrap();
+    let lazy = builder.lazy_memory().prefault().create().unwrap();
+    for with in [faults_of_new_handles(&queue), faults_of_new_handles(&lazy)] {
+        println!(
+            "page faults of the first 1,024 messages: {sends}, {receives}; prefaulted: {with:?}"
+        );
+        // One can be the heap's.
+        assert!(with.0 + with.1 <= 1, "{with:?}");
+    }
+}
+
+/// The flags of each mapping of the queue in this process: `VmFlags` of its `smaps`.
+fn flags_of_mappings(queue: &Queue) -> Vec<String> {
+    let inode = format!(" {} ", file_of(queue).metadata().unwrap().ino());
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let (mut flags, mut is_ours) = (Vec::new(), false);
+    for line in smaps.lines() {
+        if line.contains("/memfd:parkline") {
+            is_ours = line.contains(&inode);
+        } else if let Some(found) = line.strip_prefix("VmFlags:")
+            && std::mem::take(&mut is_ours)
+        {
+            flags.push(found.to_owned());
+        }
+    }
+    flags
+}
+
+/// Fails if a mapping is not kept out (seen failing), and if one is in spite of being asked for
+/// (seen failing).
+#[test]
+fn no_mapping_is_in_core_dumps_unless_asked_for() {
+    let is_kept_out = |queue: &Queue| -> Vec<bool> {
+        let flags = flags_of_mappings(queue);
+        flags.iter().map(|it| it.split(' ').any(|flag| flag == "dd")).collect()
+    };
+    let queue = Queue::builder().create().unwrap();
+    let same = Queue::open(queue.try_clone_fd().unwrap()).unwrap();
+    let _before = (queue.sender().unwrap(), same.receiver().unwrap());
+    assert_eq!(is_kept_out(&queue), [true; 4]);
+    queue.keep_in_core_dumps().unwrap();
+    let _after = queue.sender().unwrap();
+    let mut kept_out = is_kept_out(&queue);
+    kept_out.sort_unstable();
+    assert_eq!(kept_out, [false, false, true, true, true]);
+    let queue = Queue::builder().keep_in_core_dumps().create().unwrap();
+    let _sender = queue.sender().unwrap();
+    assert_eq!(is_kept_out(&queue), [false; 2]);
+}
+
 fn bytes_of(queue: &Queue) -> Vec<u8> {
     let mut bytes = vec![0; len_of(queue) as usize];
     file_of(queue).read_exact_at(&mut bytes, 0).unwrap();
@@ -222,4 +304,58 @@ fn holes_in(queue: &Queue, dice: &mut u64) {
         }
         done.store(true, Relaxed);
     });
+}
+
+/// Fails if the docs or `memory` count otherwise than `create` (seen failing).
+#[test]
+fn the_examples_of_the_docs_are_right() {
+    let docs = include_str!("../../docs/memory.md");
+    let mut examples = 0;
+    for line in docs.lines() {
+        let cells: Vec<_> = line.trim_matches(['|', ' ']).split(" | ").collect();
+        let number = |cell: &&str| cell.replace(',', "").parse().ok();
+        let [
+            Some(capacity),
+            Some(len),
+            handles,
+            leases,
+            Some(has_handles),
+            Some(has_leases),
+            bytes,
+        ] = cells.iter().map(number).collect::<Vec<Option<usize>>>()[..]
+        else {
+            continue;
+        };
+        let builder = Queue::builder().capacity(capacity).max_message(len);
+        let with = |handles: Option<usize>, leases: Option<usize>| {
+            let builder = handles.map_or(builder, |handles| builder.handles(handles));
+            leases.map_or(builder, |leases| builder.leases(leases))
+        };
+        let memory = with(handles, leases).memory().unwrap();
+        assert_eq!(Some(memory as usize), bytes, "{line}");
+        let asked = with(Some(has_handles), Some(has_leases));
+        assert_eq!(asked.memory().unwrap(), memory, "{line}");
+        if let Ok(queue) = asked.lazy_memory().create() {
+            assert_eq!(len_of(&queue), memory, "{line}");
+        }
+        examples += 1;
+    }
+    assert_eq!(examples, 11);
+}
+
+/// Fails if an event, a semaphore or a type is counted as something else (seen failing).
+#[test]
+fn what_is_told_before_is_what_is_made() {
+    let len = |fd: OwnedFd| File::from(fd).metadata().unwrap().len();
+    let typed = Queue::builder().create_typed::<[u64; 100]>().unwrap();
+    assert_eq!(
+        Queue::builder().memory_typed::<[u64; 100]>().unwrap(),
+        len(typed.try_clone_fd().unwrap())
+    );
+    let builder = Queue::builder().handles(3);
+    let semaphore = builder.create_semaphore(1000).unwrap();
+    let told = builder.memory_semaphore(1000).unwrap();
+    assert_eq!(told, len(semaphore.try_clone_fd().unwrap()));
+    let event = builder.create_event().unwrap();
+    assert_eq!(len(event.try_clone_fd().unwrap()), 12 << 10, "as the docs say");
 }
