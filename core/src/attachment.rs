@@ -365,13 +365,18 @@ impl Drop for Attachment {
         }
         // What is owed, and leases that were leaked. What finds no room has no owner from here on, and
         // is recovered as if we had died; so is all that a corrupt segment holds.
+        let mut left = 0;
         if self.port.ring().finding.check().is_ok() {
-            let (gone, _) = self.port.give_all_back();
+            let (gone, without_room) = self.port.give_all_back();
             if gone > 0 {
                 self.returned(u32::MAX);
             }
+            left = without_room;
         }
-        self.port.record().pid.store(0, Relaxed);
+        // A process that watches its peers recovers the records of one that ends: by their pids.
+        if left == 0 {
+            self.port.record().pid.store(0, Relaxed);
+        }
         let driver = self.driver().take();
         driver.into_iter().for_each(Waker::wake);
     }
