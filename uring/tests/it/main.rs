@@ -2,6 +2,7 @@
 
 mod cancel;
 mod deaths;
+mod endings;
 mod forked;
 mod looking;
 mod many_tasks;

@@ -63,6 +63,9 @@ fn child() {
         Ok("cancelled unasked") => crate::traps::cancelled_unasked(),
         Ok("interrupted") => crate::traps::interrupted(),
         Ok("echo") => crate::runtimes::child(),
+        Ok(role) if role.starts_with("worker in ") => {
+            crate::endings::child(role.trim_start_matches("worker in "));
+        }
         Ok(role) => crate::refusals::child(role),
         Err(_) => {}
     }

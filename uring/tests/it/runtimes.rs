@@ -115,9 +115,13 @@ fn any_other_executor_talks_to_a_process() {
     with_a_process(on_any_executor);
 }
 
-pub(crate) fn on_any_executor(mut talk: Talk) {
+pub(crate) fn on_any_executor<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unparker(thread::current())));
-    while talk.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
         thread::park();
     }
 }
