@@ -7,6 +7,7 @@ mod forked;
 mod looking;
 mod many_tasks;
 mod peer;
+mod random_endings;
 mod refusals;
 mod runtimes;
 mod signals;
