@@ -19,7 +19,7 @@ use crate::position::Position;
 use crate::recovery::wake_everybody;
 use crate::segment::{Mapping, Segment};
 use crate::side::{Side, WaitsFor};
-use crate::sync::Ordering::{Relaxed, Release, SeqCst};
+use crate::sync::Ordering::{Release, SeqCst};
 use crate::sync::kill_point;
 
 /// What a handle and its leases share.
@@ -67,7 +67,7 @@ pub(crate) enum Heir {
 fn recover(port: &Port<'_>, heir: Heir) -> Result<(), usize> {
     let (gone, left) = port.give_all_back();
     // A handle that went by itself says so by its pid.
-    let is_dead = port.record().pid.load(Relaxed) != 0;
+    let is_dead = port.record().is_named();
     let is_taken = left == 0 || heir == Heir::Yes;
     if is_dead && is_taken {
         port.record().tally.recovered.increment();
@@ -93,7 +93,7 @@ impl Attachment {
             attached => attached,
         };
         let (port, mapping) = attached?;
-        port.record().pid.store(std::process::id(), Release); // [arrival]
+        port.record().name(std::process::id());
         let returns = Returns {
             leases: Arc::new(Gate::new()),
             held_back: Mutex::default(),
@@ -373,10 +373,7 @@ impl Drop for Attachment {
             }
             left = without_room;
         }
-        // A process that watches its peers recovers the records of one that ends: by their pids.
-        if left == 0 {
-            self.port.record().pid.store(0, Relaxed);
-        }
+        self.port.record().unname(left);
         let driver = self.driver().take();
         driver.into_iter().for_each(Waker::wake);
     }

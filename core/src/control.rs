@@ -5,6 +5,7 @@ use crate::gate::Gate;
 use crate::slot::{OpWord, Verb};
 use crate::stats::Tally;
 use crate::sync::{AtomicU32, AtomicU64};
+use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 /// The words that all handles share, apart from the slots. Each part has lines of its own.
 #[derive(Debug)]
@@ -83,14 +84,42 @@ pub(crate) struct Record {
     pub(crate) op: AtomicU64,
     /// The return under way, which may run beside it on another thread.
     pub(crate) returning: AtomicU64,
-    /// Of the owner's process; 0 if nobody owns the record. Whoever acts on it only looks earlier.
-    pub(crate) pid: AtomicU32,
+    /// Of the owner's process, 0 if there is none, with [`LEFT`]. A hint: see [`Record::process`].
+    pid: AtomicU32,
     /// Unused, 0: what the handle is for.
     _role: AtomicU32,
     pub(crate) tally: Tally,
 }
 
+/// In a record's `pid`: the handle is gone, and left messages for which there was no room.
+const LEFT: u32 = 1 << 31;
+
 impl Record {
+    /// Names the process of a new owner.
+    pub(crate) fn name(&self, pid: u32) {
+        self.pid.store(pid & !LEFT, Release); // [arrival]
+    }
+
+    /// The owner is gone. If it left messages, its process stays named, because the end of that process
+    /// is when others must see to them at the latest.
+    pub(crate) fn unname(&self, left: usize) {
+        let pid = if left > 0 { self.pid.load(Relaxed) | LEFT } else { 0 };
+        self.pid.store(pid, Relaxed);
+    }
+
+    /// The process that made the handle that has the record or had it last, if that left something.
+    /// What a peer wrote: it decides nothing but when something is looked for.
+    pub(crate) fn process(&self) -> Option<u32> {
+        let pid = self.pid.load(Acquire) & !LEFT; // [arrival]
+        (pid != 0).then_some(pid)
+    }
+
+    /// Whether a handle has the record, or had it when its process ended.
+    pub(crate) fn is_named(&self) -> bool {
+        let pid = self.pid.load(Relaxed);
+        pid != 0 && pid & LEFT == 0
+    }
+
     pub(crate) fn new() -> Self {
         let idle = || AtomicU64::new(OpWord::IDLE.bits());
         let (pid, _role) = (AtomicU32::new(0), AtomicU32::new(0));

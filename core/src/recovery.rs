@@ -203,7 +203,7 @@ impl Recovered {
         if left == 0 {
             self.handles += 1;
             port.record().tally.recovered.increment();
-            port.record().pid.store(0, Relaxed);
+            port.record().unname(0);
         }
         Ok(())
     }

@@ -254,7 +254,7 @@ impl Segment {
         let owner = Owner::find(&self.fd, id)?;
         let ring = self.ring();
         let record = ring.as_ref().and_then(|ring| ring.records.get(id as usize));
-        let is_named = record.is_none_or(|record| record.pid.load(Relaxed) != 0);
+        let is_named = record.is_none_or(Record::is_named);
         Ok(owner.map(|owner| if is_named { owner } else { Owner::Passing }))
     }
 }

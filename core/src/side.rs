@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use crate::attachment::Attachment;
+use crate::control::Record;
 use crate::futex::Futex;
 use crate::gate::{Gate, Kernel, Sleep};
 use crate::join::order_acknowledgements;
@@ -166,11 +167,11 @@ impl Side {
     /// pid namespace, or a lie.
     pub fn peers(&self) -> Vec<u32> {
         let mut pids: Vec<_> = self.segment.ring().map_or_else(Vec::new, |ring| {
-            ring.records.iter().map(|record| record.pid.load(Acquire)).collect() // [arrival]
+            ring.records.iter().filter_map(Record::process).collect()
         });
         pids.sort_unstable();
         pids.dedup();
-        pids.retain(|pid| *pid != 0 && *pid != std::process::id());
+        pids.retain(|pid| *pid != std::process::id());
         pids
     }
 
