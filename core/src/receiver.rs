@@ -246,7 +246,8 @@ impl<M: Message + ?Sized> Receiver<M> {
     }
 
     /// Takes up to `limit` messages in order, at most the queue's capacity, appends them to
-    /// `messages`, and wakes senders once. Returns how many.
+    /// `messages`, and wakes senders once. Returns how many. With a `limit` of 0 it returns 0, whatever
+    /// the queue holds, closed or not.
     ///
     /// # Errors
     /// As [`try_recv`](Self::try_recv), when there is not even one. A fault that comes after some
@@ -303,7 +304,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     }
 
     /// As [`try_recv_many`](Self::try_recv_many), waiting on the calling thread until there is at
-    /// least one.
+    /// least one. With a `limit` of 0 it does not wait and returns 0 at once.
     ///
     /// # Errors
     /// As [`recv_blocking`](Self::recv_blocking).

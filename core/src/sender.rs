@@ -145,7 +145,8 @@ impl<M: Message + ?Sized> Sender<M> {
     }
 
     /// Sends as many of `messages` as there is room for, in order, and wakes receivers once, at the
-    /// end: an iterator that blocks keeps them waiting. Returns how many.
+    /// end: an iterator that blocks keeps them waiting. Returns how many: 0, at once, if there are no
+    /// messages, whether the queue is full, closed or neither.
     ///
     /// # Errors
     /// As [`try_send`](Self::try_send), when the first message is refused. When a later one is, the
@@ -178,7 +179,7 @@ impl<M: Message + ?Sized> Sender<M> {
     }
 
     /// As [`try_send_many`](Self::try_send_many), waiting on the calling thread until at least one
-    /// is sent.
+    /// is sent. Without messages it does not wait and returns 0 at once.
     ///
     /// # Errors
     /// As [`send_blocking`](Self::send_blocking), when the first message is refused.
@@ -362,8 +363,8 @@ impl Sender<Pack> {
     /// Sends as many of `messages` as fit into one pack, in order, if there is room for that: one
     /// message to the queue, for one receiver. Returns how many.
     ///
-    /// They are written where they lie in the queue. Nothing is sent by an iterator without messages,
-    /// nor by one that panics.
+    /// They are written where they lie in the queue. An iterator without messages sends nothing and
+    /// returns 0, whether the queue is full, closed or neither; one that panics sends nothing.
     ///
     /// # Errors
     /// As [`try_send`](Self::try_send): nothing was sent. [`Fault::MessageTooLarge`] if the first does
@@ -417,7 +418,7 @@ impl Sender<Pack> {
     }
 
     /// As [`try_send_packed`](Self::try_send_packed), waiting on the calling thread while the queue is
-    /// full.
+    /// full. Without messages it does not wait and returns 0 at once.
     ///
     /// # Errors
     /// As [`send_blocking`](Self::send_blocking): nothing was sent.

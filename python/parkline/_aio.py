@@ -51,7 +51,8 @@ class AioQueue(Generic[T]):
         return count
 
     async def get_many(self, max_items: int) -> list[T]:
-        """Takes up to `max_items`, in order: what is there, but waits for the first."""
+        """Takes up to `max_items`, in order: what is there, but waits for the first. `get_many(0)` is
+        `[]` at once."""
         items = self._queue._take_many(max_items)
         if not items and max_items > 0:
             items = [await complete(self._queue._begin_get())]

@@ -173,7 +173,8 @@ impl Queue {
     }
 
     /// Puts items in order, waiting where there is no room. All are encoded before any is put.
-    /// Returns how many; `Full` says how many were put until the time was over.
+    /// Returns how many; `Full` says how many were put until the time was over. Without items it is 0
+    /// at once.
     #[pyo3(signature = (items, timeout = None))]
     fn put_many(
         &self,
@@ -195,7 +196,8 @@ impl Queue {
         Ok(all)
     }
 
-    /// Takes up to `max_items`, in order: what is there, but waits for the first.
+    /// Takes up to `max_items`, in order: what is there, but waits for the first. `get_many(0)` is
+    /// `[]` at once.
     #[pyo3(signature = (max_items, block = true, timeout = None))]
     fn get_many<'py>(
         &self,

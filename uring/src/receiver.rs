@@ -141,7 +141,8 @@ where
     }
 
     /// Waits until there is a message, then takes up to `limit` in order, at most the queue's
-    /// capacity, and appends them to `messages`. Returns how many.
+    /// capacity, and appends them to `messages`. Returns how many. With a `limit` of 0 it does not wait
+    /// and returns 0 at once, also when the queue is closed.
     ///
     /// # Errors
     /// As [`recv`](Self::recv).

@@ -123,7 +123,8 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
     }
 
     /// Waits until there is room for one message, then sends as many of `messages` as there is room
-    /// for, in order. Returns how many.
+    /// for, in order. Returns how many. Without messages it does not wait and returns 0 at once, also
+    /// when the queue is closed.
     ///
     /// # Errors
     /// As [`send`](Self::send), when the first message is refused.
@@ -165,7 +166,8 @@ impl<M: Message + ?Sized + Sync, H: sealed::TrySend<M>> AsyncSender<M> for H {}
 /// Sending many short messages as one from a task.
 pub trait AsyncPackSender: sealed::TrySend<Pack> {
     /// Waits until there is room, then sends as many of `messages` as fit into one pack, in order.
-    /// Returns how many.
+    /// Returns how many. Without messages it does not wait and returns 0 at once, also when the queue is
+    /// closed.
     ///
     /// # Errors
     /// As [`Sender::try_send_packed`] but for a full queue: nothing was sent.

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::thread;
 
-use parkline_core::{Queue, RecvError, TryRecvError, TrySendError};
+use parkline_core::{Pack, Queue, RecvError, TryRecvError, TrySendError};
 
 use crate::of_capacity;
 
@@ -230,6 +230,34 @@ fn recv_many_takes_up_to_its_limit_and_appends() {
     assert_eq!(receiver.try_recv_many(&mut messages, 9), Ok(3));
     assert_eq!(receiver.try_recv_many(&mut messages, 9), Err(TryRecvError::Empty));
     assert_eq!(messages, [[77], [0], [1], [2], [3], [4]]);
+}
+
+/// Fails if a receive waits, or if a closed queue is looked at first (both seen failing).
+#[test]
+fn a_call_for_many_that_is_asked_for_none_returns_at_once() {
+    const NONE: [&[u8]; 0] = [];
+    let queue = of_capacity(1);
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let packs = Queue::builder().capacity(1).create_typed::<Pack>().unwrap();
+    let mut packer = packs.sender().unwrap();
+    let mut ask = || {
+        let mut messages = Vec::new();
+        assert_eq!(receiver.recv_many_blocking(&mut messages, 0), Ok(0));
+        assert_eq!(receiver.try_recv_many(&mut messages, 0), Ok(0));
+        assert_eq!(sender.send_many_blocking(NONE), Ok(0));
+        assert_eq!(sender.try_send_many(NONE), Ok(0));
+        assert_eq!(packer.send_packed_blocking(NONE), Ok(0));
+        assert_eq!(packer.try_send_packed(NONE), Ok(0));
+    };
+    ask();
+    queue.sender().unwrap().try_send(b"full").unwrap();
+    packs.sender().unwrap().try_send_packed([b"full"]).unwrap();
+    ask();
+    queue.close().unwrap();
+    packs.close().unwrap();
+    ask();
+    queue.receiver().unwrap().try_recv().unwrap();
+    ask();
 }
 
 #[test]

@@ -278,6 +278,30 @@ fn deadlines_end_waits_in_every_runtime() {
     multi_thread().block_on(async { tokio::spawn(waits()).await.unwrap() });
 }
 
+/// Fails if a receive looks at the queue first (seen failing).
+#[test]
+fn a_call_for_many_that_is_asked_for_none_is_ready_at_once() {
+    let queue: Queue<u64> = Queue::builder().capacity(1).create_typed().unwrap();
+    let packs = Queue::builder().capacity(1).create_typed::<Pack>().unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    let mut packer = packs.sender().unwrap();
+    let mut ask = || {
+        let mut messages = Vec::new();
+        let mut once = Context::from_waker(Waker::noop());
+        let received = pin!(receiver.recv_many(&mut messages, 0)).poll(&mut once);
+        assert_eq!(received, Poll::Ready(Ok(0)));
+        assert_eq!(pin!(sender.send_many(&[])).poll(&mut once), Poll::Ready(Ok(0)));
+        assert_eq!(pin!(packer.send_packed([""; 0])).poll(&mut once), Poll::Ready(Ok(0)));
+    };
+    ask();
+    queue.sender().unwrap().try_send(&1).unwrap();
+    packs.sender().unwrap().try_send_packed(["full"]).unwrap();
+    ask();
+    queue.close().unwrap();
+    packs.close().unwrap();
+    ask();
+}
+
 #[test]
 fn a_commit_waits_for_room_and_a_reservation_comes_back_from_a_closed_queue() {
     let queue = Queue::builder().capacity(1).max_message(8).create().unwrap();
