@@ -48,6 +48,10 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 fn run<F: Future>(future: F, unpark: &Arc<Unpark>, reactor: Option<&Arc<Reactor>>) -> F::Output {
     let waker = Waker::from(Arc::clone(unpark));
     let entered = current::enter(reactor.cloned(), Some(waker.clone()));
+    // A tokio task around the call has a budget that nothing renews before the call returns: tokio's
+    // own futures would wait for it for ever.
+    #[cfg(feature = "tokio")]
+    let future = ::tokio::task::coop::unconstrained(future);
     let mut future = pin!(future);
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {

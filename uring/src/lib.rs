@@ -24,7 +24,13 @@
 //! | [`block_on`] | the calling thread's own io_uring |
 //! | an event loop that drives a [`LoopRing`](driver::LoopRing) | that ring |
 //! | any other executor | one helper thread of the process |
+//! | a tokio runtime without `enable_io` | the same helper thread; a `tracing` warning tells |
 //! | anything, where io_uring is refused | the same helper thread; [`backend`] tells, and a `tracing` warning |
+//!
+//! No runtime needs `enable_time`. tokio tells by a panic alone that a runtime lacks I/O: this crate
+//! catches that panic, the message of which is printed, and provokes none in a process without any
+//! epoll descriptor. A program that aborts on panics and has a runtime with I/O needs `enable_io` in
+//! each runtime that waits here.
 //!
 //! `PARKLINE_BACKEND=futex` in the environment asks for the helper thread.
 //!

@@ -1,16 +1,22 @@
 //! tokio: the ring's descriptor in the runtime's own poller, and one task a runtime that drains it.
 //!
 //! One, because each waiting task that polled the descriptor itself would be woken by every
-//! message. It serves any flavour, and so the runtime of tokio-uring.
+//! message. It serves any flavour, and so the runtime of tokio-uring. Nothing here needs tokio's
+//! timers. The tasks of a runtime without I/O wait on the helper thread.
 #![expect(unsafe_code, reason = "AsyncFd::register asks that the descriptor stay open")]
 
 use std::collections::HashMap;
+use std::fs;
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Waker};
 
 use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
 use ::tokio::runtime::{Handle, Id};
+use ::tokio::task::coop::{RestoreOnPending, poll_proceed};
 use parkline_core::driver::hold_forks;
 
 use crate::reactor::{Reactor, lock};
@@ -20,14 +26,37 @@ pub(crate) fn runtime_id() -> Option<Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
 
-/// The reactor of the tokio runtime around the caller; `None` outside one, or when it cannot be
-/// had.
+/// Has a task that always finds a message let others run now and then: takes one operation from
+/// tokio's budget, or, where none is left, has the task polled again, once a call. `Ready(None)` for a
+/// call that has yielded and still has no budget.
 ///
-/// # Panics
-/// As all of tokio's I/O does, on a runtime without `enable_io`.
+/// tokio gets no waker: it would keep the wake until the thread comes back to it. A thread that runs
+/// another executor within a task does not come back, and that executor cannot renew the budget. So a
+/// call yields by its own waker, and only once.
+pub(crate) fn take_budget(
+    cx: &Context<'_>,
+    has_yielded: &mut bool,
+) -> Poll<Option<RestoreOnPending>> {
+    match poll_proceed(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(budget) => Poll::Ready(Some(budget)),
+        Poll::Pending if *has_yielded => Poll::Ready(None),
+        Poll::Pending => {
+            *has_yielded = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+}
+
+/// Runtimes that cannot have a reactor are remembered up to this number; after that all of them are
+/// asked once more.
+const MOST_REFUSED: usize = 1024;
+
+/// The reactor of the tokio runtime around the caller; `None` outside one, or when it cannot be
+/// had, which a `tracing` warning says once a runtime.
 pub(crate) fn current() -> Option<Arc<Reactor>> {
-    /// By runtime; an empty one for a runtime that cannot have one.
-    static REACTORS: Mutex<Option<HashMap<Id, Weak<Reactor>>>> = Mutex::new(None);
+    /// By runtime; `None` for a runtime that cannot have one.
+    static REACTORS: Mutex<Option<HashMap<Id, Option<Weak<Reactor>>>>> = Mutex::new(None);
     let handle = Handle::try_current().ok()?;
     let known = {
         // A child must not find it locked.
@@ -36,33 +65,63 @@ pub(crate) fn current() -> Option<Arc<Reactor>> {
     };
     if let Some(known) = known {
         // Dead: the runtime is shutting down, or its ring broke.
-        return known.upgrade().filter(|reactor| !reactor.is_dead());
+        return known?.upgrade().filter(|reactor| !reactor.is_dead());
     }
-    let made = start(&handle);
-    let reactor = made.as_ref().map_or_else(Weak::new, Arc::downgrade);
+    let made = start(&handle)
+        .inspect_err(|error| {
+            tracing::warn!(%error, "tasks of this tokio runtime wait on parkline's helper thread");
+        })
+        .ok();
     let _forks = hold_forks();
     let mut reactors = lock(&REACTORS);
     let reactors = reactors.get_or_insert_default();
+    let may_stay = reactors.len() < MOST_REFUSED;
+    reactors.retain(|_, known| match known {
+        Some(reactor) => reactor.strong_count() > 0,
+        None => may_stay,
+    });
     // Two threads may have made one each: both are driven, and the first is found from now on.
-    reactors.retain(|_, reactor| reactor.strong_count() > 0);
-    reactors.entry(handle.id()).or_insert(reactor);
+    reactors.entry(handle.id()).or_insert(made.as_ref().map(Arc::downgrade));
     made
 }
 
 /// Makes a reactor that `handle`'s runtime drives.
-fn start(handle: &Handle) -> Option<Arc<Reactor>> {
-    let reactor = Reactor::shared()
-        .inspect_err(|error| tracing::warn!(%error, "no io_uring for this tokio runtime"))
-        .ok()?;
-    let fd = RingFd { fd: reactor.ring_fd()?, pump: Pump(Arc::clone(&reactor)) };
-    // SAFETY: `fd` owns the reactor and so the ring, whose descriptor never changes; it lives in
-    // the AsyncFd.
-    let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
-        .inspect_err(|error| tracing::warn!(%error, "tokio does not poll an io_uring"))
-        .ok()?;
+fn start(handle: &Handle) -> io::Result<Arc<Reactor>> {
+    if !may_have_io() {
+        return Err(without_io());
+    }
+    let reactor = Reactor::shared()?;
+    let fd = reactor.ring_fd().ok_or(io::ErrorKind::Unsupported)?;
+    let fd = RingFd { fd, pump: Pump(Arc::clone(&reactor)) };
+    // tokio has no question whether a runtime has I/O, only a panic where it has none. What unwinds
+    // ends the reactor with its `Pump`, and leaves nothing half done.
+    let registered = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: `fd` owns the reactor and so the ring, whose descriptor never changes; it lives in
+        // the AsyncFd.
+        unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
+    }));
+    let fd = registered.map_err(|_| without_io())??;
     // A runtime that is shutting down drops the task at once.
     handle.spawn(pump(fd));
-    (!reactor.is_dead()).then_some(reactor)
+    // The task spawned last lies where only this worker finds it, and this worker may go on in another
+    // executor. One more task pushes the pump to where another worker takes it.
+    handle.spawn(async {});
+    if reactor.is_dead() { Err(io::ErrorKind::NotConnected.into()) } else { Ok(reactor) }
+}
+
+fn without_io() -> io::Error {
+    io::Error::other("this tokio runtime has no I/O; call `enable_io` on its builder")
+}
+
+/// Whether any runtime of this process may have I/O: each that has owns an epoll descriptor. `false`
+/// saves a panic, which prints a message, or ends the process where the program made it so. `true`
+/// also where /proc cannot tell.
+fn may_have_io() -> bool {
+    let Ok(descriptors) = fs::read_dir("/proc/thread-self/fd") else { return true };
+    descriptors.filter_map(Result::ok).any(|descriptor| {
+        fs::read_link(descriptor.path())
+            .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]")
+    })
 }
 
 /// Drains the ring whenever it is readable, until the runtime drops this task.

@@ -32,6 +32,8 @@ pub(crate) struct Waiting<W> {
     timer: Option<Timer>,
     /// Somebody has looked for it, or will not.
     has_looked: bool,
+    #[cfg(feature = "tokio")]
+    has_yielded: bool,
 }
 
 /// As [`wait_where`], for a call that waits at one side only.
@@ -69,12 +71,11 @@ pub fn wait_where<H, T, W: Copy + PartialEq>(
     drive_owed();
     let mut waiting = Waiting::new(deadline);
     std::future::poll_fn(move |cx| {
-        // A good citizen: a task that always finds a message lets others run now and then.
         #[cfg(feature = "tokio")]
-        let budget = std::task::ready!(::tokio::task::coop::poll_proceed(cx));
+        let budget = std::task::ready!(crate::tokio::take_budget(cx, &mut waiting.has_yielded));
         let polled = waiting.poll(cx, handle, &side, &spin_limit, &mut attempt);
         #[cfg(feature = "tokio")]
-        if polled.is_ready() {
+        if let Some(budget) = budget.filter(|_| polled.is_ready()) {
             budget.made_progress();
         }
         polled
@@ -84,7 +85,16 @@ pub fn wait_where<H, T, W: Copy + PartialEq>(
 impl<W> Waiting<W> {
     pub(crate) fn new(deadline: Option<Instant>) -> Self {
         let (lane, waits_for, place, timer) = (None, None, None, None);
-        Self { lane, waits_for, place, deadline, timer, has_looked: false }
+        Self {
+            lane,
+            waits_for,
+            place,
+            deadline,
+            timer,
+            has_looked: false,
+            #[cfg(feature = "tokio")]
+            has_yielded: false,
+        }
     }
 }
 

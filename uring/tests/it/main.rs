@@ -1,6 +1,7 @@
 //! The async calls, with real runtimes, real processes and real refusals.
 
 mod cancel;
+mod coop;
 mod deaths;
 mod endings;
 mod forked;

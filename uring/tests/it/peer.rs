@@ -62,6 +62,7 @@ fn child() {
         Ok("fork with rings") => crate::forked::child(),
         Ok("cancelled unasked") => crate::traps::cancelled_unasked(),
         Ok("interrupted") => crate::traps::interrupted(),
+        Ok("bare runtimes") => crate::coop::bare_runtimes(),
         Ok("echo") => crate::runtimes::child(),
         Ok(role) if role.starts_with("worker in ") => {
             crate::endings::child(role.trim_start_matches("worker in "));

@@ -45,7 +45,7 @@ pub(crate) fn child() {
 pub(crate) type Talk = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The whole conversation with another process, run by `run`.
-fn with_a_process(run: impl FnOnce(Talk)) {
+pub(crate) fn with_a_process(run: impl FnOnce(Talk)) {
     let (there, back) = (queue(), queue());
     let peer = Peer::start("echo", &[&there, &back]);
     let (to, from) = (there.sender().unwrap(), back.receiver().unwrap());
