@@ -5,6 +5,8 @@
 //! Limits and filters stay with a process. So each part runs in one of its own, this very test
 //! binary anew, and asserts there.
 
+mod required;
+
 use std::env;
 use std::fs::{self, File};
 use std::io;
@@ -16,6 +18,8 @@ use std::process::{self, Command, Stdio};
 use parkline_core::{AttachError, Builder, CreateError, Event, OpenError, Queue, Semaphore};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+use crate::required::not_tried;
 
 const PART: &str = "PARKLINE_TEST_PART";
 const MIB: u64 = 1 << 20;
@@ -50,13 +54,6 @@ fn part() {
         ["dump", messages] => dump(messages == "messages"),
         _ => panic!("no part is called {part}"),
     }
-}
-
-/// Fails where the environment says that the machine has `what`.
-fn not_tried(what: &str, why: &str) {
-    let required = env::var("PARKLINE_REQUIRE").unwrap_or_default();
-    assert!(required.split(',').all(|it| it != what), "{why}");
-    println!("not tried: {why}");
 }
 
 fn limit(resource: Resource, to: u64) {
@@ -158,7 +155,7 @@ fn run_in_group(mut command: Command, part: &str, cannot: &str) {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     if [Some(1), Some(99)].contains(&output.status.code()) {
-        not_tried("cgroup2", &format!("{cannot}: {text}"));
+        not_tried("cgroup2", format_args!("{cannot}: {text}"));
         return;
     }
     assert!(output.status.success(), "{part}: {}\n{text}", output.status);

@@ -1,5 +1,7 @@
 //! The memory of a queue: who has the descriptor cannot take it away, and can only empty it.
 
+mod required;
+
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -7,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
+use crate::required::not_tried;
 use memfd::{FileSeal, HugetlbSize, MemfdOptions};
 use parkline_core::{Builder, OpenError, Queue};
 use rustix::fs::{FallocateFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate};
@@ -158,9 +161,9 @@ fn bytes_of(queue: &Queue) -> Vec<u8> {
 #[test]
 fn huge_pages_are_refused() {
     let options = MemfdOptions::new().allow_sealing(true).hugetlb(Some(HugetlbSize::Huge2MB));
-    let Ok(memfd) = options.create("test") else {
-        println!("skipped: this kernel has no huge pages");
-        return;
+    let memfd = match options.create("test") {
+        Ok(memfd) => memfd,
+        Err(error) => return not_tried("huge_pages", error),
     };
     memfd.as_file().set_len(2 << 20).unwrap();
     memfd.add_seals(&ALL_SEALS).unwrap();
@@ -175,9 +178,9 @@ fn huge_pages_are_refused() {
 #[test]
 fn a_file_of_a_tmpfs_is_refused() {
     let path = format!("/dev/shm/parkline-test-{}", std::process::id());
-    let Ok(file) = File::create_new(&path) else {
-        println!("skipped: there is no /dev/shm");
-        return;
+    let file = match File::create_new(&path) {
+        Ok(file) => file,
+        Err(error) => return not_tried("dev_shm", error),
     };
     std::fs::remove_file(&path).unwrap();
     let bytes = bytes_of(&Queue::builder().capacity(1).create().unwrap());

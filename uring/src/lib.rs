@@ -52,6 +52,9 @@ mod owned;
 mod peer;
 mod reactor;
 mod receiver;
+#[cfg(test)]
+#[path = "../../core/tests/required/mod.rs"]
+mod required;
 mod ring;
 mod semaphore;
 mod sender;

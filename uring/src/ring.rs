@@ -306,10 +306,14 @@ mod tests {
     use rustix::thread::futex::{self, Flags};
 
     use super::*;
+    use crate::required::not_tried;
 
     /// One for a runtime, one for a thread; none where io_uring is refused.
     fn rings() -> impl Iterator<Item = Ring> {
-        [Ring::shared as fn() -> _, Ring::owned].into_iter().filter_map(|make| make().ok())
+        let make = |make: fn() -> io::Result<Ring>| {
+            make().inspect_err(|error| not_tried("io_uring", error)).ok()
+        };
+        [Ring::shared as fn() -> _, Ring::owned].into_iter().filter_map(make)
     }
 
     /// A word to wait for.

@@ -3,6 +3,8 @@
 mod demo;
 mod doctor;
 mod kills;
+#[path = "../../../core/tests/required/mod.rs"]
+mod required;
 mod trees;
 
 use std::process::{Child, Command, Output, Stdio};

@@ -10,6 +10,8 @@ mod many_tasks;
 mod peer;
 mod random_endings;
 mod refusals;
+#[path = "../../../core/tests/required/mod.rs"]
+mod required;
 mod runtimes;
 mod signals;
 mod traps;

@@ -13,6 +13,7 @@ use parkline_uring::{
 
 use crate::cancel::{Recv, begin, until};
 use crate::peer::{Peer, inherited};
+use crate::required::not_tried;
 
 const ROUNDS: u64 = 2_000;
 
@@ -96,8 +97,9 @@ fn tokio_multi_thread_talks_to_a_process() {
 
 #[test]
 fn tokio_uring_talks_to_a_process() {
-    if matches!(parkline_uring::backend(), parkline_uring::Backend::IoUring) {
-        with_a_process(tokio_uring::start);
+    match parkline_uring::backend() {
+        parkline_uring::Backend::IoUring => with_a_process(tokio_uring::start),
+        parkline_uring::Backend::Futex(why) => not_tried("io_uring", why),
     }
 }
 
