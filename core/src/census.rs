@@ -30,15 +30,16 @@ pub struct Census {
 ///
 /// # Errors
 /// [`AttachError::Corrupt`] when a block is in two places or in none, though no handle is busy;
-/// [`AttachError::Forked`], [`AttachError::Os`].
+/// [`AttachError::Forked`], [`AttachError::DescriptorClosed`], [`AttachError::Os`].
 #[cfg(not(loom))]
 #[expect(clippy::arithmetic_side_effects, reason = "counts of records")]
 pub fn census<M: Message + ?Sized>(queue: &Queue<M>) -> Result<Census, AttachError> {
     let segment = queue.segment();
     let ring = segment.ring().ok_or(AttachError::Forked)?;
     let mut census = Census::of(&ring)?;
+    let fd = segment.descriptor()?;
     for id in 0..ring.geometry.handles() {
-        let owner = segment.owner(id);
+        let owner = segment.owner(fd, id);
         let owner = owner.map_err(|cause| AttachError::Os { call: "F_OFD_GETLK", cause })?;
         census.owned += usize::from(owner.is_some());
     }

@@ -263,6 +263,30 @@ pub enum AttachError {
     /// [`prefault`](crate::Queue::prefault) takes. Nothing was allocated.
     #[error(transparent)]
     Memory(#[from] Shortage),
+    /// Another process holds a lease (`F_SETLEASE`) on the memfd, which keeps others from opening it.
+    /// A new handle waits for its end for 10 ms.
+    #[error(
+        "another process holds a lease (F_SETLEASE) on the memfd of the queue ({cause}); try again: the kernel ends the lease within fs.lease-break-time, 45 s by default; if the process takes it again and again, use a new queue"
+    )]
+    Leased {
+        /// The kernel's answer.
+        cause: io::Error,
+    },
+    /// This process has closed the queue's descriptor, with `close_range` for example.
+    #[error(
+        "this process has closed the queue's descriptor; its handles go on, for a new one open the queue anew"
+    )]
+    DescriptorClosed,
+    /// The search for a free record took its time, 100 ms, and did not come to its end.
+    #[error(
+        "none of {looked} handles that could be asked about in 100 ms is free, of {handles}; the memfd has very many file locks; call again: the search goes on where it stopped"
+    )]
+    SearchTooLong {
+        /// For how many records the kernel was asked.
+        looked: usize,
+        /// The queue's `handles`.
+        handles: usize,
+    },
     /// See [`Corrupt`].
     #[error(transparent)]
     Corrupt(#[from] Corrupt),

@@ -171,9 +171,9 @@ impl Event {
     /// Another descriptor of the same event, close-on-exec, to hand on.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// When the process has no descriptor left, or has closed this one.
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
-        self.segment.as_fd().try_clone_to_owned()
+        self.segment.try_clone_fd()
     }
 
     fn change(

@@ -71,13 +71,19 @@ mod waitqueue;
 #[cfg(not(loom))]
 mod attachment;
 #[cfg(not(loom))]
+mod claim;
+#[cfg(not(loom))]
 mod dead_letters;
+#[cfg(not(loom))]
+mod descriptor;
 #[cfg(not(loom))]
 mod event;
 #[cfg(not(loom))]
 mod fork;
 #[cfg(not(loom))]
 mod futex;
+#[cfg(not(loom))]
+mod gone;
 #[cfg(kill_points)]
 mod kill_points;
 #[cfg(not(loom))]

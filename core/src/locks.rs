@@ -8,24 +8,66 @@
 //!
 //! Owning byte `2^40 + 2n` is owning record `n`. It is taken together with the next byte, as an
 //! auditor of the dead; a new handle lets go of that one once it knows that the record is its own. So
-//! who finds no free record can tell which of them may be free in a moment.
+//! a handle that finds no free record can tell which of them may be free in a moment.
 //!
 //! `vfork` and `posix_spawn` copy a descriptor that is open just then, and their child keeps the
 //! description, and the lock, until it executes its program. Handles that went say so by a 0 in place
-//! of their process's number, so that nobody takes them for living ones meanwhile.
+//! of their process's number, so that no handle takes them for living ones meanwhile.
+//!
+//! **What a call costs.** The kernel keeps the locks of a file in one list, those of one description
+//! together, the descriptions in the order of their first lock, and each call walks it (`fs/locks.c`):
+//! `F_OFD_GETLK` to the first lock in its way, `F_OFD_SETLK` of free bytes twice to the end, an unlock
+//! to the description's own, a `close` to the end. So a call costs about 1 us among 50 locks and 70 to
+//! 220 us among 10,000, and who asks for each record in turn takes a time that grows with the square of
+//! their number. Any process that has the memfd can lay as many locks as its memory allows. So every
+//! loop over these calls has a budget.
+//!
+//! **Leases.** An open waits while another process holds a lease on the file (`F_SETLEASE`), for up to
+//! `fs.lease-break-time`, 45 s. The memfd is opened with `O_NONBLOCK`: that begins to break the lease,
+//! as any open does, and does not wait. None of the other calls waits for a lease. While a handle is
+//! attached the kernel grants none, since the handle's description is open for writing.
 #![expect(unsafe_code, reason = "speaks F_OFD_SETLK, which no crate we use wraps")]
 
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
+use crate::descriptor::Descriptor;
+use crate::error::AttachError;
 use crate::fork::hold_forks;
 use crate::sync::kill_point;
 
 const LOCKS_AT: i64 = 1 << 40;
 const BOTH: i64 = 2;
+
+/// How often a thread that waits for the end of a lease tries again.
+const LEASE_PAUSE: Duration = Duration::from_millis(1);
+
+/// The lock calls that the thread made, for tests.
+#[cfg(test)]
+pub(crate) mod calls {
+    use std::cell::Cell;
+
+    thread_local! {
+        static MADE: Cell<u32> = const { Cell::new(0) };
+    }
+
+    pub(super) fn count() {
+        MADE.set(MADE.get() + 1);
+    }
+
+    /// How many calls `act` makes.
+    pub(crate) fn of<R>(act: impl FnOnce() -> R) -> (R, u32) {
+        let before = MADE.get();
+        let done = act();
+        (done, MADE.get() - before)
+    }
+}
 
 /// Who has the lock of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +81,11 @@ pub(crate) enum Owner {
 
 impl Owner {
     /// Who has the lock of record `id` of the segment `fd`.
-    pub(crate) fn find(fd: &OwnedFd, id: u32) -> io::Result<Option<Self>> {
+    pub(crate) fn find(fd: BorrowedFd<'_>, id: u32) -> io::Result<Option<Self>> {
         let mut lock = lock_of(id, 0, 1, libc::F_WRLCK);
         kill_point("F_OFD_GETLK");
+        #[cfg(test)]
+        calls::count();
         // SAFETY: `lock` is a valid flock that lives over the call, which writes into it.
         let asked = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) };
         if asked == -1 {
@@ -53,25 +97,6 @@ impl Owner {
     }
 }
 
-/// Which file a descriptor is of: device and inode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Identity(u64, u64);
-
-impl Identity {
-    pub(crate) fn of(fd: &OwnedFd) -> io::Result<Self> {
-        let stat = rustix::fs::fstat(fd)?;
-        Ok(Self(stat.st_dev, stat.st_ino))
-    }
-
-    /// Whoever closes descriptors that are not its own may have made `fd` another file's.
-    pub(crate) fn check(fd: &OwnedFd, expected: Self) -> io::Result<()> {
-        if Self::of(fd)? != expected {
-            return Err(io::Error::other("this process has closed the queue's descriptor"));
-        }
-        Ok(())
-    }
-}
-
 /// An open file description of a segment, through which records' locks are taken. They go with it,
 /// or with the last mapping made of it; a forked child has no copy.
 #[derive(Debug)]
@@ -80,22 +105,40 @@ pub(crate) struct Locks {
 }
 
 impl Locks {
-    /// Reopens the segment `fd`, which was `identity` when it was opened.
-    pub(crate) fn open(fd: &OwnedFd, identity: Identity) -> io::Result<Self> {
+    /// Reopens the segment of `descriptor`. While another process holds a lease on it this tries
+    /// again, for as long as `patience`.
+    pub(crate) fn open(descriptor: &Descriptor, patience: Duration) -> Result<Self, AttachError> {
+        let number = descriptor.checked()?.as_raw_fd();
+        let begin = Instant::now();
+        let locks = loop {
+            match Self::try_open(number) {
+                Ok(locks) => break locks,
+                Err(Errno::WOULDBLOCK) if begin.elapsed() < patience => thread::sleep(LEASE_PAUSE),
+                Err(errno) if errno == Errno::WOULDBLOCK => {
+                    return Err(AttachError::Leased { cause: errno.into() });
+                }
+                Err(errno) => return Err(AttachError::Proc { cause: errno.into() }),
+            }
+        };
+        // Another thread may have closed it since.
+        if !descriptor.is_of(&locks) {
+            return Err(AttachError::DescriptorClosed);
+        }
+        Ok(locks)
+    }
+
+    fn try_open(number: i32) -> rustix::io::Result<Self> {
         // Not /proc/self: the process's first thread may have ended, or have other descriptors.
-        let path = format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
-        let flags = OFlags::RDWR | OFlags::CLOEXEC;
+        let path = format!("/proc/thread-self/fd/{number}");
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mut forks = hold_forks();
         kill_point("open");
         let description = rustix::fs::open(path, flags, Mode::empty())?;
         forks.keep_from_children(description.as_raw_fd());
-        drop(forks);
-        let locks = Self { description: ManuallyDrop::new(description) };
-        Identity::check(&locks.description, identity)?;
-        Ok(locks)
+        Ok(Self { description: ManuallyDrop::new(description) })
     }
 
-    /// Takes the lock of record `id` as an auditor; `false` if somebody has it.
+    /// Takes the lock of record `id` as an auditor; `false` if another description has it.
     pub(crate) fn take(&self, id: u32) -> io::Result<bool> {
         match self.set(lock_of(id, 0, BOTH, libc::F_WRLCK)) {
             Ok(()) => Ok(true),
@@ -116,6 +159,8 @@ impl Locks {
 
     fn set(&self, lock: libc::flock) -> io::Result<()> {
         kill_point("F_OFD_SETLK");
+        #[cfg(test)]
+        calls::count();
         // SAFETY: `lock` is a valid flock that lives over the call, which writes nothing for
         // F_OFD_SETLK.
         match unsafe {

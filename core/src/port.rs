@@ -222,7 +222,7 @@ impl<'a> Port<'a> {
     /// messages went.
     pub(crate) fn return_owed(&self, waits: impl Fn(usize) -> bool) -> usize {
         let _returns = self.lock_returns();
-        self.give_each_back(|cell| cell.word().is_owed() && !waits(cell.number)).0
+        self.give_each_back(|cell| cell.word().is_owed() && !waits(cell.number), usize::MAX).0
     }
 
     /// Takes one owed message to be received again, unless `waits` names its cell.
@@ -239,18 +239,41 @@ impl<'a> Port<'a> {
         self.owes() && self.cells.iter().any(|it| it.word().is_owed() && !waits(it.number))
     }
 
-    /// Gives all held messages back for which there is room; how many went and how many stay, owed.
-    /// Only for a port without leases.
+    /// Gives all held messages back for which there is room; how many went and how many stay. Only
+    /// for a port without leases.
     pub(crate) fn give_all_back(&self) -> (usize, usize) {
-        let _returns = self.lock_returns();
-        self.give_each_back(|cell| cell.is_held())
+        self.give_back_most(usize::MAX)
     }
 
-    /// The caller has the lock of returns.
+    /// The same of at most `most` messages.
+    pub(crate) fn give_back_most(&self, most: usize) -> (usize, usize) {
+        let _returns = self.lock_returns();
+        self.give_each_back(|cell| cell.is_held(), most)
+    }
+
+    /// Owes all held messages. Only for a port without leases.
+    pub(crate) fn owe_all(&self) {
+        let _returns = self.lock_returns();
+        for cell in self.cells.iter().filter(|cell| cell.is_held() && !cell.word().is_owed()) {
+            match self.frame(cell).and_then(|frame| self.flag(cell, frame)) {
+                Ok(()) => self.owe(cell),
+                // Some process scribbled on it: there is no message to be saved.
+                Err(_) => cell.acknowledge(),
+            }
+        }
+    }
+
+    /// The caller has the lock of returns. Of those that stay, the first is owed.
     #[expect(clippy::arithmetic_side_effects, reason = "counts of cells")]
-    fn give_each_back(&self, which: impl Fn(&Cell<'a>) -> bool) -> (usize, usize) {
+    fn give_each_back(&self, which: impl Fn(&Cell<'a>) -> bool, most: usize) -> (usize, usize) {
         let (mut gone, mut left) = (0, 0);
         for cell in self.cells.iter().filter(|cell| which(cell)) {
+            // A creator can make a record with a million cells. Where one message finds no room, the
+            // next finds none either.
+            if left > 0 || gone == most {
+                left += 1;
+                continue;
+            }
             let was_owed = cell.word().is_owed();
             let frame = self.frame(cell);
             match frame.map(|frame| self.give_back_alone(cell, frame)) {

@@ -419,9 +419,9 @@ impl<M: Message + ?Sized> Queue<M> {
     /// Another descriptor of the same queue, close-on-exec, to hand on.
     ///
     /// # Errors
-    /// When the process has no descriptor left.
+    /// When the process has no descriptor left, or has closed this one.
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
-        self.segment.as_fd().try_clone_to_owned()
+        self.segment.try_clone_fd()
     }
 }
 

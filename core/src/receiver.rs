@@ -555,7 +555,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         let mut answer = attempt(self);
         if matches!(answer, Err(TryRecvError::Empty)) && self.is_closing() {
             // What cannot be recovered now is recovered by a later attempt, or tells of a fault.
-            let _ = self.attachment.segment.recover();
+            let _ = self.attachment.segment.glance();
             order_acknowledgements();
             answer = attempt(self);
         }

@@ -4,19 +4,30 @@
 //! lock, and so does it as the dead handle; its own death midway is one more death of the same
 //! record. Nothing is ever decided by time: a stopped process keeps its locks and all that is its.
 //!
-//! Who looks: a handle that attaches and takes the record; whoever waits, once a watchdog's period
-//! or when a peer's death is news; and [`Queue::recover`](crate::Queue::recover).
+//! Who looks: a handle that attaches and takes the record; a thread or task that waits, once a
+//! watchdog's period or when a peer's death is news; and [`Queue::recover`](crate::Queue::recover).
+//!
+//! **What a look costs.** It reads all records and their cells, and asks the kernel about the owner of
+//! each that has something open, living owners included. The creator chooses how many there are, and
+//! any peer how long the kernel takes for an answer (`locks.rs`). So a look has a [`Budget`], ends when
+//! it is used up, and the next goes on where it ended. A look for which the budget was too small is
+//! followed by a rest of many times its length: a waiting process spends 5 % of its time on looks, at
+//! most. Where records are too many for one look, those that name a process that does not exist are
+//! first.
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
 //! | [news] | `watch_now`: has_news, fence, try_lock | `look`: unlock, fence, has_news | who brings news finds the lock free, or who has it sees the news: a fence on both sides |
 //! | [arrival] | a new handle's pid, then arrivals | `Side::arrivals`, then `Side::peers` | who sees that somebody came sees who |
 
-use std::sync::atomic::{AtomicBool, AtomicU64, fence};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 use std::time::{Duration, Instant};
 
+use crate::control::Record;
 use crate::error::{AttachError, Corrupt};
 use crate::futex::Futex;
+use crate::gone::Gone;
 use crate::locks::{Locks, Owner};
 use crate::port::Port;
 use crate::ring::Ring;
@@ -26,6 +37,34 @@ use crate::sync::Ordering::{Relaxed, SeqCst};
 
 /// After news of a death: when to look once more, should the kernel not be done with the dead.
 const SECOND_LOOK: Duration = Duration::from_millis(1);
+
+/// What one look may take. It ends after the record at which a number is reached, which can be a
+/// system call and 1024 returns later.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    /// Lock calls.
+    calls: u32,
+    /// Words of records and cells to read.
+    words: usize,
+    time: Duration,
+}
+
+/// Of a look in passing: by a thread or task that waits, or is told the end of a closed queue.
+const LOOK: Budget = Budget { calls: 256, words: 1 << 18, time: Duration::from_millis(1) };
+/// Of [`Queue::recover`](crate::Queue::recover).
+const ASKED: Budget =
+    Budget { calls: u32::MAX, words: usize::MAX, time: Duration::from_millis(20) };
+
+/// Records that need a look at their owners before hints are of use.
+const MANY: usize = 32;
+/// Messages that an auditor returns before it goes on to the next record. About 300 us.
+const RETURNS: usize = 1024;
+/// Processes to ask about in one look whether they exist. About 50 us.
+const HINTS: usize = 256;
+/// A look that took longer was long, even if it came to an end.
+const LONG: Duration = Duration::from_millis(10);
+/// How many times its own length a process rests after a look that came to no end.
+const REST: u32 = 19;
 
 /// What was found of dead handles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +81,8 @@ pub struct Recovered {
     /// Handles that somebody else is recovering or letting go right now, or whose audit must wait
     /// until a peer that is in the midst of the same exchange, or stopped there, moves on.
     pub postponed: usize,
+    /// Handles that this call had no time to look at. The next call begins with them.
+    pub unseen: usize,
 }
 
 /// When this process looks for the dead next.
@@ -54,6 +95,10 @@ pub(crate) struct Watch {
     has_news: AtomicBool,
     /// Messages wait for room to go back: look whenever there may be some.
     is_owed: AtomicBool,
+    /// Nanoseconds from `begun` until which no look is due, after a long one.
+    rest: AtomicU64,
+    /// The record with which the next look begins.
+    cursor: AtomicU32,
     /// Of who looks.
     looking: Mutex<()>,
 }
@@ -62,13 +107,28 @@ impl Watch {
     pub(crate) fn begin(period: Duration) -> Self {
         let (has_news, is_owed) = (AtomicBool::new(false), AtomicBool::new(false));
         let next = AtomicU64::new(nanos(period));
-        Self { begun: Instant::now(), next, has_news, is_owed, looking: Mutex::new(()) }
+        let (rest, cursor) = (AtomicU64::new(0), AtomicU32::new(0));
+        let looking = Mutex::new(());
+        Self { begun: Instant::now(), next, has_news, is_owed, rest, cursor, looking }
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        self.has_news.load(Relaxed)
-            || self.is_owed.load(Relaxed)
-            || nanos(now.saturating_duration_since(self.begun)) >= self.next.load(Relaxed)
+        let is_asked = self.has_news.load(Relaxed) || self.is_owed.load(Relaxed);
+        (is_asked || self.since_begun(now) >= self.next.load(Relaxed)) && !self.is_resting(now)
+    }
+
+    fn is_resting(&self, now: Instant) -> bool {
+        self.since_begun(now) < self.rest.load(Relaxed)
+    }
+
+    /// After a look from `begin` to now that came to no end.
+    fn rest(&self, begin: Instant) {
+        let until = begin.elapsed().saturating_mul(REST);
+        self.rest.store(nanos(self.begun.elapsed().saturating_add(until)), Relaxed);
+    }
+
+    fn since_begun(&self, now: Instant) -> u64 {
+        nanos(now.saturating_duration_since(self.begun))
     }
 }
 
@@ -104,7 +164,8 @@ impl Segment {
                 self.look_if_due(now);
             }
             fence(SeqCst); // [news]
-            if !self.watch.has_news.load(Relaxed) {
+            // After a rest, news is still news.
+            if !self.watch.has_news.load(Relaxed) || self.watch.is_resting(now) {
                 return;
             }
         }
@@ -112,17 +173,16 @@ impl Segment {
 
     fn look_if_due(&self, now: Instant) {
         // Somebody may have looked since.
-        let is_due = self.watch.is_due(now);
-        let has_news = self.watch.has_news.swap(false, SeqCst);
-        if !is_due && !has_news {
+        if !self.watch.is_due(now) {
             return;
         }
+        let has_news = self.watch.has_news.swap(false, SeqCst);
         let period = self.geometry().watchdog();
         let period = if has_news { period.min(SECOND_LOOK) } else { period };
         let next = now.saturating_duration_since(self.watch.begun).saturating_add(period);
         self.watch.next.store(nanos(next), Relaxed);
-        // What fails here fails again for somebody who is told.
-        let _ = self.recover();
+        // What fails here fails again for a caller who is told.
+        let _ = self.glance();
     }
 
     /// Looks for the dead now, since some peer has died. Whoever waits looks once more after the
@@ -144,44 +204,143 @@ impl Segment {
 
     /// Audits all dead handles that left something open.
     pub(crate) fn recover(&self) -> Result<Recovered, AttachError> {
+        self.recover_within(ASKED)
+    }
+
+    /// The same in passing: of so many handles as a small budget allows.
+    pub(crate) fn glance(&self) -> Result<Recovered, AttachError> {
+        let begin = Instant::now();
+        let found = self.recover_within(LOOK);
+        let came_to_an_end = found.as_ref().is_ok_and(|found| found.unseen == 0);
+        // Not the budget's time: a thread is not run for a moment, now and then.
+        if !came_to_an_end || begin.elapsed() > LONG {
+            self.watch.rest(begin);
+        }
+        found
+    }
+
+    fn recover_within(&self, budget: Budget) -> Result<Recovered, AttachError> {
         let ring = self.ring().ok_or(AttachError::Forked)?;
         ring.finding.check()?;
+        let fd = self.descriptor()?;
         // Before the look: what it leaves is owed by then.
-        self.watch.is_owed.store(false, Relaxed);
-        let mut found = Recovered::default();
-        let (mut locks, mut corrupt) = (None, None);
-        for id in 0..self.geometry().handles() {
-            // Where the kernel does not tell, the owner is taken for alive.
-            let owner = if ring.is_dirty(id) { self.owner(id) } else { continue };
-            match owner {
-                Ok(None) => {}
-                Ok(Some(Owner::Passing)) => {
-                    found.postponed = found.postponed.saturating_add(1);
-                    continue;
-                }
-                Ok(Some(Owner::Handle)) | Err(_) => continue,
-            }
-            let locks: &Locks = match &locks {
-                Some(locks) => locks,
-                None => {
-                    // What was owed may still be.
-                    let owed = |_: &_| self.watch.is_owed.store(true, Relaxed);
-                    let made = self.locks().inspect_err(owed);
-                    locks.insert(made.map_err(|cause| AttachError::Proc { cause })?)
-                }
-            };
-            if locks.take(id).unwrap_or(false) {
-                // One record that somebody scribbled on does not keep the others.
-                corrupt = found.add_record(ring, id).err().or(corrupt);
-                // Should this fail, it goes with the description.
-                let _ = locks.release(id);
-            }
+        let was_owed = self.watch.is_owed.swap(false, Relaxed);
+        let mut look = Look {
+            segment: self,
+            ring,
+            fd,
+            locks: None,
+            calls: budget.calls,
+            begin: Instant::now(),
+            time: budget.time,
+            found: Recovered::default(),
+            corrupt: None,
+        };
+        let looked = look.all(budget);
+        let Look { found, corrupt, .. } = look;
+        if looked.is_err() || found.waiting > 0 || was_owed && found.unseen > 0 {
+            self.watch.is_owed.store(true, Relaxed);
         }
-        self.owe(found.waiting);
         if found.handles > 0 || found.messages > 0 {
             wake_everybody(&ring);
         }
+        looked?;
         corrupt.map_or(Ok(found), |corrupt| Err(corrupt.into()))
+    }
+}
+
+/// A look for the dead under way.
+struct Look<'a> {
+    segment: &'a Segment,
+    ring: Ring<'a>,
+    fd: BorrowedFd<'a>,
+    /// Made for the first of the dead.
+    locks: Option<Locks>,
+    /// How many lock calls it has left.
+    calls: u32,
+    begin: Instant,
+    time: Duration,
+    found: Recovered,
+    corrupt: Option<Corrupt>,
+}
+
+#[expect(clippy::arithmetic_side_effects, reason = "numbers of records and of their cells")]
+impl Look<'_> {
+    /// Looks at all records, or at as many as the budget allows from the cursor on: at one at least.
+    fn all(&mut self, budget: Budget) -> Result<(), AttachError> {
+        let (ring, cursor) = (self.ring, &self.segment.watch.cursor);
+        let handles = ring.geometry.handles();
+        let first = cursor.load(Relaxed) % handles;
+        let words_each = size_of::<Record>() / 8 + ring.geometry.cells();
+        let most = (budget.words / words_each).clamp(1, handles as usize);
+        let ids = (first..handles).chain(0..first).take(most);
+        let dirty: Vec<u32> = ids.filter(|id| ring.is_dirty(*id)).collect();
+        if dirty.len() > MANY {
+            self.those_that_seem_gone(&dirty)?;
+        }
+        // At most `handles`.
+        let mut looked = most as u32;
+        for (n, &id) in dirty.iter().enumerate() {
+            self.examine(id)?;
+            if self.is_over() && n + 1 < dirty.len() {
+                looked = (id + handles - first) % handles + 1;
+                break;
+            }
+        }
+        cursor.store((first + looked) % handles, Relaxed);
+        self.found.unseen = (handles - looked) as usize;
+        Ok(())
+    }
+
+    /// Uses half of the budget at most.
+    fn those_that_seem_gone(&mut self, dirty: &[u32]) -> Result<(), AttachError> {
+        let mut gone = Gone::of(HINTS);
+        let (calls, time) = (self.calls / 2, self.time / 2);
+        for &id in dirty {
+            let pid = self.ring.records.get(id as usize).and_then(Record::process);
+            let Some(pid) = pid.filter(|pid| gone.has(*pid)) else { continue };
+            if self.examine(id)? == Some(Owner::Handle) {
+                gone.refute(pid);
+            }
+            if self.calls <= calls || self.begin.elapsed() >= time {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        self.calls == 0 || self.begin.elapsed() >= self.time
+    }
+
+    /// Recovers record `id` if it needs that and its owner is dead; returns the owner.
+    fn examine(&mut self, id: u32) -> Result<Option<Owner>, AttachError> {
+        // Another may have been quicker.
+        if !self.ring.is_dirty(id) {
+            return Ok(None);
+        }
+        self.calls = self.calls.saturating_sub(1);
+        match self.segment.owner(self.fd, id) {
+            Ok(None) => {}
+            // Where the kernel does not tell, the owner is taken for alive.
+            Err(_) => return Ok(Some(Owner::Handle)),
+            Ok(owner) => {
+                self.found.postponed += usize::from(owner == Some(Owner::Passing));
+                return Ok(owner);
+            }
+        }
+        let locks = match &self.locks {
+            Some(locks) => locks,
+            None => self.locks.insert(self.segment.locks(Duration::ZERO)?),
+        };
+        self.calls = self.calls.saturating_sub(2);
+        if locks.take(id).unwrap_or(false) {
+            // One record that a peer scribbled on does not keep the others.
+            self.corrupt = self.found.add_record(self.ring, id).err().or(self.corrupt);
+            // Should this fail, it goes with the description.
+            let _ = locks.release(id);
+        }
+        Ok(None)
     }
 }
 
@@ -189,7 +348,7 @@ impl Recovered {
     /// Recovers record `id`, whose lock the caller has.
     #[expect(clippy::arithmetic_side_effects, reason = "counts of records and of their cells")]
     fn add_record(&mut self, ring: Ring<'_>, id: u32) -> Result<(), Corrupt> {
-        // Somebody else may have been quicker.
+        // Another may have been quicker.
         if !ring.is_dirty(id) {
             return Ok(());
         }
@@ -197,7 +356,7 @@ impl Recovered {
             self.postponed += 1;
             return Ok(());
         };
-        let (gone, left) = port.give_all_back();
+        let (gone, left) = port.give_back_most(RETURNS);
         self.messages += gone;
         self.waiting += left;
         if left == 0 {
@@ -216,11 +375,188 @@ pub(crate) fn wake_everybody(ring: &Ring<'_>) {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::Ordering::Relaxed;
-
+#[cfg(all(test, not(kill_points)))]
+pub(crate) mod tests {
     use crate::Queue;
+    use crate::frame::Frame;
+    use crate::locks::calls;
+    use crate::slot::{CellWord, OpWord};
+
+    use super::*;
+
+    /// An operation that no handle begins: an audit settles it at once.
+    const OPEN: u64 = 1;
+    /// No process has this number.
+    const NOBODY: u32 = i32::MAX.cast_unsigned();
+
+    fn queue(handles: usize, leases: usize) -> Queue {
+        let queue = Queue::builder().capacity(1).max_message(8).handles(handles).leases(leases);
+        queue.watchdog(Duration::from_secs(3600)).lazy_memory().create().unwrap()
+    }
+
+    /// Has record `id` look as if its owner, process `pid`, had died in the midst of an operation.
+    fn leave_open(queue: &Queue, id: u32, pid: u32) {
+        let record = &queue.segment().ring().unwrap().records[id as usize];
+        record.op.store(OPEN, Relaxed);
+        record.name(pid);
+    }
+
+    /// Has record `id` look as if its owner had let go of it with a message in each cell of a lease.
+    pub(crate) fn leave_messages(queue: &Queue, id: u32) {
+        let ring = queue.segment().ring().unwrap();
+        for cell in ring.cells_of(id).unwrap().iter().skip(1) {
+            let block = CellWord::from_bits(cell.load(Relaxed)).block();
+            ring.block(block).unwrap().set_frame(Frame::first(0));
+            cell.store(CellWord::held_undated(block).bits(), Relaxed);
+        }
+    }
+
+    fn is_open(queue: &Queue, id: u32) -> bool {
+        let record = &queue.segment().ring().unwrap().records[id as usize];
+        record.op.load(Relaxed) != OpWord::IDLE.bits()
+    }
+
+    /// How many lock calls a look made, and what it found.
+    fn glance(queue: &Queue) -> (u32, Recovered) {
+        let (found, made) = calls::of(|| queue.segment().glance().unwrap());
+        (made, found)
+    }
+
+    /// Each record takes three calls.
+    ///
+    /// Fails if a look goes on when its calls are used up (seen failing: 3,000 calls), or if it does not
+    /// say how many records it left (seen failing).
+    #[test]
+    fn a_look_makes_as_many_lock_calls_as_it_may_and_the_next_goes_on_there() {
+        let queue = queue(1000, 0);
+        (0..1000).for_each(|id| leave_open(&queue, id, 0));
+        let mut recovered = 0;
+        for look in 1.. {
+            let (made, found) = glance(&queue);
+            assert!((1..=LOOK.calls + 2).contains(&made), "{made} calls in look {look}");
+            recovered += found.handles;
+            assert_eq!(found.unseen == 0, recovered == 1000, "{found:?}");
+            if recovered == 1000 {
+                break;
+            }
+            assert!(look < 1000);
+        }
+        assert!((0..1000).all(|id| !is_open(&queue, id)));
+    }
+
+    /// Fails if a look goes by the order of the records alone, or if each look begins with the same
+    /// record: the last one is never looked at then (each seen failing).
+    #[test]
+    fn the_dead_are_first_where_there_are_too_many_for_one_look() {
+        let queue = queue(1000, 0);
+        let mut living: Vec<_> = (0..1000).map(|_| queue.sender().unwrap()).collect();
+        drop(living.pop());
+        (0..999).for_each(|id| leave_open(&queue, id, std::process::id()));
+        leave_open(&queue, 999, NOBODY);
+        let (made, found) = glance(&queue);
+        assert_eq!((found.handles, is_open(&queue, 999)), (1, false), "{made} calls, {found:?}");
+        // All are of processes in another pid namespace.
+        (0..1000).for_each(|id| leave_open(&queue, id, NOBODY - id));
+        let looks = (1..1000).find(|_| glance(&queue).1.handles > 0);
+        assert!(looks.is_some(), "it is never its turn");
+    }
+
+    /// Fails if what was owed is forgotten with the records that a look has no calls for (seen
+    /// failing).
+    #[test]
+    fn what_is_owed_is_so_until_all_was_looked_at() {
+        let queue = queue(1000, 0);
+        (0..1000).for_each(|id| leave_open(&queue, id, 0));
+        queue.segment().owe(1);
+        assert!(glance(&queue).1.unseen > 0);
+        assert!(queue.segment().watch.is_owed.load(Relaxed));
+        while glance(&queue).1.unseen > 0 {}
+        glance(&queue);
+        assert!(!queue.segment().watch.is_owed.load(Relaxed));
+    }
+
+    /// A creator's shape: 16,384 records without an owner, each with 58 messages, and a full ring.
+    ///
+    /// Fails if a look goes on when its time is over (seen failing: 0.3 s a look).
+    #[test]
+    fn a_look_takes_little_time_whatever_the_creator_wrote() {
+        let queue = queue(1 << 14, 58);
+        queue.sender().unwrap().try_send(b"full").unwrap();
+        (0..1 << 14).for_each(|id| leave_messages(&queue, id));
+        let mut looks: Vec<_> = (0..20)
+            .map(|_| {
+                let begin = Instant::now();
+                let (_, found) = glance(&queue);
+                assert!(found.unseen > 0 && found.waiting > 0, "{found:?}");
+                begin.elapsed()
+            })
+            .collect();
+        // One of them may have waited for the processor.
+        looks.sort();
+        let median = looks[10];
+        assert!(median < Duration::from_millis(100), "{median:?}");
+        let begin = Instant::now();
+        queue.recover().unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    }
+
+    /// A million words, none of which says that there is something to do.
+    ///
+    /// Fails if a look reads on when its words are used up (seen failing).
+    #[test]
+    fn a_look_reads_as_many_words_as_it_may() {
+        let queue = queue(1 << 14, 58);
+        for _ in 0..2 {
+            let unseen = glance(&queue).1.unseen;
+            assert!((12_000..14_000).contains(&unseen), "a fifth of them: {unseen}");
+        }
+        assert_eq!(queue.recover().unwrap().unseen, 0);
+    }
+
+    /// Fails if a look tries to return each message although the first finds no room (seen failing: it
+    /// finds that the second is no message).
+    #[test]
+    fn messages_without_room_are_not_tried_one_by_one() {
+        let queue = queue(1, 2);
+        queue.sender().unwrap().try_send(b"full").unwrap();
+        leave_messages(&queue, 0);
+        let ring = queue.segment().ring().unwrap();
+        let second = CellWord::from_bits(ring.cells_of(0).unwrap()[2].load(Relaxed)).block();
+        ring.block(second).unwrap().set_frame(Frame::first(9));
+        assert_eq!(glance(&queue).1.waiting, 2);
+    }
+
+    /// Fails if a look returns all that a record has, however much that is (seen failing).
+    #[test]
+    fn a_look_returns_as_many_messages_of_a_record_as_it_may() {
+        let queue = Queue::builder().capacity(1 << 14).max_message(8).handles(1).leases(3000);
+        let queue = queue.create().unwrap();
+        leave_messages(&queue, 0);
+        let found = glance(&queue).1;
+        assert_eq!((found.messages, found.waiting), (RETURNS, 3000 - RETURNS));
+        while glance(&queue).1.waiting > 0 {}
+        assert_eq!(queue.len(), 3000);
+    }
+
+    /// Fails if a waiting process looks again and again although each look comes to no end (seen
+    /// failing), or waits for the end of the rest where it stands (seen failing: for ever).
+    #[test]
+    fn a_process_rests_after_a_look_that_came_to_no_end() {
+        let queue = queue(1000, 0);
+        (0..1000).for_each(|id| leave_open(&queue, id, 0));
+        let segment = queue.segment();
+        segment.watch_now();
+        assert!(is_open(&queue, 999) && !is_open(&queue, 0));
+        assert!(segment.watch.rest.load(Relaxed) > 0);
+        let cursor = segment.watch.cursor.load(Relaxed);
+        segment.watch.rest.store(u64::MAX, Relaxed);
+        segment.watch_now();
+        segment.look(Instant::now());
+        assert_eq!(segment.watch.cursor.load(Relaxed), cursor, "it rests");
+        segment.watch.rest.store(0, Relaxed);
+        segment.keep_watch();
+        assert_ne!(segment.watch.cursor.load(Relaxed), cursor, "the news was kept");
+    }
 
     /// Fails if news is forgotten while somebody else has the lock (seen failing). That who has it
     /// looks again, too, is for the two fences to argue.

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, atomic};
+use std::time::Duration;
 
 use memfd::{FileSeal, MemfdOptions};
 use rustix::fs::{FallocateFlags, SealFlags};
@@ -27,13 +28,14 @@ use rustix::rand::GetRandomFlags;
 use zerocopy::IntoBytes;
 
 use crate::control::{Control, Record};
+use crate::descriptor::Descriptor;
 use crate::error::{AttachError, CreateError, OpenError};
 use crate::finding::Finding;
 use crate::fork::{ForkGuard, hold_forks};
 use crate::geometry::{
     CONTROL_OFFSET, Geometry, HEADER_LEN, Label, QueueId, RECORD_LEN, Schema, TypeMark,
 };
-use crate::locks::{Identity, Locks, Owner};
+use crate::locks::{Locks, Owner};
 use crate::memory;
 use crate::open_options::SchemaAsked;
 use crate::owed::Owing;
@@ -53,13 +55,13 @@ const PART: usize = 1 << 20;
 /// A checked, sealed memfd that holds a queue, and a mapping of it that stands for no handle.
 #[derive(Debug)]
 pub(crate) struct Segment {
-    fd: OwnedFd,
-    /// Which file `fd` is.
-    identity: Identity,
+    descriptor: Descriptor,
     view: Mapping,
     label: Label,
     pub(crate) watch: Watch,
     pub(crate) owing: Owing,
+    /// Where the next search of all records for a free one begins.
+    pub(crate) searched: atomic::AtomicU32,
     /// No other segment of this process has it.
     pub(crate) serial: u64,
     /// Whether handles have all pages of their mappings from the beginning.
@@ -99,9 +101,7 @@ impl Segment {
             allocate(&file, len).map_err(|errno| os("fallocate")(errno.into()))?;
         }
         view.ring().lay_out();
-        let fd = OwnedFd::from(file);
-        let identity = Identity::of(&fd).map_err(os("fstat"))?;
-        Ok(Self::of(fd, identity, view, label))
+        Self::of(OwnedFd::from(file), view, label).map_err(os("fstat"))
     }
 
     /// Checks everything that can be checked of a stranger's memfd, before any of it is mapped.
@@ -135,9 +135,7 @@ impl Segment {
         let (geometry, label) = Geometry::check(page.get(..len).unwrap_or_default(), file_len)?;
         let view = Mapping::new(file.as_fd(), geometry, Arc::default());
         let view = view.map_err(|(call, cause)| os(call)(cause))?;
-        let fd = OwnedFd::from(file);
-        let identity = Identity::of(&fd).map_err(os("fstat"))?;
-        Ok(Self::of(fd, identity, view, label))
+        Self::of(OwnedFd::from(file), view, label).map_err(os("fstat"))
     }
 
     /// As [`open`](Self::open), if it carries what `expected` says, of a schema that was `asked` for.
@@ -159,13 +157,14 @@ impl Segment {
         Ok(segment)
     }
 
-    fn of(fd: OwnedFd, identity: Identity, view: Mapping, label: Label) -> Self {
+    fn of(fd: OwnedFd, view: Mapping, label: Label) -> io::Result<Self> {
         static OPENED: atomic::AtomicU64 = atomic::AtomicU64::new(0);
         let watch = Watch::begin(view.geometry.watchdog());
         let serial = OPENED.fetch_add(1, atomic::Ordering::Relaxed);
         let (prefaults, is_dumped) = (false.into(), false.into());
-        let owing = Owing::default();
-        Self { fd, identity, view, label, watch, owing, serial, prefaults, is_dumped }
+        let (owing, searched) = (Owing::default(), 0.into());
+        let descriptor = Descriptor::new(fd, serial)?;
+        Ok(Self { descriptor, view, label, watch, owing, searched, serial, prefaults, is_dumped })
     }
 
     /// Has all memory allocated, and each handle that is made from here on map all of it.
@@ -175,13 +174,12 @@ impl Segment {
         }
         let os = |call| move |errno: Errno| AttachError::Os { call, cause: errno.into() };
         // A number that this process has closed and another file has now must not grow that.
-        let same = Identity::check(&self.fd, self.identity);
-        same.map_err(|cause| AttachError::Os { call: "fstat", cause })?;
+        let fd = self.descriptor()?;
         let len = self.geometry().file_len() as u64;
-        let stat = rustix::fs::fstat(&self.fd).map_err(os("fstat"))?;
+        let stat = rustix::fs::fstat(fd).map_err(os("fstat"))?;
         let allocated = stat.st_blocks.cast_unsigned().saturating_mul(512);
         memory::check(len.saturating_sub(allocated))?;
-        allocate(&self.fd, len).map_err(os("fallocate"))?;
+        allocate(fd, len).map_err(os("fallocate"))?;
         self.prefault_handles();
         Ok(())
     }
@@ -244,14 +242,26 @@ impl Segment {
         Ok(new)
     }
 
-    /// The records' locks, to be taken in this process's name.
-    pub(crate) fn locks(&self) -> io::Result<Locks> {
-        Locks::open(&self.fd, self.identity)
+    /// The records' locks, to be taken in this process's name; waits for the end of a lease on the
+    /// memfd for as long as `patience`.
+    pub(crate) fn locks(&self, patience: Duration) -> Result<Locks, AttachError> {
+        Locks::open(&self.descriptor, patience)
     }
 
-    /// Who has the lock of record `id`.
-    pub(crate) fn owner(&self, id: u32) -> io::Result<Option<Owner>> {
-        let owner = Owner::find(&self.fd, id)?;
+    /// Another descriptor, close-on-exec.
+    pub(crate) fn try_clone_fd(&self) -> io::Result<OwnedFd> {
+        self.descriptor().map_err(io::Error::other)?.try_clone_to_owned()
+    }
+
+    /// The descriptor, unless this process has closed it.
+    pub(crate) fn descriptor(&self) -> Result<BorrowedFd<'_>, AttachError> {
+        self.descriptor.checked()
+    }
+
+    /// Who has the lock of record `id`, asked through `fd`, a descriptor of this segment that has no
+    /// lock of it.
+    pub(crate) fn owner(&self, fd: BorrowedFd<'_>, id: u32) -> io::Result<Option<Owner>> {
+        let owner = Owner::find(fd, id)?;
         let ring = self.ring();
         let record = ring.as_ref().and_then(|ring| ring.records.get(id as usize));
         let is_named = record.is_none_or(Record::is_named);
@@ -313,7 +323,7 @@ fn allocate(fd: impl AsFd, len: u64) -> rustix::io::Result<()> {
 
 impl AsFd for Segment {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.descriptor.as_fd()
     }
 }
 

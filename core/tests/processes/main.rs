@@ -4,5 +4,6 @@
 mod descriptors;
 mod exchange;
 mod forks;
+mod kernel_objects;
 mod player;
 mod recovery;

@@ -13,7 +13,7 @@ use parkline_core::Queue;
 use parkline_core::driver::Side;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 
-use crate::{descriptors, forks};
+use crate::{descriptors, forks, kernel_objects};
 
 const PART: &str = "PARKLINE_TEST_PART";
 const ID: &str = "PARKLINE_TEST_ID";
@@ -139,9 +139,12 @@ fn part() {
             say("ready");
             hang();
         }
-        "close all descriptors" => descriptors::close_all(&queue),
+        "close all descriptors" => descriptors::close_all(queue),
         "execute another program" => descriptors::execute(&queue),
         "fork while attaching" => forks::while_attaching(&queue, id),
+        "lease the memfd" => kernel_objects::lease(id),
+        "lay locks" => kernel_objects::lay_locks(),
+        "lease many and hang" => kernel_objects::lease_many(&queue, id),
         "hang in the handler" => {
             let mut receiver = queue.receiver().unwrap();
             receiver.on_dead_letter(|letter| {
