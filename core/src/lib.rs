@@ -73,6 +73,8 @@ mod attachment;
 #[cfg(not(loom))]
 mod claim;
 #[cfg(not(loom))]
+mod companion;
+#[cfg(not(loom))]
 mod dead_letters;
 #[cfg(not(loom))]
 mod descriptor;

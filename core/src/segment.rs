@@ -27,6 +27,7 @@ use rustix::process::{Resource, getrlimit};
 use rustix::rand::GetRandomFlags;
 use zerocopy::IntoBytes;
 
+use crate::companion::Companion;
 use crate::control::{Control, Record};
 use crate::descriptor::Descriptor;
 use crate::error::{AttachError, CreateError, OpenError};
@@ -62,6 +63,7 @@ pub(crate) struct Segment {
     pub(crate) owing: Owing,
     /// Where the next search of all records for a free one begins.
     pub(crate) searched: atomic::AtomicU32,
+    pub(crate) companion: Companion,
     /// No other segment of this process has it.
     pub(crate) serial: u64,
     /// Whether handles have all pages of their mappings from the beginning.
@@ -162,9 +164,19 @@ impl Segment {
         let watch = Watch::begin(view.geometry.watchdog());
         let serial = OPENED.fetch_add(1, atomic::Ordering::Relaxed);
         let (prefaults, is_dumped) = (false.into(), false.into());
-        let (owing, searched) = (Owing::default(), 0.into());
-        let descriptor = Descriptor::new(fd, serial)?;
-        Ok(Self { descriptor, view, label, watch, owing, searched, serial, prefaults, is_dumped })
+        let (owing, searched, companion) = (Owing::default(), 0.into(), Companion::default());
+        Ok(Self {
+            descriptor: Descriptor::new(fd, serial)?,
+            view,
+            label,
+            watch,
+            owing,
+            searched,
+            companion,
+            serial,
+            prefaults,
+            is_dumped,
+        })
     }
 
     /// Has all memory allocated, and each handle that is made from here on map all of it.

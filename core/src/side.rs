@@ -1,5 +1,6 @@
 //! A side of a queue, at which somebody waits: a blocking call, or a driver that parks tasks.
 
+use std::any::Any;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -163,8 +164,15 @@ impl Side {
         ring.map_or(0, |ring| ring.control.rare.arrivals.load(Acquire)) // [arrival]
     }
 
-    /// The processes of all handles but this process's, as they wrote it: perhaps seen from another
-    /// pid namespace, or a lie.
+    /// What a driver keeps for this queue as this process opened it, made by `make` when it is first
+    /// asked for, and dropped with the queue. `None` if another driver keeps something of another
+    /// type.
+    pub fn companion<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+        self.segment.companion.get_or_make(make)
+    }
+
+    /// The processes of all handles but this process's, in ascending order, as they wrote it: perhaps
+    /// seen from another pid namespace, or a lie.
     pub fn peers(&self) -> Vec<u32> {
         let mut pids: Vec<_> = self.segment.ring().map_or_else(Vec::new, |ring| {
             ring.records.iter().filter_map(Record::process).collect()

@@ -78,13 +78,27 @@ impl OwnedRing {
         Ok(Vec::new())
     }
 
-    /// Has the ring tell of the end of a process. Its owner only: another thread is refused.
-    pub(crate) fn watch(&self, peer: Peer) -> io::Result<()> {
+    /// Has the ring tell of the end of a process; returns the name of the flight. Its owner only:
+    /// another thread is refused.
+    pub(crate) fn watch(&self, peer: &Arc<Peer>) -> io::Result<u64> {
         if !self.is_owner() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        // Submitted on the way to sleep.
-        lock(&self.state).ring.push_peer(peer).map(drop)
+        let ring = &mut lock(&self.state).ring;
+        let flight = ring.push_peer(peer)?;
+        // Not on the way to sleep: another thread may close the descriptor before that. What fails
+        // here shows at the next submit.
+        let _ = ring.submit();
+        Ok(flight)
+    }
+
+    /// Ends such a flight; `false` for a thread that is not the owner, which leaves it.
+    pub(crate) fn unwatch(&self, flight: u64) -> bool {
+        let is_owner = self.is_owner();
+        if is_owner {
+            lock(&self.state).ring.cancel(flight);
+        }
+        is_owner
     }
 
     fn request(&self, request: Request) -> io::Result<()> {

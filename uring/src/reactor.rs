@@ -24,32 +24,35 @@ use parkline_core::driver::{ForkGuard, Side, SideKey, Sleep};
 use crate::helper::Helper;
 use crate::lane::Lane;
 use crate::owned::OwnedRing;
-use crate::peer::Peer;
+use crate::peer::{self, Peer};
 use crate::ring::{Flight, Landed};
 use crate::shared::SharedRing;
 use crate::timers::{Timer, Timers};
 use crate::unpark::Unpark;
 
+/// After the end of a process: when to look once more for what it left.
+const SECOND_LOOK: Duration = Duration::from_millis(1);
+
 /// Carries out kernel waits and keeps time for the tasks that wait through it.
 #[derive(Debug)]
 pub(crate) struct Reactor {
     engine: Engine,
-    lanes: Mutex<HashMap<SideKey, Seat>>,
+    lanes: Mutex<HashMap<SideKey, Weak<Lane>>>,
+    /// By queue, how many handles had arrived when this reactor last looked for its peers.
+    looked: Mutex<HashMap<u64, Arc<AtomicU32>>>,
     timers: Mutex<Timers>,
     /// The processes whose end the ring tells.
-    watched: Mutex<HashSet<u32>>,
-    /// There was no place for some: the watchdog asks again.
-    missed: AtomicBool,
+    watched: Mutex<HashMap<u32, Watched>>,
     /// Nobody drives it any more: those who wait here look for another.
     dead: AtomicBool,
     guard: ForkGuard,
 }
 
-/// A lane, and what is known of its side while no task waits there.
+/// A process whose end the ring tells.
 #[derive(Debug)]
-struct Seat {
-    lane: Weak<Lane>,
-    arrivals: Arc<AtomicU32>,
+struct Watched {
+    peer: Weak<Peer>,
+    flight: u64,
 }
 
 #[derive(Debug)]
@@ -79,10 +82,10 @@ impl Reactor {
     }
 
     fn new(engine: Engine) -> io::Result<Arc<Self>> {
-        let (lanes, timers, watched) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let (missed, dead) = (AtomicBool::new(false), AtomicBool::new(false));
-        let guard = ForkGuard::new()?;
-        Ok(Arc::new(Self { engine, lanes, timers, watched, missed, dead, guard }))
+        let (lanes, looked) = (Mutex::default(), Mutex::default());
+        let (timers, watched) = (Mutex::default(), Mutex::default());
+        let (dead, guard) = (AtomicBool::new(false), ForkGuard::new()?);
+        Ok(Arc::new(Self { engine, lanes, looked, timers, watched, dead, guard }))
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -96,25 +99,38 @@ impl Reactor {
 
     /// The lane of one handle's side. Tasks that share a handle share its lane.
     pub(crate) fn lane(self: &Arc<Self>, side: Side) -> Arc<Lane> {
+        let arrivals = self.arrivals_of(&side);
         let mut lanes = lock(&self.lanes);
         let key = side.key();
-        let known = lanes.get(&key);
-        if let Some(lane) = known.and_then(|seat| seat.lane.upgrade()) {
+        if let Some(lane) = lanes.get(&key).and_then(Weak::upgrade) {
             return lane;
         }
-        let arrivals = known.map(|seat| Arc::clone(&seat.arrivals));
-        let unlike = || Arc::new(AtomicU32::new(side.arrivals().wrapping_sub(1)));
-        let arrivals = arrivals.unwrap_or_else(unlike);
         if lanes.len() == lanes.capacity() {
-            lanes.retain(|_, seat| seat.lane.strong_count() > 0);
+            lanes.retain(|_, lane| lane.strong_count() > 0);
         }
-        let lane = Arc::new(Lane::new(side, Arc::clone(self), Arc::clone(&arrivals)));
-        lanes.insert(key, Seat { lane: Arc::downgrade(&lane), arrivals });
+        let lane = Arc::new(Lane::new(side, Arc::clone(self), arrivals));
+        lanes.insert(key, Arc::downgrade(&lane));
         lane
     }
 
+    /// How many handles of the queue had arrived when this reactor last looked for peers; shared by all
+    /// lanes of the queue.
+    fn arrivals_of(&self, side: &Side) -> Arc<AtomicU32> {
+        let not_yet = || Arc::new(AtomicU32::new(side.arrivals().wrapping_sub(1)));
+        let Some(queue) = peer::number_of(side) else { return not_yet() };
+        let mut looked = lock(&self.looked);
+        if let Some(arrivals) = looked.get(&queue) {
+            return Arc::clone(arrivals);
+        }
+        if looked.len() == looked.capacity() {
+            // To look once more where no task waits costs little.
+            looked.retain(|_, arrivals| Arc::strong_count(arrivals) > 1);
+        }
+        Arc::clone(looked.entry(queue).or_insert_with(not_yet))
+    }
+
     fn lanes(&self) -> Vec<Arc<Lane>> {
-        lock(&self.lanes).values().filter_map(|seat| seat.lane.upgrade()).collect()
+        lock(&self.lanes).values().filter_map(Weak::upgrade).collect()
     }
 
     /// Arms the kernel wait of a lane. Called under the lock of its queue of waiters.
@@ -153,29 +169,38 @@ impl Reactor {
     /// it is recovered at once. Where that cannot be had there is the watchdog: another process may
     /// be out of sight in another pid namespace, or its handle has told a lie.
     pub(crate) fn watch_peers(&self, lane: &Lane) {
-        if matches!(self.engine, Engine::Helper(_)) || !lane.has_new_peers() {
-            return;
-        }
-        let mut watched = lock(&self.watched);
-        let mut some_ended = false;
-        for pid in lane.side.peers() {
-            if watched.contains(&pid) {
-                continue;
-            }
-            match Peer::find(pid).and_then(|peer| self.watch(peer)) {
-                Ok(()) => _ = watched.insert(pid),
-                // It was too quick for us, or is out of sight.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => some_ended = true,
-                Err(_) => self.missed.store(true, Relaxed),
-            }
-        }
-        drop(watched);
-        if some_ended {
-            self.set_watchdog(lane.side.mourn());
+        if lane.has_new_peers() {
+            self.look_at_peers(&lane.side);
         }
     }
 
-    fn watch(&self, peer: Peer) -> io::Result<()> {
+    fn look_at_peers(&self, side: &Side) {
+        if matches!(self.engine, Engine::Helper(_)) {
+            return;
+        }
+        let Some(found) = peer::find(side) else { return };
+        {
+            let mut watched = lock(&self.watched);
+            watched.retain(|_, it| it.peer.strong_count() > 0 || !self.unwatch(it.flight));
+            for peer in &found.watched {
+                let is_watched =
+                    watched.get(&peer.pid).is_some_and(|it| is_same(&it.peer, Arc::as_ptr(peer)));
+                // The watchdog asks again for one that is refused.
+                if !is_watched && let Ok(flight) = self.watch(peer) {
+                    let peer_of = Watched { peer: Arc::downgrade(peer), flight };
+                    watched.insert(peer.pid, peer_of);
+                }
+            }
+        }
+        if found.some_ended {
+            self.set_watchdog(side.mourn());
+        }
+        if let Some(again) = found.again {
+            self.set_watchdog(again);
+        }
+    }
+
+    fn watch(&self, peer: &Arc<Peer>) -> io::Result<u64> {
         match &self.engine {
             Engine::Shared(ring) => ring.watch(peer),
             Engine::Owned(ring) => ring.watch(peer),
@@ -183,34 +208,46 @@ impl Reactor {
         }
     }
 
-    /// A process has ended. What it had of the queues that are waited at here is recovered.
-    fn peer_ended(&self, pid: u32) {
-        lock(&self.watched).remove(&pid);
-        self.look_for_peers_again();
-        let mut mourners: Vec<Arc<Lane>> = Vec::new();
-        for lane in self.lanes() {
-            let is_told = |it: &Arc<Lane>| it.side.is_of_same_queue(&lane.side);
-            if !mourners.iter().any(is_told) && lane.side.peers().contains(&pid) {
-                self.set_watchdog(lane.side.mourn());
-                mourners.push(lane);
+    /// Whether the flight is ended: another thread than its owner leaves it to the owner.
+    fn unwatch(&self, flight: u64) -> bool {
+        match &self.engine {
+            Engine::Shared(ring) => {
+                ring.unwatch(flight);
+                true
             }
+            Engine::Owned(ring) => ring.unwatch(flight),
+            Engine::Helper(_) => true,
         }
     }
 
-    /// A process is not watched any more, though it lives: the thread that asked for it has ended.
-    fn peer_got_lost(&self, pid: u32) {
-        lock(&self.watched).remove(&pid);
-        self.look_for_peers_again();
-        for lane in self.lanes() {
-            self.watch_peers(&lane);
+    /// The poll of a process ended; whether to look for peers because of that: the process has ended,
+    /// or is not watched any more, because the thread that asked for it has ended.
+    fn peer_landed(&self, peer: &Weak<Peer>, answer: &io::Result<bool>) -> bool {
+        let mut watched = lock(&self.watched);
+        let before = watched.len();
+        watched.retain(|_, it| !Weak::ptr_eq(&it.peer, peer));
+        let was_watched = watched.len() < before;
+        drop(watched);
+        match answer {
+            Ok(true) => {
+                if let Some(peer) = peer.upgrade() {
+                    peer::let_go(&peer);
+                }
+                true
+            }
+            // Otherwise it was cancelled because no queue names it any more.
+            Ok(false) => was_watched,
+            Err(_) => false,
         }
     }
 
-    /// Has whoever waits next look for peers, also at a side where nobody waits now.
-    fn look_for_peers_again(&self) {
-        for seat in lock(&self.lanes).values() {
-            seat.arrivals.fetch_sub(1, Relaxed);
+    /// Looks at the peers of all queues that are waited at here, and has the tasks that wait later do
+    /// the same.
+    fn look_at_all_peers(&self) {
+        for arrivals in lock(&self.looked).values() {
+            arrivals.fetch_sub(1, Relaxed);
         }
+        one_of_each_queue(&self.lanes()).for_each(|lane| self.watch_peers(lane));
     }
 
     /// Has `waker` called at `at`.
@@ -255,12 +292,11 @@ impl Reactor {
         if look {
             let mut waiting = self.lanes();
             waiting.retain(|lane| !lane.queue.is_empty());
-            if self.missed.swap(false, Relaxed) {
-                self.look_for_peers_again();
-            }
-            for lane in &waiting {
-                lane.look();
-                self.watch_peers(lane);
+            waiting.iter().for_each(|lane| lane.look());
+            for lane in one_of_each_queue(&waiting) {
+                // Also without arrivals: a handle may have gone, and there may be a place now.
+                lane.has_new_peers();
+                self.look_at_peers(&lane.side);
             }
             if let Some(period) = waiting.iter().map(|lane| lane.side.watchdog()).min() {
                 self.set_watchdog(period);
@@ -377,7 +413,7 @@ impl Reactor {
     }
 
     fn dispatch(&self, landed: Vec<Landed>) {
-        let mut odd = None;
+        let (mut odd, mut look) = (None, false);
         for Landed { flight, answer } in landed {
             match flight {
                 Flight::Gate(lane) => {
@@ -388,11 +424,7 @@ impl Reactor {
                 Flight::Unpark(_) => {}
                 // The ring ends, and nothing else has.
                 Flight::Peer(_) if self.is_dead() => {}
-                Flight::Peer(peer) => match answer {
-                    Ok(true) => self.peer_ended(peer.pid),
-                    Ok(false) => self.peer_got_lost(peer.pid),
-                    Err(_) => _ = lock(&self.watched).remove(&peer.pid),
-                },
+                Flight::Peer(peer) => look |= self.peer_landed(&peer, &answer),
                 Flight::Timer(_) => {
                     if let Engine::Shared(ring) = &self.engine {
                         ring.forget_timer();
@@ -401,6 +433,12 @@ impl Reactor {
                     self.keep_time();
                 }
             }
+        }
+        if look {
+            self.look_at_all_peers();
+            // Another reactor of this process may have looked at once. The kernel may not be done
+            // with the dead.
+            self.set_watchdog(SECOND_LOOK);
         }
         if let Some(error) = odd {
             self.break_down(&error);
@@ -417,7 +455,61 @@ impl Reactor {
     }
 }
 
+/// One of the lanes of each queue.
+fn one_of_each_queue(lanes: &[Arc<Lane>]) -> impl Iterator<Item = &Arc<Lane>> {
+    let mut seen = HashSet::new();
+    lanes.iter().filter(move |lane| peer::number_of(&lane.side).is_some_and(|it| seen.insert(it)))
+}
+
+fn is_same(weak: &Weak<Peer>, peer: *const Peer) -> bool {
+    core::ptr::eq(weak.as_ptr(), peer)
+}
+
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // No waker is called under these locks; what a panic there could leave is whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::process::{Command, Stdio};
+
+    use parkline_core::Queue;
+
+    use super::*;
+
+    /// Has the one handle of `queue` name another process.
+    fn rename_owner(queue: &Queue, pid: u32) {
+        let segment = File::from(queue.try_clone_fd().unwrap());
+        let own = std::process::id().to_ne_bytes();
+        let mut word = [0; 4];
+        let names_us = |at: &u64| segment.read_exact_at(&mut word, 4 * at).is_ok() && word == own;
+        let at = (0..4096).find(names_us).unwrap();
+        segment.write_all_at(&pid.to_ne_bytes(), 4 * at).unwrap();
+    }
+
+    /// Fails if a poll stays when no queue names its process any more (seen failing): each queue that a
+    /// runtime outlives would leave some.
+    #[test]
+    fn queues_that_are_gone_leave_no_polls_behind() {
+        let Ok(reactor) = Reactor::shared() else { return };
+        let sleep = Command::new("sleep").arg("1000").stdout(Stdio::null()).spawn();
+        let mut stranger = sleep.unwrap();
+        for _ in 0..20 {
+            let queue = Queue::builder().handles(1).create().unwrap();
+            let handle = queue.receiver().unwrap();
+            rename_owner(&queue, stranger.id());
+            let lane = reactor.lane(handle.side());
+            reactor.watch_peers(&lane);
+            while reactor.drain() {}
+            assert_eq!(lock(&reactor.watched).len(), 1);
+            let Engine::Shared(ring) = &reactor.engine else { unreachable!() };
+            assert!(format!("{ring:?}").contains("flights: 1"), "{ring:?}");
+        }
+        reactor.shut_down();
+        stranger.kill().unwrap();
+        stranger.wait().unwrap();
+    }
 }

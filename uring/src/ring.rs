@@ -10,8 +10,8 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
@@ -62,8 +62,9 @@ pub(crate) enum Flight {
     Gate(Arc<Lane>),
     /// The wait by which another thread unparks this one.
     Unpark(#[expect(dead_code, reason = "the kernel points into it")] Arc<Unpark>),
-    /// A poll of a peer's pidfd, which is readable when that process has ended.
-    Peer(Peer),
+    /// A poll of a peer's pidfd, which is readable when that process has ended. The kernel keeps the
+    /// description, not the descriptor.
+    Peer(Weak<Peer>),
     /// A timer; the kernel reads the time when it is submitted.
     Timer(#[expect(dead_code, reason = "the kernel points at it")] Box<Timespec>),
 }
@@ -138,11 +139,12 @@ impl Ring {
         self.push(unpark.wait().entry(), Flight::Unpark(Arc::clone(unpark)))
     }
 
-    /// Queues a poll for the end of a process. Not yet submitted.
-    pub(crate) fn push_peer(&mut self, peer: Peer) -> io::Result<u64> {
+    /// Queues a poll for the end of a process; returns its name. To be submitted before the peer is
+    /// dropped.
+    pub(crate) fn push_peer(&mut self, peer: &Arc<Peer>) -> io::Result<u64> {
         let readable = PollFlags::IN.bits().into();
         let entry = opcode::PollAdd::new(Fd(peer.as_raw_fd()), readable).build();
-        self.push(entry, Flight::Peer(peer))
+        self.push(entry, Flight::Peer(Arc::downgrade(peer)))
     }
 
     /// Queues and submits a timer.

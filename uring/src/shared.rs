@@ -45,13 +45,18 @@ impl SharedRing {
         ring.landed()
     }
 
-    /// Has the ring tell of the end of a process.
-    pub(crate) fn watch(&self, peer: Peer) -> io::Result<()> {
+    /// Has the ring tell of the end of a process; returns the name of the flight.
+    pub(crate) fn watch(&self, peer: &Arc<Peer>) -> io::Result<u64> {
         let ring = &mut lock(&self.state).ring;
-        ring.push_peer(peer)?;
+        let flight = ring.push_peer(peer)?;
         // It flies. What fails here shows at the next submit.
         let _ = ring.submit();
-        Ok(())
+        Ok(flight)
+    }
+
+    /// Ends such a flight.
+    pub(crate) fn unwatch(&self, flight: u64) {
+        lock(&self.state).ring.cancel(flight);
     }
 
     /// Has the ring land a timer at `next`, or earlier.

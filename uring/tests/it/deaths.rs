@@ -37,7 +37,7 @@ fn leased() -> (Queue<u64>, Peer) {
 }
 
 /// A peer that has leased a job.
-fn leaser(queue: &Queue<u64>) -> Peer {
+pub(crate) fn leaser(queue: &Queue<u64>) -> Peer {
     let news = Queue::builder().create_typed::<u64>().unwrap();
     let peer = Peer::start("lease_and_hang", &[queue, &news]);
     news.receiver().unwrap().recv_blocking().unwrap();

@@ -8,6 +8,7 @@ mod forked;
 mod looking;
 mod many_tasks;
 mod peer;
+mod pids;
 mod random_endings;
 mod refusals;
 #[path = "../../../core/tests/required/mod.rs"]

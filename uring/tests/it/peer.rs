@@ -1,6 +1,7 @@
 //! Another process: this test binary again, by exec, with the queues' descriptors inherited.
 
 use std::env;
+use std::fmt::Display;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
@@ -16,6 +17,11 @@ pub(crate) struct Peer(pub(crate) Child);
 impl Peer {
     /// Starts a process in `role`, which finds the queues by [`inherited`] in this order.
     pub(crate) fn start(role: &str, queues: &[&dyn AsFd]) -> Self {
+        Self(Self::prepare(role, queues).spawn().unwrap())
+    }
+
+    /// What starts it.
+    pub(crate) fn prepare(role: &str, queues: &[&dyn AsFd]) -> Command {
         let mappings = (FIRST_FD..).zip(queues).map(|(child_fd, queue)| FdMapping {
             parent_fd: queue.as_fd().try_clone_to_owned().unwrap(),
             child_fd,
@@ -24,7 +30,7 @@ impl Peer {
         command.args(["peer::child", "--exact", "--ignored", "--nocapture"]);
         command.env(ROLE, role).stdin(Stdio::null()).stdout(Stdio::null());
         command.fd_mappings(mappings.collect()).unwrap();
-        Self(command.spawn().unwrap())
+        command
     }
 
     pub(crate) fn assert_success(mut self) {
@@ -37,6 +43,14 @@ impl Drop for Peer {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A case that the machine refuses: fails if the environment says that it must be there.
+pub(crate) fn not_tried(what: &str, why: &dyn Display) {
+    let required = env::var("PARKLINE_REQUIRE").unwrap_or_default();
+    let is_required = required.split(',').any(|it| it.trim() == what);
+    assert!(!is_required, "{what} must be there: {why}");
+    println!("not tried: {what}: {why}");
 }
 
 /// What the parent passed at place `n`.
@@ -63,6 +77,18 @@ fn child() {
         Ok("cancelled unasked") => crate::traps::cancelled_unasked(),
         Ok("interrupted") => crate::traps::interrupted(),
         Ok("bare runtimes") => crate::coop::bare_runtimes(),
+        Ok("many pids") => crate::pids::many_pids(),
+        Ok("not named any more") => crate::pids::not_named_any_more(),
+        Ok("shared places") => crate::pids::shared_places(),
+        Ok("impossible pids") => crate::pids::impossible_pids(),
+        Ok("idle") => crate::pids::idle(),
+        Ok("zombies") => crate::pids::zombies(),
+        Ok("one more death") => crate::pids::one_more_death(),
+        Ok("scribbled pids") => crate::pids::scribbled_pids(),
+        Ok("scribbler") => crate::pids::scribbler(),
+        Ok("a namesake") => crate::pids::a_namesake(),
+        Ok("init of a namespace") => crate::pids::init_of_a_namespace(),
+        Ok("quiet") => crate::pids::quiet(),
         Ok("echo") => crate::runtimes::child(),
         Ok(role) if role.starts_with("worker in ") => {
             crate::endings::child(role.trim_start_matches("worker in "));
