@@ -95,6 +95,8 @@ pub(crate) struct Watch {
     has_news: AtomicBool,
     /// Messages wait for room to go back: look whenever there may be some.
     is_owed: AtomicBool,
+    /// How many records no look has reached since the last news. Written under the lock.
+    unseen: AtomicU32,
     /// Nanoseconds from `begun` until which no look is due, after a long one.
     rest: AtomicU64,
     /// The record with which the next look begins.
@@ -108,13 +110,24 @@ impl Watch {
         let (has_news, is_owed) = (AtomicBool::new(false), AtomicBool::new(false));
         let next = AtomicU64::new(nanos(period));
         let (rest, cursor) = (AtomicU64::new(0), AtomicU32::new(0));
-        let looking = Mutex::new(());
-        Self { begun: Instant::now(), next, has_news, is_owed, rest, cursor, looking }
+        let (unseen, looking, begun) = (AtomicU32::new(0), Mutex::new(()), Instant::now());
+        Self { begun, next, has_news, is_owed, unseen, rest, cursor, looking }
     }
 
     fn is_due(&self, now: Instant) -> bool {
-        let is_asked = self.has_news.load(Relaxed) || self.is_owed.load(Relaxed);
+        let is_asked = self.is_urgent() || self.is_owed.load(Relaxed);
         (is_asked || self.since_begun(now) >= self.next.load(Relaxed)) && !self.is_resting(now)
+    }
+
+    /// Whether the next look is not to wait for the watchdog's period.
+    fn is_urgent(&self) -> bool {
+        self.has_news.load(Relaxed) || self.unseen.load(Relaxed) > 0
+    }
+
+    /// In what time to look next, if that is not to wait for the watchdog's period.
+    fn urgent_in(&self) -> Option<Duration> {
+        let rest = self.rest.load(Relaxed).saturating_sub(nanos(self.begun.elapsed()));
+        self.is_urgent().then(|| SECOND_LOOK.max(Duration::from_nanos(rest)))
     }
 
     fn is_resting(&self, now: Instant) -> bool {
@@ -181,8 +194,11 @@ impl Segment {
         let period = if has_news { period.min(SECOND_LOOK) } else { period };
         let next = now.saturating_duration_since(self.watch.begun).saturating_add(period);
         self.watch.next.store(nanos(next), Relaxed);
+        let handles = self.geometry().handles();
+        let unseen = if has_news { handles } else { self.watch.unseen.load(Relaxed) };
         // What fails here fails again for a caller who is told.
-        let _ = self.glance();
+        let seen = self.glance().map_or(handles, |it| handles.saturating_sub(it.unseen as u32));
+        self.watch.unseen.store(unseen.saturating_sub(seen), Relaxed);
     }
 
     /// Looks for the dead now, since some peer has died. Whoever waits looks once more after the
@@ -192,6 +208,13 @@ impl Segment {
         fence(SeqCst); // [news]
         self.keep_watch();
         SECOND_LOOK
+    }
+
+    /// In what time a thread or task that waits has to look for the dead, if that is not to wait for
+    /// the watchdog's period: news came while this process rested, or the look that it asked for did
+    /// not come to its end.
+    pub(crate) fn urgent_look(&self) -> Option<Duration> {
+        self.watch.urgent_in()
     }
 
     /// Has those of this process who wait see to messages that found no room, whenever there may be
@@ -572,5 +595,21 @@ pub(crate) mod tests {
         segment.keep_watch();
         assert!(!segment.watch.has_news.load(Relaxed), "looked");
         assert!(segment.watch.next.load(Relaxed) < begun, "and looks once more, soon");
+    }
+
+    /// Fails if a waiter rests for the watchdog's period while news waits for the end of a rest (seen
+    /// failing).
+    #[test]
+    fn news_that_comes_in_a_rest_is_looked_at_when_the_rest_is_over() {
+        let queue = Queue::builder().watchdog(Duration::from_secs(3600)).create().unwrap();
+        let (segment, side) = (queue.segment(), queue.receiver().unwrap().side());
+        segment.watch.rest(Instant::now().checked_sub(Duration::from_millis(1)).unwrap());
+        segment.watch_now();
+        assert!(segment.watch.has_news.load(Relaxed), "it rests");
+        assert!(side.watchdog() < Duration::from_secs(1), "{:?}", side.watchdog());
+        while segment.watch.has_news.load(Relaxed) {
+            segment.keep_watch();
+        }
+        assert_eq!(side.watchdog(), Duration::from_secs(3600), "seen");
     }
 }

@@ -119,9 +119,11 @@ impl Side {
         SideKey(self.segment.serial, self.waits_for, self.record)
     }
 
-    /// How often a waiter looks without having been woken.
+    /// After what time a waiter looks without having been woken: the watchdog's period, or less where
+    /// a look for the dead is left to be done.
     pub fn watchdog(&self) -> Duration {
-        self.segment.geometry().watchdog()
+        let period = self.segment.geometry().watchdog();
+        self.segment.urgent_look().map_or(period, |urgent| period.min(urgent))
     }
 
     /// Recovers dead handles, if this process has not looked for them for a watchdog's period.
@@ -209,7 +211,7 @@ impl Side {
         mut attempt: impl FnMut() -> Option<T>,
     ) -> Option<T> {
         let Some(gate) = self.gate() else { return attempt() };
-        let patience = Patience { until, watchdog: self.watchdog() };
+        let patience = Patience { until, watchdog: self.segment.geometry().watchdog() };
         let attempt = || {
             self.keep_watch();
             self.order();
@@ -230,7 +232,8 @@ impl Side {
     }
 }
 
-/// A kernel whose sleeps end when a message may go back that is held back for a time.
+/// A kernel whose sleeps end when a message may go back that is held back for a time, or a look for
+/// the dead is left to be done.
 struct UntilDue<'a> {
     futex: Futex<'a>,
     segment: &'a Segment,
@@ -240,7 +243,8 @@ impl Kernel for UntilDue<'_> {
     fn wait(&self, sleep: &Sleep<'_>, timeout: Option<Duration>) {
         let due = self.segment.next_due();
         let due = due.map(|due| due.saturating_duration_since(Instant::now()));
-        self.futex.wait(sleep, [timeout, due].into_iter().flatten().min());
+        let times = [timeout, due, self.segment.urgent_look()];
+        self.futex.wait(sleep, times.into_iter().flatten().min());
     }
 
     fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
