@@ -61,14 +61,43 @@ impl Numbers {
 #[derive(Debug, Default)]
 struct History {
     /// Deliveries after the first.
-    again: u64,
+    again: u32,
+    /// Receivers that returned it, or died while they did.
+    returned: u32,
     /// Receivers that died with it before they began to acknowledge.
-    died_held: u64,
+    died_held: u32,
     /// Receivers that died while they acknowledged it.
-    died_acking: u64,
+    died_acking: u32,
+    /// Receivers that died while they returned it.
+    died_returning: u32,
+    /// The numbers of the attempts that were told, a bit each.
+    attempts: u64,
     /// It came flagged, or out of order to one that is not told of flags.
     flagged: bool,
 }
+
+impl History {
+    /// How often it came to a receiver that has no entry of it.
+    fn judge(&self, sender: usize, n: u64, violations: &mut Violations) -> u64 {
+        let must = self.returned + self.died_held;
+        if self.again < must {
+            violations.add(format_args!(
+                "message {n} of {sender} was not acknowledged and did not come again: {self:?}"
+            ));
+        }
+        let may = must + self.died_acking;
+        let is_first_missing = self.flagged && self.again == 0 && may == 0;
+        let deliveries = self.again.saturating_sub(may) + u32::from(is_first_missing);
+        // An attempt was counted, and there is no entry of it. The last may be one that is not told.
+        let attempts = (u64::BITS - self.attempts.leading_zeros()) - self.attempts.count_ones();
+        deliveries.max(attempts).into()
+    }
+}
+
+/// How far a message is behind the last that came of its sender when its history is over: seconds.
+const WINDOW: u64 = 1 << 19;
+/// How many histories are begun until those are judged that are over.
+const JUDGED_EACH: u64 = 1 << 16;
 
 /// Messages of one sender.
 #[derive(Debug, Default)]
@@ -85,6 +114,10 @@ struct Sent {
 pub(crate) struct Account {
     senders: BTreeMap<usize, Sent>,
     histories: BTreeMap<(usize, u64), History>,
+    /// How many were begun.
+    begun: u64,
+    /// Deliveries without an entry, of histories that are over.
+    without_entry: u64,
     /// By receiver and sender: the last that came unflagged.
     order: BTreeMap<(usize, usize), u64>,
     /// Receivers that died in a call whose message, if any, has no entry.
@@ -93,6 +126,8 @@ pub(crate) struct Account {
     unseen_acked: u64,
     pub(crate) deliveries: u64,
     pub(crate) redeliveries: u64,
+    /// Leases that were not acknowledged by a receiver that lived on.
+    pub(crate) returned: u64,
     pub(crate) most_attempts: u16,
 }
 
@@ -105,6 +140,8 @@ pub(crate) struct Balance {
     pub(crate) arrived_in_doubt: u64,
     /// Acknowledged by a `recv` whose process died before it could write that down.
     pub(crate) died_with_receiver: u64,
+    /// Deliveries to receivers that died in the call, before they could write that down.
+    pub(crate) without_entry: u64,
 }
 
 impl Account {
@@ -135,13 +172,44 @@ impl Account {
         }
         let flagged = redelivered || !is_told && !in_order;
         self.redeliveries += u64::from(flagged);
+        self.returned += u64::from(stage == Stage::Returned);
         if !is_first || flagged || stage != Stage::Acked {
+            self.begun += u64::from(!self.histories.contains_key(&(sender, n)));
             let history = self.histories.entry((sender, n)).or_default();
-            history.again += u64::from(!is_first);
+            history.again += u32::from(!is_first);
             history.flagged |= flagged;
-            history.died_held += u64::from(stage == Stage::Held);
-            history.died_acking += u64::from(stage == Stage::AboutToAck);
+            history.died_held += u32::from(stage == Stage::Held);
+            history.died_acking += u32::from(stage == Stage::AboutToAck);
+            history.died_returning += u32::from(stage == Stage::AboutToReturn);
+            let returned = matches!(stage, Stage::Returned | Stage::AboutToReturn);
+            history.returned += u32::from(returned);
+            let bit = attempts.checked_sub(1).and_then(|nth| 1_u64.checked_shl(nth.into()));
+            if let Some(bit) = bit.filter(|_| is_told) {
+                if history.attempts & bit != 0 {
+                    violations
+                        .add(format_args!("{entry:?} of {receiver}: that attempt was before"));
+                }
+                history.attempts |= bit;
+            }
+            if self.begun > JUDGED_EACH {
+                self.begun = 0;
+                self.judge(WINDOW, violations);
+            }
         }
+    }
+
+    /// Judges the histories of all messages so far behind the last of their sender.
+    fn judge(&mut self, window: u64, violations: &mut Violations) {
+        let last = |sender| self.senders.get(&sender).map_or(0, |sent| sent.arrived.last());
+        let is_over = |(sender, n): &(usize, u64)| n + window <= last(*sender);
+        let mut without_entry = 0;
+        self.histories.retain(|key, history| {
+            if is_over(key) {
+                without_entry += history.judge(key.0, key.1, violations);
+            }
+            !is_over(key)
+        });
+        self.without_entry += without_entry;
     }
 
     pub(crate) fn sender_died(&mut self, sender: usize, sent: u64, about: u64) {
@@ -161,7 +229,8 @@ impl Account {
     }
 
     /// When all have ended and the queue is drained.
-    pub(crate) fn balance(&self, violations: &mut Violations) -> Balance {
+    pub(crate) fn balance(&mut self, violations: &mut Violations) -> Balance {
+        self.judge(0, violations);
         let mut balance = Balance::default();
         for (id, sent) in &self.senders {
             sent.balance(*id, &mut balance, violations);
@@ -172,21 +241,12 @@ impl Account {
                 "{lost} messages were lost, and only {excuses} receivers died in `recv`"
             ));
         }
-        let mut unseen = 0;
-        for ((sender, n), history) in &self.histories {
-            let died = history.died_held + history.died_acking;
-            if history.again < history.died_held {
-                violations.add(format_args!(
-                    "message {n} of {sender} died unacknowledged and did not come again: {history:?}"
-                ));
-            }
-            unseen += history.again.saturating_sub(died);
-            unseen += u64::from(history.flagged && history.again == 0 && died == 0);
-        }
+        let unseen = self.without_entry;
+        balance.without_entry = unseen;
         if unseen > self.unseen {
             let excuses = self.unseen;
             violations.add(format_args!(
-                "{unseen} redeliveries without a cause on record, and only {excuses} receivers died in a call"
+                "{unseen} deliveries or attempts without an entry, and only {excuses} receivers died in a call"
             ));
         }
         balance

@@ -59,9 +59,10 @@ impl Case {
     /// Whether survivors may see this when somebody else began to recover before they came.
     #[cfg(kill_points)]
     pub(crate) fn allows(self, seen: &Seen) -> bool {
-        let states = self.operation.states(self.fill);
-        let recovered_first = states.recovered().seen(self.len == 0);
-        self.states().contains(seen) || recovered_first.contains(seen)
+        let states = self.operation.states(self.fill).recovered_in_part();
+        let mut states = states.seen(self.len == 0).into_iter().map(Seen::with_debts_unknown);
+        let seen = seen.clone().with_debts_unknown();
+        states.any(|it| it == seen)
     }
 
     /// What can be told of the messages.

@@ -14,6 +14,7 @@ use clap::Args;
 use nix::sys::wait::WaitStatus;
 
 use crate::asleep::Sleeper;
+use crate::beside;
 use crate::case::{Case, Turns};
 use crate::cores;
 use crate::doubles;
@@ -22,7 +23,7 @@ use crate::player::{Death, Player};
 use crate::points::{Fate, names, paper};
 use crate::recoverer::Recoverer;
 use crate::report::{Table, Violations, bar};
-use crate::scene::Scene;
+use crate::scene::{Scene, Watch};
 use crate::states::Seen;
 
 /// Arguments of the kills at kill points.
@@ -31,6 +32,12 @@ pub(crate) struct Deaths {
     /// How many pairs of a victim's and its recoverer's death, chosen at random, or `all`
     #[arg(long, default_value = "1000")]
     pairs: Pairs,
+    /// How many deaths within two exchanges of one record beyond those that are always tried
+    #[arg(long, default_value_t = 1000)]
+    chances: usize,
+    /// Only those within two exchanges of one record
+    #[arg(long)]
+    beside: bool,
     /// Every ring (empty, half full, full) and payload (0, 8, 200): by default half full, 8 bytes
     #[arg(long)]
     all: bool,
@@ -93,6 +100,11 @@ pub(crate) fn run(args: &Deaths) -> Result<bool> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!("seed {seed}");
     let mut violations = Violations::default();
+    let mut random = fastrand::Rng::with_seed(seed);
+    if args.beside {
+        let deaths = beside::run(args.chances, &mut random, &mut violations)?;
+        return Ok(violations.conclude(format_args!("deaths: {deaths}"), begin.elapsed()));
+    }
     let mut table = Table::new(&["operation", "bytes", "ring", "points", "states"]);
     let known: Vec<_> = Case::select(args.all, &args.only, None, None)
         .into_iter()
@@ -110,7 +122,13 @@ pub(crate) fn run(args: &Deaths) -> Result<bool> {
     }
     table.print();
     let singles = known.iter().map(|it| it.points.len()).sum::<usize>();
-    let doubles = if args.only.is_empty() { doubles::run(&mut violations)? } else { 0 };
+    let (doubles, besides) = match args.only.is_empty() {
+        true => (
+            doubles::run(&mut violations)?,
+            beside::run(args.chances, &mut random, &mut violations)?,
+        ),
+        false => (0, 0),
+    };
     let mut all: Vec<_> = known
         .iter()
         .flat_map(|known| {
@@ -118,7 +136,6 @@ pub(crate) fn run(args: &Deaths) -> Result<bool> {
             points.flat_map(move |at| Recoverer::ALL.map(|how| (known, at, how)))
         })
         .collect();
-    let mut random = fastrand::Rng::with_seed(seed);
     let pairs = match args.pairs {
         Pairs::All => {
             let work = |(known, at, how)| every_pair(known, at, how);
@@ -133,7 +150,9 @@ pub(crate) fn run(args: &Deaths) -> Result<bool> {
         }
     };
     Ok(violations.conclude(
-        format_args!("singles: {singles}; double deaths: {doubles}; pairs: {pairs}"),
+        format_args!(
+            "singles: {singles}; double deaths: {doubles}; within two exchanges of one record: {besides}; pairs: {pairs}"
+        ),
         begin.elapsed(),
     ))
 }
@@ -177,7 +196,7 @@ pub(crate) fn in_parallel<T: Copy + Sync, R: Send>(
 
 /// The points of an operation, by a run that survives.
 pub(crate) fn learn(case: Case) -> Result<Known> {
-    let mut scene = set(case)?;
+    let mut scene = set(case, Watch::Never)?;
     let paper = paper()?;
     let mut victim = start(case, &scene, Fate::Name, Some(paper.try_clone()?))?;
     let death = see_it_end(case, &mut scene, &mut victim)?;
@@ -210,7 +229,7 @@ fn singles(known: &Known, violations: &mut Violations) -> Result<usize> {
 }
 
 fn single(case: Case, at: u64) -> Result<Seen> {
-    let mut scene = set(case)?;
+    let mut scene = set(case, Watch::Never)?;
     die(case, &mut scene, at)?;
     Ok(case.tell_apart(scene.account()?))
 }
@@ -227,7 +246,7 @@ fn every_pair(known: &Known, at: u64, how: Recoverer) -> Result<usize> {
 
 /// The recoverer dies at one of its points.
 fn one_pair(known: &Known, at: u64, how: Recoverer, choice: u64) -> Result<usize> {
-    let mut scene = set(known.case)?;
+    let mut scene = set(known.case, Watch::Soon)?;
     die(known.case, &mut scene, at)?;
     let paper = paper()?;
     let mut recoverer = start_recoverer(&scene, how, Fate::Name, Some(paper.try_clone()?))?;
@@ -244,7 +263,7 @@ fn pair(known: &Known, at: u64, how: Recoverer, point: u64) -> Result<Death> {
         format!("{case}, before {at} {name}, then {} before its {point}", how.name())
     };
     let run = || {
-        let mut scene = set(case)?;
+        let mut scene = set(case, Watch::Soon)?;
         die(case, &mut scene, at)?;
         let mut recoverer = start_recoverer(&scene, how, Fate::Die(point), None)?;
         let death = recoverer.die()?;
@@ -256,8 +275,9 @@ fn pair(known: &Known, at: u64, how: Recoverer, point: u64) -> Result<Death> {
 }
 
 /// A scene with a record for a recoverer, who is counted with the victims.
-pub(crate) fn set(case: Case) -> Result<Scene> {
-    let mut scene = Scene::set(case.operation, case.fill, case.len, case.operation.records() + 1)?;
+pub(crate) fn set(case: Case, watch: Watch) -> Result<Scene> {
+    let records = case.operation.records() + 1;
+    let mut scene = Scene::set(case.operation, case.fill, case.len, records, watch)?;
     if let Some(dead) = case.operation.recovers() {
         let before = Case { operation: dead.of, ..case };
         let at = match dead.when {
@@ -291,7 +311,7 @@ pub(crate) fn start(
     Player::start(&words, scene.fd()?, stdout)
 }
 
-fn start_recoverer(
+pub(crate) fn start_recoverer(
     scene: &Scene,
     how: Recoverer,
     fate: Fate,

@@ -6,6 +6,7 @@
 //! | sender | `about` to send n, then `sent` n | n is in doubt: it may arrive or not |
 //! | receiver, `recv` | `in_call`, then the entry | one message may be missing, or come again flagged |
 //! | receiver, lease | the entry (*held*), *about to ack*, *acked* | held: it must come again; about to ack: it may |
+//! | the same that returns it | the entry, *about to return*, *returned* | it must come again, whenever that was |
 
 use std::sync::atomic::{
     AtomicU64,
@@ -41,6 +42,8 @@ pub(crate) struct ReceiverLedger {
     pub(crate) in_call: AtomicU64,
     /// When the last message came.
     pub(crate) at: AtomicU64,
+    /// When it forgot a lease, which comes back with its death alone; 0 if it did not.
+    pub(crate) forgot: AtomicU64,
     entries: [EntryWords; ENTRIES],
 }
 
@@ -59,6 +62,8 @@ pub(crate) enum Stage {
     Held,
     AboutToAck,
     Acked,
+    AboutToReturn,
+    Returned,
 }
 
 /// A message that a receiver got.
@@ -83,11 +88,20 @@ impl Stage {
             Self::Held => 1,
             Self::AboutToAck => 2,
             Self::Acked => 3,
+            Self::AboutToReturn => 4,
+            Self::Returned => 5,
         }
+    }
+
+    /// Whether nothing more is written of the message.
+    fn is_last(self) -> bool {
+        matches!(self, Self::Acked | Self::Returned)
     }
 
     fn of_word(word: u64) -> Self {
         match word {
+            5 => Self::Returned,
+            4 => Self::AboutToReturn,
             3 => Self::Acked,
             2 => Self::AboutToAck,
             _ => Self::Held,
@@ -121,7 +135,7 @@ impl ReceiverLedger {
         self.words(at).stage.store(stage.to_word(), Release);
     }
 
-    /// The next entry; if `settled`, only one that is acknowledged.
+    /// The next entry; if `settled`, only one that is acknowledged or returned.
     pub(crate) fn read(&self, settled: bool) -> Option<Entry> {
         let at = self.read.load(Relaxed);
         if at == self.written.load(Acquire) {
@@ -129,7 +143,7 @@ impl ReceiverLedger {
         }
         let words = self.words(at);
         let stage = Stage::of_word(words.stage.load(Acquire));
-        if settled && stage != Stage::Acked {
+        if settled && !stage.is_last() {
             return None;
         }
         let attempts = words.attempts.load(Relaxed);

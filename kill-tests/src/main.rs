@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `step`, `tracee` | kill after every machine instruction, by single steps and breakpoints |
 //! | `deaths`, `doubles` | kill at every kill point, and pairs of deaths |
+//! | `beside` | kill within two exchanges of one record, by two threads |
 //! | `points`, `recoverer` | what a process does at its kill points; how the dead are recovered |
 //! | `stops`, `churn` | a peer that is stopped is alive, and the others keep their pace |
 //! | `wakes`, `healers` | the hunt for lost wakes |
@@ -18,6 +19,8 @@
 mod account;
 mod asleep;
 mod attack;
+#[cfg(kill_points)]
+mod beside;
 mod case;
 #[cfg(kill_points)]
 mod churn;
@@ -164,6 +167,8 @@ fn play(words: &[String]) -> Result<()> {
     let (part, words) = words.split_first().context("a part has a name")?;
     match part.as_str() {
         "step" => step::play(&queue, words),
+        #[cfg(kill_points)]
+        "beside" => beside::play(queue, words),
         #[cfg(kill_points)]
         "victim" => points::play_victim(&queue, words),
         #[cfg(kill_points)]

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use parkline_core::Queue;
+use parkline_core::{Lease, Queue, Receiver, Sender};
 use parkline_uring::{AsyncReceiver, block_on};
 
 use crate::marks::Marks;
 use crate::message::{self, Id};
-use crate::states::{State, States};
+use crate::states::{Move, RECEIVE, State, States};
 
 /// How full the ring is when the operation begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -23,7 +23,9 @@ pub(crate) enum Fill {
 /// Messages of every ring here.
 pub(crate) const CAPACITY: usize = 4;
 /// What victims send.
-const NEW: [Id; 2] = [5, 6];
+pub(crate) const NEW: [Id; 2] = [5, 6];
+/// Longer than any victim lives.
+const HOUR: Duration = Duration::from_secs(3600);
 
 impl Fill {
     pub(crate) const ALL: [Self; 3] = [Self::Empty, Self::Half, Self::Full];
@@ -55,7 +57,23 @@ pub(crate) enum Operation {
     TryRecv,
     ReserveCommit,
     LeaseAck,
+    LeaseDrop,
     Nack,
+    NackAfter,
+    /// A lease is dropped while the ring is full: its message is owed.
+    DropOwed,
+    /// A receive of a handle that owes: it makes room, and returns with it what it owes.
+    ReturnOwed,
+    /// The same by a wait of the process, after another had made room.
+    ReturnInWait,
+    /// A receive of a handle that owes with all its cells, while the ring is full.
+    TakeOwed,
+    /// A receive that discards a message that had enough attempts.
+    DiscardDead,
+    /// The same with a handler.
+    HandleDead,
+    /// The same with a queue for such messages: here the very queue.
+    ForwardDead,
     SendMany,
     RecvMany,
     Close,
@@ -63,6 +81,10 @@ pub(crate) enum Operation {
     AttachReceiver,
     DetachSender,
     DetachReceiver,
+    /// A receiver is dropped that owes, while the ring is full.
+    DetachOwing,
+    /// The same when there is room by then.
+    DetachReturning,
     /// `recover()` of one that died right before its send's exchange.
     RecoverSending,
     /// `recover()` of one that died right after its send's exchange.
@@ -120,9 +142,19 @@ impl Operation {
     pub(crate) fn makes_sense(self, fill: Fill) -> bool {
         match self {
             Self::Park | Self::ParkAsync | Self::Wake => fill == Fill::Empty,
-            Self::ParkSend => fill == Fill::Full,
+            Self::ParkSend
+            | Self::DropOwed
+            | Self::ReturnOwed
+            | Self::ReturnInWait
+            | Self::TakeOwed
+            | Self::DetachOwing
+            | Self::DetachReturning => fill == Fill::Full,
+            // Other messages would go round, too.
+            Self::DiscardDead | Self::HandleDead | Self::ForwardDead => fill == Fill::Half,
             Self::RecoverSending | Self::RecoverSent => fill != Fill::Full,
-            Self::Nack
+            Self::LeaseDrop
+            | Self::Nack
+            | Self::NackAfter
             | Self::RecoverTaking
             | Self::RecoverTaken
             | Self::RecoverLease
@@ -136,56 +168,107 @@ impl Operation {
     pub(crate) fn keeps_record(self) -> bool {
         use Operation as It;
         let moves = [It::Close, It::AttachSender, It::AttachReceiver, It::DetachSender];
-        !moves.contains(&self) && self != It::DetachReceiver && self.recovers().is_none()
+        let leaves = [It::DetachReceiver, It::DetachOwing, It::DetachReturning];
+        !moves.contains(&self) && !leaves.contains(&self) && self.recovers().is_none()
+    }
+
+    /// Whether its process gives something back that it had.
+    #[cfg(kill_points)]
+    pub(crate) fn returns(self) -> bool {
+        self.recovers().is_some() || self.before().contains(&Move::Take)
     }
 
     /// How many records its processes own, the one that died before included.
     pub(crate) fn records(self) -> usize {
         match self {
             Self::Close => 0,
+            Self::DropOwed
+            | Self::ReturnOwed
+            | Self::TakeOwed
+            | Self::DetachOwing
+            | Self::ForwardDead => 2,
+            Self::ReturnInWait | Self::DetachReturning => 3,
             _ => 1,
+        }
+    }
+
+    /// How often messages are handed out before they are given up, where that is so.
+    pub(crate) fn max_attempts(self) -> Option<u16> {
+        matches!(self, Self::DiscardDead | Self::HandleDead | Self::ForwardDead).then_some(1)
+    }
+
+    /// What its process did before it.
+    fn before(self) -> &'static [Move] {
+        use Move::{Acknowledge, GiveBack, Send, Take, TakenAway};
+        match self {
+            Self::LeaseDrop
+            | Self::Nack
+            | Self::NackAfter
+            | Self::RecoverTaken
+            | Self::RecoverLease
+            | Self::AttachLease => &[Take],
+            Self::RecoverSent => &[Send(NEW[0])],
+            Self::DropOwed => &[Take, Send(NEW[0])],
+            Self::ReturnOwed | Self::DetachOwing => &[Take, Send(NEW[0]), GiveBack(0)],
+            Self::ReturnInWait | Self::DetachReturning => {
+                &[Take, Send(NEW[0]), GiveBack(0), TakenAway]
+            }
+            Self::TakeOwed => &[Take, Take, Send(NEW[0]), Send(NEW[1]), GiveBack(0), GiveBack(1)],
+            Self::DiscardDead | Self::HandleDead => &[Take, GiveBack(0), Take, Acknowledge],
+            Self::ForwardDead => &[Take, GiveBack(0), Take, Acknowledge, Send(NEW[0])],
+            _ => &[],
+        }
+    }
+
+    /// What it does, one change after the other.
+    pub(crate) fn moves(self) -> &'static [Move] {
+        use Move::{
+            Acknowledge, Close, Count, Forward, GiveBack, Owe, ReturnOwed, Send, Settle, Take,
+            TakeOwed, TakenAway,
+        };
+        match self {
+            Self::TrySend | Self::ReserveCommit | Self::Wake => &[Send(NEW[0])],
+            Self::SendMany => &[Send(NEW[0]), Send(NEW[1])],
+            Self::TryRecv | Self::LeaseAck | Self::DiscardDead | Self::HandleDead => &RECEIVE,
+            Self::RecvMany => &[Take, Acknowledge, Take, Acknowledge],
+            Self::LeaseDrop
+            | Self::Nack
+            | Self::DropOwed
+            | Self::RecoverTaken
+            | Self::RecoverLease
+            | Self::AttachLease => &[GiveBack(0)],
+            Self::NackAfter => &[Owe(0)],
+            Self::ReturnOwed => &[Take, ReturnOwed, Settle, Acknowledge],
+            Self::ReturnInWait | Self::DetachReturning => &[ReturnOwed, Settle],
+            Self::TakeOwed => &[TakeOwed, Count, Acknowledge],
+            Self::ForwardDead => &[Take, Count, Forward, Acknowledge, Take, Acknowledge],
+            Self::Close => &[Close],
+            Self::Park | Self::ParkAsync => &[Send(1), Take, Acknowledge],
+            Self::ParkSend => &[TakenAway, Send(NEW[0])],
+            Self::AttachSender
+            | Self::AttachReceiver
+            | Self::DetachSender
+            | Self::DetachReceiver
+            | Self::DetachOwing
+            | Self::RecoverSending
+            | Self::RecoverSent
+            | Self::RecoverTaking => &[],
         }
     }
 
     /// The states that a kill may leave, in the order in which the operation goes through them.
     pub(crate) fn states(self, fill: Fill) -> States {
-        self.states_from(State::of(&fill.messages()))
+        self.states_from(self.prepared(State::of(&fill.messages()), 0), 0)
     }
 
-    pub(crate) fn states_from(self, begin: State) -> States {
-        let mut states = States::from(begin);
-        match self {
-            Self::TrySend | Self::ReserveCommit => states.then_sent(NEW[0]),
-            Self::SendMany => NEW.into_iter().for_each(|id| states.then_sent(id)),
-            Self::TryRecv | Self::LeaseAck => states.then_received(),
-            Self::RecvMany => (0..2).for_each(|_| states.then_received()),
-            Self::Nack => {
-                states.begins_leased();
-                states.then_returned();
-            }
-            Self::Close => states.then_closed(),
-            Self::RecoverSent => states.begins_sent(NEW[0]),
-            Self::RecoverTaken | Self::RecoverLease | Self::AttachLease => {
-                states.begins_leased();
-                states.then_returned();
-            }
-            Self::Park | Self::ParkAsync => {
-                states.then_sent(1);
-                states.then_received();
-            }
-            Self::ParkSend => {
-                states.then_taken();
-                states.then_sent(NEW[0]);
-            }
-            Self::Wake => states.then_sent(NEW[0]),
-            Self::AttachSender
-            | Self::AttachReceiver
-            | Self::DetachSender
-            | Self::DetachReceiver
-            | Self::RecoverSending
-            | Self::RecoverTaking => {}
-        }
-        states
+    /// The state after what victim `who` did before.
+    pub(crate) fn prepared(self, begin: State, who: usize) -> State {
+        begin.after(who, self.before())
+    }
+
+    /// The states of an operation of victim `who`, which is prepared.
+    pub(crate) fn states_from(self, begin: State, who: usize) -> States {
+        States::of(begin, who, self.moves())
     }
 
     /// The victim's part: prepares, and does it between two marks. `len` is that of all messages.
@@ -226,10 +309,57 @@ impl Operation {
                     }
                 });
             }
+            Self::LeaseDrop => {
+                let (_receiver, lease) = leased(queue)?;
+                marks.around(|| drop(lease));
+            }
             Self::Nack => {
-                let mut receiver = queue.receiver()?;
-                let lease = receiver.try_lease()?;
-                let _ = marks.around(|| receiver.nack(lease));
+                let (_receiver, lease) = leased(queue)?;
+                marks.around(|| lease.nack());
+            }
+            Self::NackAfter => {
+                let (_receiver, lease) = leased(queue)?;
+                marks.around(|| lease.nack_after(HOUR));
+            }
+            Self::DropOwed => {
+                let (_receiver, _sender, leases) = without_room(queue, &new[..1])?;
+                marks.around(|| drop(leases));
+            }
+            Self::ReturnOwed => {
+                let (mut receiver, _sender, leases) = without_room(queue, &new[..1])?;
+                drop(leases);
+                let _ = marks.around(|| receiver.try_recv());
+            }
+            Self::ReturnInWait => {
+                let (_receiver, _sender, leases) = without_room(queue, &new[..1])?;
+                drop(leases);
+                let mut other = queue.receiver()?;
+                other.try_recv()?;
+                let _ = marks.around(|| queue.join_blocking_timeout(Duration::ZERO));
+            }
+            Self::TakeOwed => {
+                let (mut receiver, _sender, leases) = without_room(queue, &new)?;
+                drop(leases);
+                marks.around(|| {
+                    if let Ok(lease) = receiver.try_lease() {
+                        lease.ack();
+                    }
+                });
+            }
+            Self::DiscardDead | Self::HandleDead | Self::ForwardDead => {
+                let (mut receiver, lease) = leased(queue)?;
+                drop(lease);
+                receiver.try_recv()?;
+                match self {
+                    Self::DiscardDead => receiver.discard_dead_letters(),
+                    Self::HandleDead => receiver.on_dead_letter(|_| {}),
+                    _ => {
+                        let mut sender = queue.sender()?;
+                        sender.try_send(&new[0])?;
+                        receiver.forward_dead_letters(sender);
+                    }
+                }
+                let _ = marks.around(|| receiver.try_recv());
             }
             Self::Close => marks.around(|| queue.close())?,
             Self::AttachSender => drop(marks.around(|| queue.sender())?),
@@ -240,6 +370,18 @@ impl Operation {
             }
             Self::DetachReceiver => {
                 let receiver = queue.receiver()?;
+                marks.around(|| drop(receiver));
+            }
+            Self::DetachOwing => {
+                let (receiver, _sender, leases) = without_room(queue, &new[..1])?;
+                drop(leases);
+                marks.around(|| drop(receiver));
+            }
+            Self::DetachReturning => {
+                let (receiver, _sender, leases) = without_room(queue, &new[..1])?;
+                drop(leases);
+                let mut other = queue.receiver()?;
+                other.try_recv()?;
                 marks.around(|| drop(receiver));
             }
             Self::RecoverSending
@@ -273,6 +415,27 @@ impl Operation {
         }
         Ok(())
     }
+}
+
+/// A receiver, and its lease on the oldest message.
+pub(crate) fn leased(queue: &Queue) -> Result<(Receiver, Lease)> {
+    let mut receiver = queue.receiver()?;
+    let lease = receiver.try_lease()?;
+    Ok((receiver, lease))
+}
+
+/// A receiver, and its leases on the oldest messages, for which there is no room any more: the sender
+/// sent as many new ones.
+pub(crate) fn without_room(
+    queue: &Queue,
+    new: &[Vec<u8>],
+) -> Result<(Receiver, Sender, Vec<Lease>)> {
+    let (mut receiver, mut sender) = (queue.receiver()?, queue.sender()?);
+    let leases = new.iter().map(|_| receiver.try_lease()).collect::<Result<_, _>>()?;
+    for message in new {
+        sender.try_send(message)?;
+    }
+    Ok((receiver, sender, leases))
 }
 
 /// One that died before the operation.

@@ -56,8 +56,8 @@ type Words = [AtomicU64; LEN / 8];
 
 pub(crate) fn queue() -> Result<Queue> {
     let queue = Queue::builder().capacity(8).max_message(100).leases(2).max_attempts(2);
-    // Two for each, and some of the dead.
-    let queue = queue.handles(2 * SURVIVORS + 4).watchdog(Duration::from_millis(5));
+    // Two for each and one for dead letters, and some of the dead.
+    let queue = queue.handles(3 * SURVIVORS + 4).watchdog(Duration::from_millis(5));
     Ok(queue.create()?)
 }
 

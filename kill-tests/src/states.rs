@@ -1,5 +1,7 @@
-//! A model of a queue with one victim at it: what a kill may leave, and what survivors see of it.
+//! A model of a queue with victims at it: what a kill may leave, and what survivors see of it.
 
+#[cfg(kill_points)]
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::fmt;
 
@@ -8,23 +10,24 @@ use crate::operation::CAPACITY;
 
 /// What the survivors send after the kill.
 pub(crate) const AFTER: Id = 8;
+/// Leases of each handle. It has a cell more.
+pub(crate) const LEASES: usize = 2;
+/// The most victims in one queue, by their records' order.
+const VICTIMS: usize = 2;
 
 /// A message as it arrives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Arrival {
     pub(crate) id: Id,
     pub(crate) redelivered: bool,
+    pub(crate) attempts: u16,
 }
 
-impl Arrival {
-    fn first(id: Id) -> Self {
-        Self { id, redelivered: false }
-    }
-}
-
-/// What the survivors saw: all that arrived, and whether their own send was refused as closed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What the survivors saw: how many messages were owed after the kill, all that arrived, and whether
+/// their own send was refused as closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Seen {
+    pub(crate) owed: u64,
     pub(crate) arrivals: Vec<Arrival>,
     pub(crate) closed: bool,
 }
@@ -35,58 +38,224 @@ impl Seen {
         self.arrivals.iter_mut().for_each(|arrival| arrival.id = 0);
         self
     }
+
+    /// The same where a process looked after the dead before the survivors counted what is owed.
+    #[cfg(kill_points)]
+    pub(crate) fn with_debts_unknown(mut self) -> Self {
+        self.owed = 0;
+        self
+    }
 }
 
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, arrival) in self.arrivals.iter().enumerate() {
-            let (gap, flag) =
-                (if index == 0 { "" } else { " " }, if arrival.redelivered { "*" } else { "" });
-            write!(f, "{gap}{}{flag}", arrival.id)?;
+            let gap = if index == 0 { "" } else { " " };
+            write!(f, "{gap}{}", arrival.id)?;
+            if arrival.redelivered {
+                write!(f, "*{}", arrival.attempts)?;
+            }
+        }
+        if self.owed > 0 {
+            write!(f, " owed {}", self.owed)?;
         }
         f.write_str(if self.closed { " closed" } else { "" })
     }
 }
 
-/// The messages in the ring and with the victim, and whether the queue is closed.
-#[derive(Clone, Debug)]
+/// A message and what its header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Message {
+    id: Id,
+    attempts: u16,
+    redelivered: bool,
+    /// The attempt that it went back for is not counted yet.
+    returned: bool,
+}
+
+impl Message {
+    fn first(id: Id) -> Self {
+        Self { id, attempts: 1, redelivered: false, returned: false }
+    }
+
+    fn given_back(self) -> Self {
+        Self { redelivered: true, returned: true, ..self }
+    }
+
+    fn counted(self) -> Self {
+        Self { attempts: self.attempts + u16::from(self.returned), returned: false, ..self }
+    }
+
+    fn arrival(self) -> Arrival {
+        let Self { id, attempts, redelivered, .. } = self.counted();
+        Arrival { id, redelivered, attempts }
+    }
+}
+
+/// A message in a cell of a victim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Held {
+    message: Message,
+    owed: bool,
+}
+
+/// The cells of a victim's receiver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+struct Victim {
+    cells: [Option<Held>; LEASES + 1],
+    /// That of the message which it took last and has not acknowledged.
+    last: Option<usize>,
+    /// Cells that still say *owed* though their message is in the ring.
+    unsettled: u64,
+}
+
+/// The messages in the ring and with the victims, and whether the queue is closed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct State {
-    ring: VecDeque<Arrival>,
-    held: Vec<Id>,
+    ring: VecDeque<Message>,
+    victims: [Victim; VICTIMS],
     closed: bool,
 }
 
+/// What a victim does to a queue, in one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Move {
+    /// Sends, if there is room.
+    Send(Id),
+    /// Takes the oldest, if there is one.
+    Take,
+    /// Counts the attempt of what it took last, if that came back.
+    Count,
+    /// Acknowledges what it took last.
+    Acknowledge,
+    /// Gives back the message in a cell: to the ring, or as owed.
+    GiveBack(usize),
+    /// Gives back the message in a cell later.
+    Owe(usize),
+    /// Gives back one message that it owes, if there is room.
+    ReturnOwed,
+    /// Tells that it does not owe any more what it gave back.
+    Settle,
+    /// Takes a message that it owes.
+    TakeOwed,
+    /// Sends the message that it took last on, as a dead letter.
+    Forward,
+    Close,
+    /// A survivor receives.
+    TakenAway,
+}
+
+/// Takes a message and acknowledges it.
+pub(crate) const RECEIVE: [Move; 3] = [Move::Take, Move::Count, Move::Acknowledge];
+
 impl State {
     pub(crate) fn of(ids: &[Id]) -> Self {
-        let ring = ids.iter().copied().map(Arrival::first).collect();
-        Self { ring, held: Vec::new(), closed: false }
+        let ring = ids.iter().copied().map(Message::first).collect();
+        Self { ring, victims: Default::default(), closed: false }
     }
 
     fn is_full(&self) -> bool {
-        self.ring.len() == CAPACITY
+        self.ring.len() >= CAPACITY
     }
 
-    /// Takes the oldest; whether there was one.
-    fn lease(&mut self) -> bool {
-        let taken = self.ring.pop_front();
-        self.held.extend(taken.map(|it| it.id));
-        taken.is_some()
+    /// The state after a move of victim `who`.
+    fn moved(mut self, who: usize, it: Move) -> Self {
+        let is_full = self.is_full();
+        let Self { ring, victims, closed } = &mut self;
+        let Victim { cells, last, unsettled } = &mut victims[who];
+        match it {
+            Move::Send(id) if !is_full && !*closed => ring.push_back(Message::first(id)),
+            Move::Send(_) => {}
+            Move::Take => {
+                *last = cells.iter().position(Option::is_none).filter(|_| !ring.is_empty());
+                if let (Some(free), Some(message)) = (*last, ring.pop_front()) {
+                    cells[free] = Some(Held { message, owed: false });
+                }
+            }
+            Move::TakeOwed => {
+                *last = cells.iter().position(|cell| cell.is_some_and(|it| it.owed));
+                if let Some(Some(held)) = last.map(|cell| &mut cells[cell]) {
+                    held.owed = false;
+                }
+            }
+            Move::Count => {
+                if let Some(Some(held)) = last.map(|cell| &mut cells[cell]) {
+                    held.message = held.message.counted();
+                }
+            }
+            Move::Acknowledge => {
+                if let Some(cell) = last.take() {
+                    cells[cell] = None;
+                }
+            }
+            Move::GiveBack(cell) if !is_full => {
+                ring.extend(cells[cell].take().map(|held| held.message.given_back()));
+            }
+            Move::GiveBack(cell) | Move::Owe(cell) => {
+                if let Some(held) = &mut cells[cell] {
+                    *held = Held { message: held.message.given_back(), owed: true };
+                }
+            }
+            Move::ReturnOwed => {
+                let owed = cells.iter_mut().find(|cell| cell.is_some_and(|it| it.owed));
+                if let (Some(cell), false) = (owed, is_full) {
+                    ring.extend(cell.take().map(|held| held.message));
+                    *unsettled += 1;
+                }
+            }
+            Move::Settle => *unsettled = 0,
+            Move::Forward => {
+                let held = last.and_then(|cell| cells[cell]);
+                if let (Some(held), false) = (held, is_full) {
+                    let letter = Message { redelivered: true, ..Message::first(held.message.id) };
+                    ring.push_back(letter);
+                }
+            }
+            Move::Close => *closed = true,
+            Move::TakenAway => _ = ring.pop_front(),
+        }
+        self
     }
 
-    fn return_all(&mut self) {
-        let again = self.held.drain(..).map(|id| Arrival { id, redelivered: true });
-        self.ring.extend(again);
+    /// After all of these moves of victim `who`.
+    pub(crate) fn after(self, who: usize, moves: &[Move]) -> Self {
+        moves.iter().fold(self, |state, it| state.moved(who, *it))
     }
 
-    /// What survivors see: they receive one, send one, recover the dead, and receive the rest.
-    pub(crate) fn seen(mut self) -> Seen {
+    /// The states that come if what the dead held goes back at once, as far as there is room.
+    #[cfg(kill_points)]
+    fn recovered_in_part(mut self) -> Vec<Self> {
+        let mut states = vec![self.clone()];
+        for (who, cell) in (0..VICTIMS).flat_map(|who| (0..=LEASES).map(move |cell| (who, cell))) {
+            if self.ring.len() < CAPACITY
+                && let Some(held) = self.victims[who].cells[cell].take()
+            {
+                self.ring.push_back(held.message.given_back());
+                states.push(self.clone());
+            }
+        }
+        states
+    }
+
+    /// What survivors see: they receive one, send one, recover the dead in this order, and receive
+    /// the rest.
+    fn seen_in(mut self, order: [usize; VICTIMS]) -> Seen {
+        let held = |victim: usize| self.victims[victim].cells.into_iter().flatten();
+        let held: Vec<_> = order.into_iter().flat_map(held).collect();
+        let owed = held.iter().filter(|it| it.owed).count() as u64
+            + self.victims.iter().map(|it| it.unsettled).sum::<u64>();
         let mut arrivals: Vec<_> = self.ring.pop_front().into_iter().collect();
         if !self.closed {
-            self.ring.push_back(Arrival::first(AFTER));
+            self.ring.push_back(Message::first(AFTER));
         }
-        self.return_all();
         arrivals.extend(self.ring);
-        Seen { arrivals, closed: self.closed }
+        arrivals.extend(held.into_iter().map(|held| held.message.given_back()));
+        let arrivals = arrivals.into_iter().map(Message::arrival).collect();
+        Seen { owed, arrivals, closed: self.closed }
+    }
+
+    fn seen(self) -> Seen {
+        self.seen_in([0, 1])
     }
 }
 
@@ -94,49 +263,15 @@ impl State {
 #[derive(Clone, Debug)]
 pub(crate) struct States(Vec<State>);
 
-impl From<State> for States {
-    fn from(begin: State) -> Self {
-        Self(vec![begin])
-    }
-}
-
 impl States {
-    fn last(&self) -> State {
-        self.0.last().cloned().unwrap_or_else(|| State::of(&[]))
-    }
-
-    /// Sends, if there is room.
-    pub(crate) fn then_sent(&mut self, id: Id) {
-        let mut next = self.last();
-        if !next.is_full() {
-            next.ring.push_back(Arrival::first(id));
-            self.0.push(next);
-        }
-    }
-
-    /// Receives and acknowledges, if there is something.
-    pub(crate) fn then_received(&mut self) {
-        let mut next = self.last();
-        if next.lease() {
-            self.0.push(next.clone());
-            next.held.pop();
-            self.0.push(next);
-        }
-    }
-
-    /// The same, if what the dead held went back at once.
-    #[cfg(kill_points)]
-    pub(crate) fn recovered(mut self) -> Self {
-        self.0.iter_mut().for_each(State::return_all);
-        self
-    }
-
-    /// What survivors see of the last state, sorted.
-    #[cfg(kill_points)]
-    pub(crate) fn last_ids(&self) -> Vec<Id> {
-        let mut ids: Vec<_> = self.last().seen().arrivals.iter().map(|it| it.id).collect();
-        ids.sort_unstable();
-        ids
+    /// Of a victim that makes these moves.
+    pub(crate) fn of(begin: State, who: usize, moves: &[Move]) -> Self {
+        let mut states = vec![begin.clone()];
+        states.extend(moves.iter().scan(begin, |state, it| {
+            *state = state.clone().moved(who, *it);
+            Some(state.clone())
+        }));
+        Self(states)
     }
 
     /// All states that a second operation may leave, begun in any of these.
@@ -145,35 +280,43 @@ impl States {
         Self(self.0.into_iter().flat_map(|state| second(state).0).collect())
     }
 
-    /// A survivor receives, if there is something.
-    pub(crate) fn then_taken(&mut self) {
-        let mut next = self.last();
-        next.ring.pop_front();
-        self.0.push(next);
-    }
-
-    pub(crate) fn then_returned(&mut self) {
-        let mut next = self.last();
-        next.return_all();
-        self.0.push(next);
-    }
-
-    pub(crate) fn then_closed(&mut self) {
-        let mut next = self.last();
-        next.closed = true;
-        self.0.push(next);
-    }
-
-    /// One who is dead by now held the oldest when all began.
-    pub(crate) fn begins_leased(&mut self) {
-        for state in &mut self.0 {
-            state.lease();
+    /// All states that threads may leave that make moves at the same time, each its own in order.
+    /// Each knows only at its begin whether it has something to return.
+    #[cfg(kill_points)]
+    pub(crate) fn beside(begin: State, threads: &[(usize, &[Move])]) -> Self {
+        let mut open = vec![(begin, vec![0; threads.len()])];
+        let mut known = BTreeSet::new();
+        while let Some(found) = open.pop() {
+            if !known.insert(found.clone()) {
+                continue;
+            }
+            let (state, at) = found;
+            for (thread, (who, moves)) in threads.iter().enumerate() {
+                let Some(it) = moves.get(at[thread]) else { continue };
+                let mut later = at.clone();
+                later[thread] += 1;
+                if *it == Move::ReturnOwed {
+                    open.push((state.clone(), later.clone()));
+                }
+                open.push((state.clone().moved(*who, *it), later));
+            }
         }
+        Self(known.into_iter().map(|(state, _)| state).collect())
     }
 
-    /// One who is dead by now had sent when all began.
-    pub(crate) fn begins_sent(&mut self, id: Id) {
-        self.0.iter_mut().for_each(|state| state.ring.push_back(Arrival::first(id)));
+    /// The same, and what comes if what the dead held goes back at once, some of it or all.
+    #[cfg(kill_points)]
+    pub(crate) fn recovered_in_part(self) -> Self {
+        Self(self.0.into_iter().flat_map(State::recovered_in_part).collect())
+    }
+
+    /// What survivors see of the last state, sorted.
+    #[cfg(kill_points)]
+    pub(crate) fn last_ids(&self) -> Vec<Id> {
+        let last = self.0.last().cloned().unwrap_or_else(|| State::of(&[]));
+        let mut ids: Vec<_> = last.seen().arrivals.iter().map(|it| it.id).collect();
+        ids.sort_unstable();
+        ids
     }
 
     /// What survivors see of each state, in order, the same twice in a row but once.
@@ -183,5 +326,13 @@ impl States {
             seen.map(|seen| if anonymous { seen.anonymous() } else { seen }).collect();
         seen.dedup();
         seen
+    }
+
+    /// What survivors see of any of these states, in whatever order two dead are recovered.
+    #[cfg(kill_points)]
+    pub(crate) fn seen_in_any_order(&self) -> BTreeSet<Seen> {
+        let orders = [[0, 1], [1, 0]];
+        let seen = |state: &State| orders.map(|order| state.clone().seen_in(order));
+        self.0.iter().flat_map(seen).collect()
     }
 }

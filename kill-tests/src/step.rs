@@ -32,7 +32,7 @@ use crate::marks::Marks;
 use crate::operation::{Dead, Fill, Operation, When};
 use crate::player::{self, Player};
 use crate::report::{Table, Violations, bar};
-use crate::scene::Scene;
+use crate::scene::{Scene, Watch};
 use crate::states::Seen;
 use crate::tracee::{Path, Spot, Tracee};
 
@@ -240,7 +240,8 @@ fn kill_at(
 }
 
 fn set(case: Case, dead: Option<&DeadBefore>) -> Result<Scene> {
-    let scene = Scene::set(case.operation, case.fill, case.len, case.operation.records())?;
+    let records = case.operation.records();
+    let scene = Scene::set(case.operation, case.fill, case.len, records, Watch::Never)?;
     if let Some(dead) = dead {
         begin(dead.case, &scene)?.die_at(dead.spot, &dead.path, None)?;
     }

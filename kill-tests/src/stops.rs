@@ -24,7 +24,7 @@ use crate::operation::Operation;
 use crate::player::{Death, Player};
 use crate::points::Fate;
 use crate::report::{Table, Violations};
-use crate::scene::Scene;
+use crate::scene::{Scene, Watch};
 
 /// Arguments of the stops.
 #[derive(Debug, Args)]
@@ -100,11 +100,10 @@ fn keep_pace(case: Case, at: u64, time: Duration) -> Result<Option<f64>> {
 
 /// The pace of the others, if they can go on at all in a queue that may be closed.
 fn stop(case: Case, at: u64, time: Duration) -> Result<Option<f64>> {
-    let mut scene = deaths::set(case)?;
+    let mut scene = deaths::set(case, Watch::Soon)?;
     let mut peer = deaths::start(case, &scene, Fate::Stop(at), None)?;
     until_stopped(case, &mut scene, &mut peer)?;
-    let returns = case.operation == Operation::Nack || case.operation.recovers().is_some();
-    let flagged = if returns { Flagged::Fine } else { Flagged::Wrong };
+    let flagged = if case.operation.returns() { Flagged::Fine } else { Flagged::Wrong };
     let idle = scene.churn(time / 2, flagged)?;
     peer.signal(Signal::SIGCONT)?;
     until_stopped(case, &mut scene, &mut peer)?;

@@ -2,13 +2,14 @@
 //! each took.
 //!
 //! When it is told that the queue is corrupt it opens it anew, which nobody should do outside of a
-//! test.
+//! test. Some leases it drops on a thread of their own, while it makes the next call.
 
 use std::io::stdout;
 use std::sync::atomic::{
     AtomicU64,
     Ordering::{Relaxed, Release},
 };
+use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -44,6 +45,10 @@ pub(crate) enum Call {
     Read,
     Acknowledge,
     Nack,
+    NackLater,
+    Drop,
+    /// On another thread, beside what this one does next.
+    DropAside,
     JoinInTime,
     JoinInTask,
     Recover,
@@ -53,7 +58,7 @@ pub(crate) enum Call {
 }
 
 impl Call {
-    pub(crate) const ALL: [Self; 23] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Open,
         Self::AttachSender,
         Self::AttachReceiver,
@@ -71,6 +76,9 @@ impl Call {
         Self::Read,
         Self::Acknowledge,
         Self::Nack,
+        Self::NackLater,
+        Self::Drop,
+        Self::DropAside,
         Self::JoinInTime,
         Self::JoinInTask,
         Self::Recover,
@@ -122,6 +130,8 @@ pub(crate) fn play(queue: Queue, words: &[String]) -> Result<()> {
     }));
     let [seed] = words else { bail!("a survivor has one word: {words:?}") };
     let ledger: &Survivor = shared::map(stdout())?;
+    let (aside, leases) = mpsc::sync_channel::<Lease>(0);
+    std::thread::spawn(move || leases.into_iter().for_each(drop));
     let mut it = Surviving {
         random: fastrand::Rng::with_seed(seed.parse()?),
         ledger,
@@ -129,6 +139,7 @@ pub(crate) fn play(queue: Queue, words: &[String]) -> Result<()> {
         sender: None,
         receiver: None,
         leases: Vec::new(),
+        aside,
         corrupt: false,
     };
     while ledger.end.load(Relaxed) == 0 {
@@ -146,6 +157,8 @@ struct Surviving {
     sender: Option<Sender>,
     receiver: Option<Receiver>,
     leases: Vec<Lease>,
+    /// A thread that drops leases. It takes the next when it is done with the last.
+    aside: mpsc::SyncSender<Lease>,
     /// The last call said so.
     corrupt: bool,
 }
@@ -190,8 +203,17 @@ impl Surviving {
                 self.call(Call::AttachReceiver, Duration::ZERO, |it| it.queue.receiver());
             let error = |error| self.attach_error(Call::AttachReceiver, &error);
             self.receiver = receiver.map_err(error).ok();
-            if let (Some(receiver), true) = (&mut self.receiver, self.random.bool()) {
-                receiver.on_dead_letter(|letter| assert!(letter.message.len() <= 1 << 13));
+            let kind = self.random.u8(..4);
+            let Some(receiver) = &mut self.receiver else { return };
+            match kind {
+                0 => {}
+                1 => receiver.on_dead_letter(|letter| assert!(letter.message.len() <= 1 << 13)),
+                2 => receiver.discard_dead_letters(),
+                _ => {
+                    if let Ok(sender) = self.queue.sender() {
+                        receiver.forward_dead_letters(sender);
+                    }
+                }
             }
         }
     }
@@ -216,7 +238,12 @@ impl Surviving {
             | Call::RecvInTask
             | Call::TryLease
             | Call::LeaseInTime => self.receive(call),
-            Call::Read | Call::Acknowledge | Call::Nack => self.settle(call),
+            Call::Read
+            | Call::Acknowledge
+            | Call::Nack
+            | Call::NackLater
+            | Call::Drop
+            | Call::DropAside => self.settle(call),
             Call::JoinInTime | Call::JoinInTask => {
                 let joined = self.call(call, PATIENCE, |it| match call {
                     Call::JoinInTask => block_on(it.queue.join_timeout(PATIENCE)),
@@ -295,22 +322,24 @@ impl Surviving {
 
     fn settle(&mut self, call: Call) {
         let Some(lease) = self.leases.pop() else { return };
-        let Some(mut receiver) = self.receiver.take() else { return };
-        let fault = self.call(call, Duration::ZERO, |it| match call {
-            Call::Read => {
-                let read = lease.read();
-                assert!(read.as_ref().map_or(lease.len(), Vec::len) == lease.len(), "cut short");
-                let fault = read.err();
-                it.leases.push(lease);
-                fault
+        let later = Duration::from_micros(self.random.u64(..2000));
+        let fault = self.call(call, Duration::ZERO, |it| {
+            match call {
+                Call::Read => {
+                    let read = lease.read();
+                    let len = read.as_ref().map_or(lease.len(), Vec::len);
+                    assert!(len == lease.len(), "cut short");
+                    it.leases.push(lease);
+                    return read.err();
+                }
+                Call::Acknowledge => lease.ack(),
+                Call::Nack => lease.nack(),
+                Call::NackLater => lease.nack_after(later),
+                Call::DropAside => it.aside.send(lease).expect("it takes all"),
+                _ => drop(lease),
             }
-            Call::Acknowledge => {
-                lease.ack();
-                None
-            }
-            _ => try_sent(receiver.nack(lease)),
+            None
         });
-        self.receiver = Some(receiver);
         fault.into_iter().for_each(|fault| self.fault(call, fault));
     }
 

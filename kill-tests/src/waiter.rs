@@ -46,10 +46,10 @@ impl Waiter {
                     Err(RecvTimeoutError::Timeout) => continue,
                     lease => lease?,
                 };
-                let redelivered = lease.redelivered();
+                let (redelivered, attempts) = (lease.redelivered(), lease.attempts());
                 let id = message::id(&lease.read()?, len).context("a message arrived garbled")?;
                 lease.ack();
-                arrivals.push(Arrival { id, redelivered });
+                arrivals.push(Arrival { id, redelivered, attempts });
                 if len > 0 && id == AFTER {
                     return Ok(arrivals);
                 }

@@ -3,10 +3,12 @@
 
 use std::collections::VecDeque;
 use std::io::stdout;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use parkline_core::{Lease, Queue, Receiver, RecvError, Sender};
+use parkline_core::{Lease, Queue, Receiver, RecvError, RecvTimeoutError, Sender};
 use parkline_uring::{AsyncReceiver, AsyncSender, block_on};
 
 use crate::ledger::{Entry, EntryAt, ReceiverLedger, SenderLedger, Stage, now};
@@ -16,6 +18,8 @@ use crate::shared;
 /// Leases of each receiver.
 pub(crate) const LEASES: usize = 4;
 const BATCH: u64 = 4;
+/// For how long one that holds some waits for more.
+const MOST_HELD: Duration = Duration::from_millis(20);
 /// The longest message here.
 pub(crate) const LONGEST: usize = 56;
 
@@ -113,37 +117,75 @@ fn receive_in_call(mut receiver: Receiver, id: usize, ledger: &ReceiverLedger) -
 }
 
 fn receive_by_lease(mut receiver: Receiver, id: usize, ledger: &ReceiverLedger) -> Result<()> {
+    // A panic that a worker catches is not news.
+    std::panic::set_hook(Box::new(|panic| {
+        if panic.payload().downcast_ref::<Ends>().is_none() {
+            eprintln!("{panic}");
+        }
+    }));
+    let mut random = fastrand::Rng::new();
     let mut held: VecDeque<(Lease, EntryAt)> = VecDeque::new();
     loop {
         ledger.in_call.store(1, Release);
-        let leased = match id % 4 {
-            1 => receiver.lease_blocking(),
-            _ => block_on(receiver.lease()),
+        // One kind holds some for a while, but not for so long that a join or the end waits for it.
+        let (leased, keeps) = match id % 4 {
+            1 => (receiver.lease_blocking().map_err(RecvTimeoutError::from), 0),
+            _ => (block_on(receiver.lease_timeout(MOST_HELD)), LEASES - 1),
         };
-        let lease = match leased {
-            Ok(lease) => lease,
-            Err(RecvError::Closed) => break,
+        let keeps = match leased {
+            Ok(lease) => {
+                let (sender, n) = read(&lease.read()?)?;
+                let (redelivered, attempts) = (lease.redelivered(), lease.attempts());
+                let stage = Stage::Held;
+                let at = ledger.write(Entry { sender, n, redelivered, attempts, stage });
+                held.push_back((lease, at));
+                keeps
+            }
+            Err(RecvTimeoutError::Timeout) => 0,
+            Err(RecvTimeoutError::Closed) => break,
             Err(fault) => bail!(fault),
         };
-        let (sender, n) = read(&lease.read()?)?;
-        let (redelivered, attempts) = (lease.redelivered(), lease.attempts());
-        let at = ledger.write(Entry { sender, n, redelivered, attempts, stage: Stage::Held });
         ledger.in_call.store(0, Release);
-        held.push_back((lease, at));
-        // One kind holds some for a while.
-        let keeps = if id % 4 == 3 { LEASES - 1 } else { 0 };
         while held.len() > keeps {
-            held.pop_front().into_iter().for_each(|held| acknowledge(held, ledger));
+            held.pop_front().into_iter().for_each(|held| end(held, ledger, &mut random));
         }
     }
-    held.into_iter().for_each(|held| acknowledge(held, ledger));
+    ensure!(held.is_empty(), "the end was told to one that holds {} messages", held.len());
     Ok(())
 }
 
-fn acknowledge((lease, at): (Lease, EntryAt), ledger: &ReceiverLedger) {
-    ledger.reached(at, Stage::AboutToAck);
-    lease.ack();
-    ledger.reached(at, Stage::Acked);
+/// The payload of the panic in which a lease ends.
+struct Ends;
+
+/// One lease in ten is not acknowledged.
+fn end((lease, at): (Lease, EntryAt), ledger: &ReceiverLedger, random: &mut fastrand::Rng) {
+    let way = random.u32(..10_000);
+    if way >= 1000 {
+        ledger.reached(at, Stage::AboutToAck);
+        lease.ack();
+        ledger.reached(at, Stage::Acked);
+        return;
+    }
+    if way == 0 {
+        // Held until this process dies, as whoever kills is told.
+        std::mem::forget(lease);
+        ledger.forgot.store(now(), Release);
+        return;
+    }
+    ledger.reached(at, Stage::AboutToReturn);
+    match way % 4 {
+        0 => drop(lease),
+        1 => lease.nack(),
+        2 => lease.nack_after(Duration::from_micros(random.u64(..5000))),
+        _ => {
+            let panics = AssertUnwindSafe(|| {
+                let _lease = lease;
+                std::panic::panic_any(Ends);
+            });
+            let _: Result<(), _> = catch_unwind(panics);
+        }
+    }
+    ledger.reached(at, Stage::Returned);
 }
 
 fn place(words: &[String]) -> Result<usize> {

@@ -26,6 +26,9 @@ pub(crate) struct Segment {
     stride: u64,
 }
 
+/// The first payload byte of a block: after the owner tag, the frame header, an id and the origin.
+const PAYLOAD: u64 = 32;
+
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub(crate) enum Place {
     Anywhere(u32),
@@ -36,14 +39,19 @@ pub(crate) enum Place {
     Slot(u16),
     /// Of the first, where all operations begin that have no cursor.
     FirstSlot,
-    /// What a handle is about to do.
+    /// The send or receive that a handle is about to do.
     Op(u8),
+    /// The return that it is about to do.
+    Returning(u8),
     /// Another word of a record.
     Record(u8, u8),
     Cell(u8, u8),
+    /// The tag that names the cell that gained a block.
     Owner(u16),
     /// The header of a message.
     Frame(u16),
+    /// Where a message was received first.
+    Origin(u16),
     Payload(u16, u16),
 }
 
@@ -68,6 +76,7 @@ pub(crate) enum Word {
     Cell {
         block: u16,
         held: bool,
+        owed: bool,
         undated: bool,
         position: i8,
     },
@@ -83,6 +92,10 @@ pub(crate) enum Word {
         flags: u8,
         attempts: i8,
     },
+    /// Of an origin, or of a join: all ones are an unknown one.
+    Position(i8),
+    /// A cell's number in the segment, as in the tag of a block.
+    Tag(u8, u8),
     CopyOf(Place),
 }
 
@@ -100,7 +113,7 @@ impl Segment {
             handles,
             cells,
             blocks: capacity + handles * cells,
-            stride: (queue.max_message() as u64 + 16).next_multiple_of(64),
+            stride: (queue.max_message() as u64 + PAYLOAD).next_multiple_of(64),
         })
     }
 
@@ -126,20 +139,22 @@ impl Segment {
         let at = match place {
             Place::Anywhere(word) => u64::from(word) * 8,
             Place::Header(word) => u64::from(word % 16) * 8,
-            // Three lines of their own; the first two words of each are in use.
+            // Three lines of their own; the first five words of the last are in use.
             Place::Control(word) => {
-                CONTROL_AT + u64::from(word / 2 % 3) * LINE + u64::from(word % 2) * 8
+                CONTROL_AT + u64::from(word / 5 % 3) * LINE + u64::from(word % 5) * 8
             }
             Place::Slot(index) => SLOTS_AT + u64::from(index) % self.capacity * 8,
             Place::FirstSlot => SLOTS_AT,
             Place::Op(id) => records_at + handle(id) * LINE,
+            Place::Returning(id) => records_at + handle(id) * LINE + 8,
             Place::Record(id, word) => records_at + handle(id) * LINE + u64::from(word % 16) * 8,
             Place::Cell(id, cell) => {
                 self.cells_at() + handle(id) * self.row() + u64::from(cell) % self.cells * 8
             }
             Place::Owner(id) => block(id),
             Place::Frame(id) => block(id) + 8,
-            Place::Payload(id, word) => block(id) + 16 + u64::from(word) * 8 % self.stride,
+            Place::Origin(id) => block(id) + 24,
+            Place::Payload(id, word) => block(id) + PAYLOAD + u64::from(word) * 8 % self.stride,
         };
         at % self.len / 8 * 8
     }
@@ -171,9 +186,10 @@ impl Segment {
                 let lap = (there >> 22).wrapping_add_signed(laps.into());
                 lap << 22 | u64::from(state & 3) << 20 | there & 0xf_ffff
             }
-            Word::Cell { block, held, undated, position } => {
-                let flags = u64::from(held) << 20 | u64::from(undated) << 21;
-                signed(position) << 22 | flags | u64::from(block)
+            Word::Cell { block, held, owed, undated, position } => {
+                let flags = u64::from(held) << 20 | u64::from(owed) << 21;
+                let position = if undated { u64::MAX } else { signed(position) };
+                position << 22 | flags | u64::from(block)
             }
             Word::Op { verb, cell, slot, gain } => {
                 let (verb, cell) = (u64::from(verb & 3) << 60, u64::from(cell) << 40);
@@ -183,6 +199,10 @@ impl Segment {
                 // Half of them short, as messages are.
                 let len = if len >> 15 == 0 { len % 64 } else { len };
                 signed(attempts) << 48 | u64::from(flags & 3) << 40 | 1 << 32 | u64::from(len)
+            }
+            Word::Position(position) => signed(position),
+            Word::Tag(handle, cell) => {
+                u64::from(handle) % self.handles * self.cells + u64::from(cell) % self.cells
             }
             Word::CopyOf(place) => read(self.offset(place)),
         }

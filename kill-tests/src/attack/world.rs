@@ -21,6 +21,9 @@ use super::words::{Place, Segment, Word};
 /// No call takes longer, of its own time on the processor: what others use of it is no fault of ours.
 const BUDGET: Duration = Duration::from_secs(1);
 
+/// Longer than any attack.
+const NEVER: Duration = Duration::from_secs(3600);
+
 /// By how much at most a message is longer than the queue takes.
 const TOO_LONG: usize = 4;
 
@@ -51,7 +54,7 @@ impl Shape {
         let Self { capacity, max_message, handles, leases, max_attempts } = self;
         let queue = Queue::builder().capacity(capacity).max_message(max_message).handles(handles);
         let queue = queue.leases(leases).max_attempts(max_attempts);
-        queue.watchdog(Duration::from_secs(3600)).create().ok()
+        queue.watchdog(NEVER).create().ok()
     }
 }
 
@@ -80,6 +83,9 @@ pub(crate) enum Step {
     Read(u8),
     Ack(u8),
     Nack(u8),
+    /// At once, or not while this attack lasts.
+    NackAfter(u8, bool),
+    Drop(u8),
     Ask(u8),
     Join,
     JoinOn,
@@ -99,10 +105,8 @@ pub(crate) struct World {
     queue: Queue,
     senders: Vec<Sender>,
     receivers: Vec<Receiver>,
-    /// With the number of the receiver that took it.
-    leases: Vec<(u64, Lease)>,
-    /// The number of each receiver.
-    numbers: Vec<u64>,
+    leases: Vec<Lease>,
+    /// How many receivers were made.
     started: u64,
     joining: Option<Joining>,
     given_up: Arc<AtomicUsize>,
@@ -122,7 +126,6 @@ impl World {
             senders: Vec::new(),
             receivers: Vec::new(),
             leases: Vec::new(),
-            numbers: Vec::new(),
             started: 0,
             joining: None,
             given_up: Arc::default(),
@@ -171,7 +174,6 @@ impl World {
                 if !self.receivers.is_empty() {
                     let index = usize::from(who) % self.receivers.len();
                     self.receivers.swap_remove(index);
-                    self.numbers.swap_remove(index);
                 }
             }
             Step::Send(who, len) => {
@@ -234,18 +236,15 @@ impl World {
                 }
             }
             Step::Lease(who) => {
-                if self.receivers.is_empty() {
-                    return;
-                }
-                let index = usize::from(who) % self.receivers.len();
-                let leased = self.receivers[index].try_lease().map(|lease| {
+                let Some(receiver) = pick(&mut self.receivers, who) else { return };
+                let leased = receiver.try_lease().map(|lease| {
                     assert!(lease.len() <= max);
-                    self.leases.push((self.numbers[index], lease));
+                    self.leases.push(lease);
                 });
                 self.received(leased);
             }
             Step::Read(which) => {
-                let Some((_, lease)) = pick(&mut self.leases, which) else { return };
+                let Some(lease) = pick(&mut self.leases, which) else { return };
                 // Its length is what it was when it was taken, whatever is written meanwhile.
                 let len = lease.len();
                 assert!(lease.read().is_ok_and(|it| it.len() == len) || lease.read().is_err());
@@ -253,13 +252,13 @@ impl World {
                 assert!(copied.is_err() || copied == Ok(len));
                 assert!(lease.as_slice().is_none(), "nobody said that peers are trusted");
             }
-            Step::Ack(which) => {
-                if !self.leases.is_empty() {
-                    let index = usize::from(which) % self.leases.len();
-                    self.leases.swap_remove(index).1.ack();
-                }
+            Step::Ack(which) => self.take_lease(which).into_iter().for_each(Lease::ack),
+            Step::Nack(which) => self.take_lease(which).into_iter().for_each(Lease::nack),
+            Step::NackAfter(which, is_due) => {
+                let delay = if is_due { Duration::ZERO } else { NEVER };
+                self.take_lease(which).into_iter().for_each(|lease| lease.nack_after(delay));
             }
-            Step::Nack(which) => self.nack(which),
+            Step::Drop(which) => drop(self.take_lease(which)),
             Step::Ask(who) => self.ask(who),
             Step::Join => {
                 let joined = self.queue.join_blocking_timeout(Duration::ZERO);
@@ -298,9 +297,10 @@ impl World {
 
     fn receiver(&mut self) {
         let Ok(mut receiver) = self.queue.receiver() else { return };
-        match self.started % 3 {
+        match self.started % 4 {
             0 => {}
-            1 => {
+            1 => receiver.discard_dead_letters(),
+            2 => {
                 let (max, given_up) = (self.queue.max_message(), Arc::clone(&self.given_up));
                 receiver.on_dead_letter(move |letter| {
                     assert!(letter.message.len() <= max);
@@ -314,24 +314,12 @@ impl World {
             }
         }
         self.receivers.push(receiver);
-        self.numbers.push(self.started);
         self.started += 1;
     }
 
-    fn nack(&mut self, which: u8) {
-        if self.leases.is_empty() {
-            return;
-        }
-        let index = usize::from(which) % self.leases.len();
-        let number = self.leases[index].0;
-        let Some(mine) = self.numbers.iter().position(|it| *it == number) else { return };
-        let (_, lease) = self.leases.swap_remove(index);
-        if let Err(refused) = self.receivers[mine].nack(lease) {
-            if let TrySendError::Fault(_, fault) = refused {
-                self.fault(fault);
-            }
-            self.leases.push((number, refused.into_inner()));
-        }
+    fn take_lease(&mut self, which: u8) -> Option<Lease> {
+        let count = self.leases.len();
+        (count > 0).then(|| self.leases.swap_remove(usize::from(which) % count))
     }
 
     fn ask(&mut self, who: u8) {
@@ -377,7 +365,6 @@ impl World {
         self.leases.clear();
         self.senders.clear();
         self.receivers.clear();
-        self.numbers.clear();
         self.joining = None;
         self.act(&Step::Sender);
         self.act(&Step::Receiver);
