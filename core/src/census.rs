@@ -9,7 +9,7 @@ use crate::message::Message;
 use crate::queue::Queue;
 use crate::ring::Ring;
 use crate::slot::{CellWord, OpWord, SlotState, SlotWord};
-use crate::sync::Ordering::Acquire;
+use crate::sync::{AtomicU64, Ordering::Acquire};
 
 /// Where the blocks of a queue are. Right when nobody moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,8 +19,8 @@ pub struct Census {
     pub in_ring: usize,
     /// Messages received and not acknowledged, of the living and of the dead.
     pub held: usize,
-    /// Handles in the midst of an exchange: while there are any, where their blocks are is for an
-    /// audit to tell.
+    /// Handles in the midst of an exchange, of their own or of a return: while there are any, where
+    /// their blocks are is for an audit to tell.
     pub busy: usize,
     /// Handles that live.
     pub owned: usize,
@@ -57,8 +57,8 @@ impl Census {
             blocks.push(slot.block().index());
         }
         for (id, record) in (0..).zip(ring.records) {
-            let op = OpWord::from_bits(record.op.load(Acquire));
-            census.busy += usize::from(op.verb().is_some());
+            let is_busy = |word: &AtomicU64| OpWord::from_bits(word.load(Acquire)).verb().is_some();
+            census.busy += usize::from(record.announcements().into_iter().any(is_busy));
             for cell in ring.cells_of(id).unwrap_or_default() {
                 let cell = CellWord::from_bits(cell.load(Acquire));
                 census.held += usize::from(cell.is_held());
