@@ -44,7 +44,7 @@ fn main() -> Result<(), Error> {
         ),
         (
             "to a blocked thread (watchdog 100 ms)",
-            survivor(cores, |mut it| move || drop(it.lease_blocking().expect("it comes again")))?,
+            survivor(cores, |mut it| move || it.lease_blocking().expect("it comes again").ack())?,
         ),
     ];
     let mut times = contenders.each_ref().map(|_| Vec::with_capacity(rounds));
@@ -63,7 +63,9 @@ fn main() -> Result<(), Error> {
 }
 
 async fn again(receiver: &mut Receiver<Message>) {
-    assert!(receiver.lease().await.expect("it comes again").redelivered());
+    let lease = receiver.lease().await.expect("it comes again");
+    assert!(lease.redelivered());
+    lease.ack();
 }
 
 enum Contender {

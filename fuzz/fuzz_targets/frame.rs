@@ -9,15 +9,15 @@ use libfuzzer_sys::fuzz_target;
 use parkline_core::Pack;
 use parkline_core::driver::decode_block;
 
-fuzz_target!(|input: (u16, u64, u64, Vec<u64>, Vec<&[u8]>)| {
-    let (max_message, owner, header, payload, messages) = input;
+fuzz_target!(|input: (u16, u64, u64, [u64; 2], Vec<u64>, Vec<&[u8]>)| {
+    let (max_message, owner, header, [id, origin], payload, messages) = input;
     assert!(messages.iter().collect::<Pack>().iter().eq(messages));
 
     let max_message = usize::from(max_message);
-    let mut words = vec![owner, header];
+    let mut words = vec![owner, header, id, origin];
     words.extend(&payload);
-    // Blocks too short for their header are refused.
-    for len in 0..2 {
+    // Blocks too short for their header words are refused.
+    for len in 0..4 {
         assert!(decode_block(&words[..len], max_message).is_err());
     }
     let Ok((frame, message)) = decode_block(&words, max_message) else { return };

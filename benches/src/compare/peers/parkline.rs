@@ -142,6 +142,7 @@ impl Bytes for Copied {
     fn recv(&mut self, bytes: &mut [u8]) -> Result<()> {
         let lease = retry(|| self.back.try_lease().ok());
         ensure!(lease.copy_to(bytes)? == bytes.len(), "a message of another length");
+        lease.ack();
         Ok(())
     }
 }
@@ -170,6 +171,7 @@ impl Bytes for InPlace {
         let lease = retry(|| self.0.back.try_lease().ok());
         ensure!(lease.len() == bytes.len(), "a message of another length");
         lease.copy_to(&mut bytes[..8])?;
+        lease.ack();
         Ok(())
     }
 }
