@@ -16,6 +16,7 @@ use crate::position::Position;
 use crate::segment::{Mapping, Segment};
 use crate::side::{Side, WaitsFor};
 use crate::sync::Ordering::{Release, SeqCst};
+use crate::sync::fence;
 
 /// What a handle and its leases share.
 pub(crate) struct Attachment {
@@ -28,6 +29,24 @@ pub(crate) struct Attachment {
     /// [`Queue::trust_peers`](crate::Queue::trust_peers).
     pub(crate) trusted: bool,
     returns: Returns,
+    /// Dropped after `mapping`, and so when nobody has the record any more.
+    left: Left,
+}
+
+/// Messages that found no room when their handle went.
+struct Left {
+    segment: Arc<Segment>,
+    count: usize,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        if self.count > 0 {
+            self.segment.owe(self.count);
+            // There may have been room since.
+            self.segment.keep_watch();
+        }
+    }
 }
 
 /// What this process alone knows of the messages that come back through a handle.
@@ -66,11 +85,13 @@ impl Attachment {
             is_driven: AtomicBool::new(false),
             driver: Mutex::default(),
         };
-        let new = Arc::new(Self { port, mapping, segment: Arc::clone(segment), trusted, returns });
+        let left = Left { segment: Arc::clone(segment), count: 0 };
+        let segment = Arc::clone(segment);
+        let new = Arc::new(Self { port, mapping, segment, trusted, returns, left });
         new.announce_arrival();
         if new.owes() {
             // What the record's last owner left.
-            segment.owing.add(&new, None);
+            new.segment.owing.add(&new, None);
         }
         Ok(new)
     }
@@ -125,6 +146,16 @@ impl Attachment {
     pub(crate) fn acknowledged(&self) {
         self.notify_of_hands();
         self.carry_out(self.returns.leases.notify_of_store(1));
+    }
+
+    /// After a message was held back: has those who wait sleep until its time at most.
+    #[cold]
+    pub(crate) fn shorten_sleeps(&self) {
+        // [announce]: who announces after this finds the message.
+        fence(SeqCst);
+        for gate in self.port.ring().control.gates() {
+            self.carry_out(gate.notify(u32::MAX));
+        }
     }
 
     /// After a cell became free or an announced receive was lost: wakes those that wait until no
@@ -279,15 +310,14 @@ impl Drop for Attachment {
         }
         // What is owed, and leases that were leaked. What finds no room has no owner from here on, and
         // is recovered as if we had died; so is all that a corrupt segment holds.
-        let mut left = 0;
         if self.port.ring().finding.check().is_ok() {
-            let (gone, without_room) = self.port.give_all_back();
+            let (gone, left) = self.port.give_all_back();
             if gone > 0 {
                 self.returned(u32::MAX);
             }
-            left = without_room;
+            self.left.count = left;
         }
-        self.port.record().unname(left);
+        self.port.record().unname(self.left.count);
         let driver = self.driver().take();
         driver.into_iter().for_each(Waker::wake);
     }

@@ -88,7 +88,8 @@ impl Owing {
             self.any.store(true, Relaxed);
         }
         match (due, DRIVER.get()) {
-            (_, None) => {}
+            (None, None) => {}
+            (Some(_), None) => handle.shorten_sleeps(),
             (None, Some(_)) => self.drive(handle),
             (Some(due), Some(driver)) => {
                 // It ends by itself when the time comes.

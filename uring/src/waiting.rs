@@ -150,6 +150,7 @@ impl<W: Copy + PartialEq> Waiting<W> {
             let arm = |sleep: &Sleep<'_>| lane.reactor.arm(&lane, sleep);
             // An attempt that waits for something else leaves this lane, as if it had its answer.
             let attempt = || {
+                lane.side.keep_watch();
                 lane.side.order();
                 match attempt(handle) {
                     ControlFlow::Break(answer) => Some(Some(answer)),
