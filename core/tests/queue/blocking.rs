@@ -11,7 +11,7 @@ use parkline_core::{RecvError, RecvTimeoutError, SendError, SendTimeoutError, Tr
 use crate::{of_capacity, without_hanging};
 
 /// Returns once somebody has announced that it will sleep at `side`.
-fn until_somebody_waits(side: &Side) {
+pub(crate) fn until_somebody_waits(side: &Side) {
     while side.gate().unwrap().word().load(Relaxed) & 1 == 0 {
         thread::yield_now();
     }

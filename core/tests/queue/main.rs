@@ -3,6 +3,7 @@
 mod blocking;
 mod calls;
 mod crowds;
+mod leases;
 mod packs;
 
 use std::sync::mpsc;
