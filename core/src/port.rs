@@ -231,6 +231,9 @@ impl<'a> Port<'a> {
         let cell = self.cells.iter().find(|it| it.word().is_owed() && !waits(it.number))?;
         self.owed.fetch_sub(1, Relaxed);
         cell.settle(cell.word().taken());
+        // It came back, and is received once more, though it was not in the ring meanwhile.
+        self.record.tally.redelivered.increment();
+        self.record.tally.received.increment();
         Some(cell)
     }
 
