@@ -40,7 +40,7 @@ use Within::{BlockOn, CurrentThread, MultiThread, Thread};
 
 pub(crate) const EVERYWHERE: [Within; 4] = [CurrentThread, MultiThread, BlockOn, Thread];
 const TOKIO: [Within; 2] = [CurrentThread, MultiThread];
-const TASKS: [Within; 3] = [CurrentThread, MultiThread, BlockOn];
+pub(crate) const TASKS: [Within; 3] = [CurrentThread, MultiThread, BlockOn];
 
 /// Whether the ring has room for what comes back.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,7 +98,7 @@ impl Within {
     }
 
     /// An hour, unless the watchdog is all that tells of a death here.
-    fn watchdog_of_death(self) -> Duration {
+    pub(crate) fn watchdog_of_death(self) -> Duration {
         match backend() {
             Backend::IoUring if self != Thread => HOUR,
             _ => Duration::from_millis(10),

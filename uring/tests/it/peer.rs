@@ -72,6 +72,7 @@ fn child() {
         Ok("ten_thousand_tasks") => crate::many_tasks::child(),
         Ok("cancelling") => crate::cancel::child(),
         Ok("lease_and_hang") => crate::deaths::child(),
+        Ok("lease and obey") => crate::the_end::child(),
         Ok("acquire and hang") => crate::signals::child(),
         Ok("fork with rings") => crate::forked::child(),
         Ok("cancelled unasked") => crate::traps::cancelled_unasked(),

@@ -228,6 +228,7 @@ fn ten_thousand_random_endings_leave_the_books_exact() {
         assert_eq!((returned, deliveries.load(SeqCst)), (ENDINGS, sent + ENDINGS));
         let stats = queue.stats();
         assert_eq!((stats.sent, stats.owed, queue.len()), (sent as u64, 0, 0));
+        assert_eq!(stats.redelivered, ENDINGS as u64);
         assert_eq!(stats.received, stats.sent + stats.redelivered);
     });
 }
