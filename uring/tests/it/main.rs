@@ -8,6 +8,7 @@ mod forked;
 mod leases;
 mod looking;
 mod many_tasks;
+mod owed;
 mod peer;
 mod pids;
 mod random_endings;

@@ -73,6 +73,8 @@ fn child() {
         Ok("cancelling") => crate::cancel::child(),
         Ok("lease_and_hang") => crate::deaths::child(),
         Ok("lease and obey") => crate::the_end::child(),
+        Ok("receive again") => crate::owed::receive_again(),
+        Ok("hold back") => crate::owed::hold_back(),
         Ok("acquire and hang") => crate::signals::child(),
         Ok("fork with rings") => crate::forked::child(),
         Ok("cancelled unasked") => crate::traps::cancelled_unasked(),
