@@ -19,7 +19,7 @@ use crate::peer::Peer;
 use crate::runtimes::{current_thread, multi_thread};
 
 /// Runs `body` in a forked child; whether it came to its end.
-fn in_a_child(body: impl FnOnce()) -> bool {
+pub(crate) fn in_a_child(body: impl FnOnce()) -> bool {
     // SAFETY: the child calls nothing that another thread of the parent may have left locked but
     // the allocator, which glibc makes usable, and leaves by _exit.
     match unsafe { libc::fork() } {

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod coop;
+mod dead_letters;
 mod deaths;
 mod endings;
 mod forked;
