@@ -14,7 +14,7 @@ const CAPACITY: usize = 4;
 const MAX_MESSAGE: usize = 8;
 const HANDLES: usize = 2;
 
-/// A queue of [`CAPACITY`] messages without leases, and how a peer scribbles on it.
+/// A queue of [`CAPACITY`] messages, and how a peer scribbles on it.
 struct Scribbled {
     queue: Queue,
     file: File,
@@ -22,8 +22,12 @@ struct Scribbled {
 
 impl Scribbled {
     fn new() -> Self {
+        Self::with_leases(0)
+    }
+
+    fn with_leases(leases: usize) -> Self {
         let queue = Queue::builder().capacity(CAPACITY).max_message(MAX_MESSAGE).handles(HANDLES);
-        let queue = queue.leases(0).max_attempts(1).create().unwrap();
+        let queue = queue.leases(leases).max_attempts(1).create().unwrap();
         let file = File::from(queue.try_clone_fd().unwrap());
         Self { queue, file }
     }
@@ -77,6 +81,31 @@ fn what_one_handle_found_all_of_the_process_say() {
     let (mut sender, mut receiver) = fresh.both();
     sender.try_send(b"fresh").unwrap();
     assert_eq!(receiver.try_recv().unwrap(), b"fresh");
+}
+
+/// Fails if an acknowledgement, or a return, stores to a segment that was found corrupt (each seen
+/// failing).
+#[test]
+fn leases_that_end_after_the_finding_touch_nothing() {
+    let it = Scribbled::with_leases(4);
+    let (mut sender, mut receiver) = it.both();
+    sender.try_send_many([&b"a"[..], b"b", b"c", b"d"]).unwrap();
+    let [acknowledged, dropped, returned, held_back] =
+        [(); 4].map(|()| receiver.try_lease().unwrap());
+    it.slot(0, 3 << 20);
+    assert!(matches!(receiver.try_recv(), Err(TryRecvError::Fault(Fault::Corrupt(_)))));
+    let bytes = || {
+        let mut bytes = vec![0; it.file.metadata().unwrap().len() as usize];
+        it.file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let before = bytes();
+    acknowledged.ack();
+    assert!(bytes() == before);
+    drop(dropped);
+    returned.nack();
+    held_back.nack_after(std::time::Duration::ZERO);
+    assert!(bytes() == before);
 }
 
 /// Caught: a fault of a message that is told once and forgotten.

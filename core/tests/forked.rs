@@ -5,7 +5,11 @@
 //! are about to close.
 #![expect(unsafe_code, reason = "forks")]
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::time::Duration;
 
 use parkline_core::{
@@ -94,6 +98,68 @@ fn the_parents_lease_is_refused_in_a_child_and_stays_with_the_parent() {
     assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
     lease.nack();
     assert!(receiver.try_lease().unwrap().redelivered());
+}
+
+/// All bytes of a queue's segment.
+fn bytes(queue: &Queue) -> Vec<u8> {
+    let file = File::from(queue.try_clone_fd().unwrap());
+    let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+/// Fails if any way to end a lease stores to the segment in a child (seen failing: it dies).
+#[test]
+fn a_child_that_ends_leases_of_its_parent_touches_nothing() {
+    for has_room in [true, false] {
+        let queue = Queue::builder().capacity(4).leases(4).create().unwrap();
+        let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        sender.try_send_many([&b"a"[..], b"b", b"c", b"d"]).unwrap();
+        let leases = [(); 4].map(|()| receiver.try_lease().unwrap());
+        if !has_room {
+            sender.try_send_many([&b"e"[..], b"f", b"g", b"h"]).unwrap();
+        }
+        let before = bytes(&queue);
+        let mut all = Some((leases, receiver));
+        assert!(passes_in_child(|| {
+            let ([acknowledged, dropped, returned, held_back], receiver) = all.take().unwrap();
+            acknowledged.ack();
+            drop(dropped);
+            returned.nack();
+            held_back.nack_after(Duration::ZERO);
+            drop(receiver);
+        }));
+        assert!(bytes(&queue) == before);
+    }
+}
+
+/// The child goes on with the receive, too, and returns from it.
+///
+/// Fails if a receive does not ask after its handler whose handle it is (seen failing: it dies).
+#[test]
+fn a_handler_that_forks_returns_in_the_child_to_a_receive_that_is_refused() {
+    let queue = Queue::builder().capacity(4).max_attempts(1).create().unwrap();
+    queue.sender().unwrap().try_send(b"poison").unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    receiver.try_lease().unwrap().nack();
+    let child = Arc::new(AtomicI32::new(0));
+    let forked = Arc::clone(&child);
+    receiver.on_dead_letter(move |_| {
+        // SAFETY: as in `passes_in_child`.
+        forked.store(unsafe { libc::fork() }, Relaxed);
+    });
+    let received = receiver.try_recv();
+    let child = child.load(Relaxed);
+    if child == 0 {
+        let is_refused = received == Err(TryRecvError::Fault(Fault::Forked));
+        // SAFETY: no memory is passed.
+        unsafe { libc::_exit(if is_refused { 0 } else { 1 }) };
+    }
+    let mut status = 0;
+    // SAFETY: `status` outlives the call.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    assert_eq!((status, received), (0, Err(TryRecvError::Empty)));
+    assert_eq!((queue.stats().dead_lettered, queue.len()), (1, 0));
 }
 
 #[test]
