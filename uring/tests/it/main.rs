@@ -11,6 +11,7 @@ mod looking;
 mod many_tasks;
 mod owed;
 mod peer;
+mod permits;
 mod pids;
 mod random_endings;
 mod refusals;

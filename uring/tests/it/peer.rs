@@ -75,6 +75,7 @@ fn child() {
         Ok("lease and obey") => crate::the_end::child(),
         Ok("receive again") => crate::owed::receive_again(),
         Ok("hold back") => crate::owed::hold_back(),
+        Ok("acquire and obey") => crate::permits::child(),
         Ok("acquire and hang") => crate::signals::child(),
         Ok("fork with rings") => crate::forked::child(),
         Ok("cancelled unasked") => crate::traps::cancelled_unasked(),
