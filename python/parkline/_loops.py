@@ -99,15 +99,18 @@ async def _poll_for_trio(fd: int, callback: Any) -> None:
 class _TrioFuture:
     """The future of a task of trio."""
 
-    def __init__(self, task: "trio.lowlevel.Task") -> None:
-        self._task: trio.lowlevel.Task | None = task
+    def __init__(self) -> None:
+        self._is_done = False
+        # Once it sleeps. A task that still runs must not be rescheduled.
+        self._task: trio.lowlevel.Task | None = None
 
     def done(self) -> bool:
-        return self._task is None
+        return self._is_done
 
     def set_result(self, result: None, /) -> None:
         import trio
 
+        self._is_done = True
         task, self._task = self._task, None
         if task is not None:
             trio.lowlevel.reschedule(task)
@@ -119,8 +122,8 @@ class _TrioFuture:
             self._task = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        if self._task is not None:
-            await trio.lowlevel.wait_task_rescheduled(abort)
+        self._task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
 
 async def complete(wait: Any) -> Any:
@@ -141,15 +144,14 @@ async def complete(wait: Any) -> Any:
 
 
 async def _complete_in_trio(wait: Any) -> Any:
-    import trio
-
     event_loop = _for_trio()
     try:
         while True:
-            future = _TrioFuture(trio.lowlevel.current_task())
+            future = _TrioFuture()
             result = wait.poll(event_loop(), future)
             if result is not PENDING:
                 return result
-            await future.wait()
+            if not future.done():
+                await future.wait()
     finally:
         wait.close(event_loop())
