@@ -20,6 +20,11 @@ class AioQueue(Generic[T]):
     Works in every event loop that has `add_reader` (asyncio's, uvloop's), in several of them at once,
     and in trio. A waiting task costs no thread. A cancelled `get` has taken no item, a cancelled `put`
     has put none.
+
+    A call that need not wait goes on at once. Where the loop has not run for a millisecond or two, the
+    next call lets it run once before it takes or puts anything: timeouts, signal handlers and other
+    tasks go on while another process keeps the queue busy. In trio such a call is a checkpoint then,
+    and whenever it waits, not each time: use `trio.lowlevel.checkpoint()` where each has to be one.
     """
 
     __slots__ = ("_queue",)

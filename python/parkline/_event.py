@@ -5,6 +5,8 @@ from typing import Any
 
 from . import _handles, _parkline
 from ._loops import complete
+from ._parkline import _turn_is_over
+from ._turn import pause
 
 
 class AioEvent:
@@ -19,6 +21,8 @@ class AioEvent:
         """Waits until it is set, also if it is cleared again at once. Returns True."""
         if not self._event.is_set():
             await complete(self._event._begin_wait())
+        elif _turn_is_over():
+            await pause()
         return True
 
     def set(self) -> None:

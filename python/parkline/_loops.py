@@ -11,8 +11,9 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ._parkline import PENDING, EventLoop, backend
+from ._parkline import PENDING, EventLoop, _begin_turn, _turn_is_over, backend
 from ._tasks import async_library
+from ._turn import pause
 
 if TYPE_CHECKING:
     import trio
@@ -134,11 +135,15 @@ async def complete(wait: Any) -> Any:
     event_loop = _for_asyncio(loop)
     try:
         while True:
+            if _turn_is_over():
+                await pause()
             future = loop.create_future()
             result = wait.poll(event_loop(), future)
             if result is not PENDING:
                 return result
-            await future
+            if not future.done():
+                await future
+                _begin_turn()
     finally:
         wait.close(event_loop())
 
@@ -147,11 +152,14 @@ async def _complete_in_trio(wait: Any) -> Any:
     event_loop = _for_trio()
     try:
         while True:
+            if _turn_is_over():
+                await pause()
             future = _TrioFuture()
             result = wait.poll(event_loop(), future)
             if result is not PENDING:
                 return result
             if not future.done():
                 await future.wait()
+                _begin_turn()
     finally:
         wait.close(event_loop())

@@ -21,8 +21,9 @@ class AioSemaphore:
 
     async def acquire(self) -> bool:
         """Acquires a permit, waiting while none is free. Returns True."""
-        if not self._semaphore.acquire(False):
-            await complete(self._semaphore._begin_acquire())
+        wait = self._semaphore._begin_acquire()
+        if wait is not None:
+            await complete(wait)
         return True
 
     def release(self, n: int = 1) -> None:

@@ -12,6 +12,7 @@ mod queue;
 mod signals;
 mod starved;
 mod transfer;
+mod turn;
 mod waiting;
 
 use pyo3::prelude::*;
@@ -34,5 +35,7 @@ fn _parkline(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<waiting::Wait>()?;
     module.add("PENDING", waiting::pending(module.py()))?;
     module.add_function(wrap_pyfunction!(backend, module)?)?;
+    module.add_function(wrap_pyfunction!(turn::_begin_turn, module)?)?;
+    module.add_function(wrap_pyfunction!(turn::_turn_is_over, module)?)?;
     module.add_function(wrap_pyfunction!(blocking::_end_blocking_calls, module)?)
 }

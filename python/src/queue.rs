@@ -15,6 +15,7 @@ use crate::codec::Codec;
 use crate::errors;
 use crate::opened::Opened;
 use crate::transfer::holder;
+use crate::turn;
 use crate::waiting::{Wait, pending};
 
 /// How many items a process can have got and not done, of a joinable queue.
@@ -417,8 +418,11 @@ impl Queue {
         Ok(text + &format!(", {name}>"))
     }
 
-    /// An item, or `PENDING`.
+    /// An item, or `PENDING`: there is none, or the loop has to run first.
     fn _take(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        if turn::is_over(py)? {
+            return Ok(pending(py));
+        }
         Ok(self.try_take(py, &*self.opened()?)?.unwrap_or_else(|| pending(py)))
     }
 
@@ -432,15 +436,17 @@ impl Queue {
     /// What is there, up to `max_items`.
     fn _take_many<'py>(&self, py: Python<'py>, max_items: usize) -> PyResult<Bound<'py, PyList>> {
         let mut items = Vec::new();
-        self.try_take_many(py, &*self.opened()?, max_items, &mut items)?;
+        if !turn::is_over(py)? {
+            self.try_take_many(py, &*self.opened()?, max_items, &mut items)?;
+        }
         PyList::new(py, items)
     }
 
-    /// `None` if it was put, or the wait for room.
+    /// `None` if it was put, or the wait for room, and for the loop to run.
     fn _begin_put(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<Option<Wait>> {
         let opened = self.opened()?;
         let item = self.codec.encode(item)?;
-        if Self::try_offer(py, &opened, &item)? {
+        if !turn::is_over(py)? && Self::try_offer(py, &opened, &item)? {
             return Ok(None);
         }
         let sender = opened.sender(py)?;

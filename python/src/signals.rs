@@ -13,6 +13,7 @@ use pyo3::prelude::*;
 use crate::blocking::{self, Eyes, deadline};
 use crate::errors;
 use crate::queue::{Counted, borrowed};
+use crate::turn;
 use crate::waiting::Wait;
 
 /// An event or a semaphore as this process has it.
@@ -357,8 +358,12 @@ impl Semaphore {
         Ok(format!("<parkline.Semaphore {free}/{all} free, {out} held here, {wait} wait here>"))
     }
 
-    /// The wait for a permit.
-    fn _begin_acquire(&self) -> PyResult<Wait> {
-        Ok(Wait::acquire(self.opened()?))
+    /// `None` if a permit was acquired, or the wait for one, and for the loop to run.
+    fn _begin_acquire(&self, py: Python<'_>) -> PyResult<Option<Wait>> {
+        let opened = self.opened()?;
+        if !turn::is_over(py)? && Self::try_acquire(py, &opened)? {
+            return Ok(None);
+        }
+        Ok(Some(Wait::acquire(opened)))
     }
 }

@@ -143,3 +143,12 @@ def be_inside(semaphore: parkline.Semaphore, inside: Any, rounds: int, tasks: in
         await asyncio.gather(*(work() for _ in range(tasks)))
 
     asyncio.run(main())
+
+
+def put_until_shut_down(queue: parkline.Queue[int], ready: parkline.Queue[int]) -> None:
+    ready.put(os.getpid())
+    try:
+        while True:
+            queue.put(1)
+    except parkline.ShutDown:
+        pass
