@@ -13,7 +13,7 @@ the same way.
 """
 
 from ._aio import AioQueue
-from ._errors import Corrupt, Empty, Full, MessageTooLarge, NoFreeHandle, ShutDown
+from ._errors import Corrupt, Empty, Full, MessageTooLarge, NoFreeHandle, ShutDown, Undecodable
 from ._event import AioEvent, Event
 from ._parkline import backend
 from ._queue import Queue
@@ -32,5 +32,6 @@ __all__ = [
     "Queue",
     "Semaphore",
     "ShutDown",
+    "Undecodable",
     "backend",
 ]

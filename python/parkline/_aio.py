@@ -56,12 +56,12 @@ class AioQueue(Generic[T]):
         return count
 
     async def get_many(self, max_items: int) -> list[T]:
-        """Takes up to `max_items`, in order: what is there, but waits for the first. `get_many(0)` is
-        `[]` at once."""
-        items = self._queue._take_many(max_items)
+        """Takes up to `max_items` and `maxsize`, in order: what is there, but waits for the first.
+        `get_many(0)` is `[]` at once."""
+        items = self._queue._take_many(max_items, False)
         if not items and max_items > 0:
             items = [await complete(self._queue._begin_get())]
-            items += self._queue._take_many(max_items - 1)
+            items += self._queue._take_many(max_items - 1, True)
         return items
 
     def put_nowait(self, item: T) -> None:

@@ -37,9 +37,26 @@ class MessageTooLarge(ValueError):
         return str(self.args[0])
 
 
+class Undecodable(ValueError):
+    """An item was got and cannot be decoded: what the decoding raised is the `__cause__`.
+
+    It is not lost. That of a joinable queue went back, and comes again, to any getter, until it was
+    handed out `max_attempts` times. That of another queue is this call's."""
+
+    def __init__(self, text: str, encoded: bytes, attempts: int) -> None:
+        super().__init__(text, encoded, attempts)
+        self.encoded = encoded
+        """The item as it was in the queue: what a queue with `codec="raw"` would have got."""
+        self.attempts = attempts
+        """How often the item was handed out, this time included."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class NoFreeHandle(RuntimeError):
     """All of the queue's `handles` are taken, by all processes together."""
 
 
 class Corrupt(RuntimeError):
-    """Some process wrote into the shared memory what no honest peer writes, or uses another codec."""
+    """Some process wrote into the shared memory what no honest peer writes."""

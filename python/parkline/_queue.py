@@ -30,7 +30,9 @@ class Queue(_parkline.Queue[T], Generic[T]):
     `joinable`: an item is out on lease until `task_done()`. If its process dies before, it comes again,
         to another; after `max_attempts` times it is given up.
     `leases`: how many items one handle can have out; 256 for a joinable queue. With all of them out, a
-        `get` waits for a `task_done`.
+        `get` waits for a `task_done`. Others have an item on lease while they decode it, 4 at a time.
+        With 0 an item is done before it is decoded, and gone if the process dies in the midst of that;
+        a joinable queue needs at least 1.
     `handles`: how many processes can put, and get, at a time: each that does takes one for either.
     `watchdog`: seconds after which whoever waits looks whether others have died.
     `schema`: a name of 1 to 64 bytes and a version, `("orders", 3)`, that say what the items are. Every

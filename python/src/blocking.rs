@@ -1,6 +1,7 @@
 //! Blocking calls: the thread sleeps in the kernel without the GIL, and comes back for signals.
 
 use std::cell::Cell;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,7 +47,7 @@ pub(crate) fn _end_blocking_calls() {
 /// How a wait without the GIL ended.
 pub(crate) enum Waited<T> {
     Answer(T),
-    /// Look for signals, and go on.
+    /// Signals are to be looked for, or the wait goes on elsewhere.
     Interrupted,
     TimedOut,
 }
@@ -62,18 +63,55 @@ pub(crate) fn wait<T: Send>(
     until: Option<Instant>,
     mut attempt: impl FnMut() -> Option<T> + Send,
 ) -> PyResult<Option<T>> {
+    let attempt = || attempt().map_or(ControlFlow::Continue(()), ControlFlow::Break);
+    wait_where(py, |()| side.clone(), eyes, until, attempt)
+}
+
+/// The same at the `side` of what an attempt without an answer says that it waits for.
+///
+/// # Errors
+/// As [`wait`].
+pub(crate) fn wait_where<T: Send, W: Copy + PartialEq + Send>(
+    py: Python<'_>,
+    side: impl Fn(W) -> Side + Sync,
+    eyes: Option<&Eyes>,
+    until: Option<Instant>,
+    mut attempt: impl FnMut() -> ControlFlow<T, W> + Send,
+) -> PyResult<Option<T>> {
     let mut eyes = eyes;
+    let mut waits_for = None;
     loop {
         let waited = py.detach(|| {
+            let here = match waits_for {
+                Some(here) => here,
+                None => match attempt() {
+                    ControlFlow::Break(answer) => return Waited::Answer(answer),
+                    ControlFlow::Continue(here) => here,
+                },
+            };
+            waits_for = Some(here);
+            let side = side(here);
             if let Some(eyes) = eyes.take() {
-                eyes.look(side, until);
+                eyes.look(&side, until);
             }
-            sleep_at(side, until, &mut attempt)
+            sleep_at(&side, until, || match attempt() {
+                ControlFlow::Break(answer) => Some(Waited::Answer(answer)),
+                ControlFlow::Continue(now) if now == here => None,
+                // As if it had its answer here, so that a wake that it got goes to another.
+                ControlFlow::Continue(now) => {
+                    waits_for = Some(now);
+                    Some(Waited::Interrupted)
+                }
+            })
         });
         match waited {
             Waited::Answer(answer) => return Ok(Some(answer)),
             Waited::TimedOut => return Ok(None),
             Waited::Interrupted => check(py)?,
+        }
+        if until.is_some_and(|until| Instant::now() >= until) {
+            // What is there at the end of the time is got, as before it.
+            return Ok(py.detach(attempt).break_value());
         }
     }
 }
@@ -90,20 +128,16 @@ pub(crate) fn check(py: Python<'_>) -> PyResult<()> {
 fn sleep_at<T>(
     side: &Side,
     until: Option<Instant>,
-    attempt: &mut impl FnMut() -> Option<T>,
+    mut attempt: impl FnMut() -> Option<Waited<T>>,
 ) -> Waited<T> {
     // A signal handler has forked, and this is the child: there is nowhere to wait.
-    let Some(gate) = side.gate() else {
-        return attempt().map_or(Waited::TimedOut, Waited::Answer);
-    };
+    let Some(gate) = side.gate() else { return attempt().unwrap_or(Waited::TimedOut) };
     let thread = Thread { side, interrupted: Cell::new(false) };
     let patience = Patience { until, watchdog: side.watchdog().min(LOOK_EVERY) };
     let attempt = || {
         side.keep_watch();
-        match attempt() {
-            Some(answer) => Some(Waited::Answer(answer)),
-            None => thread.interrupted.get().then_some(Waited::Interrupted),
-        }
+        side.order();
+        attempt().or_else(|| thread.interrupted.get().then_some(Waited::Interrupted))
     };
     wait_at(&thread, gate, patience, attempt, || side.is_ready()).unwrap_or(Waited::TimedOut)
 }

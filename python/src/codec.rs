@@ -12,7 +12,6 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use parkline_uring::Lease;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -21,6 +20,7 @@ use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PyTuple};
 use crate::buffer::Buffer;
 use crate::encoded::{Encoded, PART_ALIGN, Piece};
 use crate::errors;
+use crate::message::Message;
 
 const PICKLE: u8 = 0x80;
 const BYTES: u8 = 1;
@@ -95,21 +95,21 @@ impl Codec {
     }
 
     /// Copies a message out. No Python code runs here.
-    pub(crate) fn copy<'py>(&self, py: Python<'py>, lease: &Lease) -> PyResult<Copied<'py>> {
+    pub(crate) fn copy<'py>(&self, py: Python<'py>, message: &Message) -> PyResult<Copied<'py>> {
         match self {
-            Self::Raw => Ok(Copied::Item(bytes_at(py, lease, 0, lease.len())?.into_any())),
-            Self::Pair { .. } => Ok(Copied::Encoded(bytes_at(py, lease, 0, lease.len())?)),
+            Self::Raw => Ok(Copied::Item(bytes_at(py, message, 0, message.len())?.into_any())),
+            Self::Pair { .. } => Ok(Copied::Encoded(bytes_at(py, message, 0, message.len())?)),
             Self::Pickle(_) => {
                 let mut head = [0; PART_ALIGN];
-                lease.copy_to(&mut head).map_err(|fault| errors::fault(py, fault))?;
+                message.copy_from(0, &mut head).map_err(|fault| errors::fault(py, fault))?;
                 match head[0] {
-                    PICKLE => Ok(Copied::Pickle(bytes_at(py, lease, 0, lease.len())?, None)),
+                    PICKLE => Ok(Copied::Pickle(bytes_at(py, message, 0, message.len())?, None)),
                     BYTES => {
-                        let len = lease.len().saturating_sub(PART_ALIGN);
-                        Ok(Copied::Item(bytes_at(py, lease, PART_ALIGN, len)?.into_any()))
+                        let len = message.len().saturating_sub(PART_ALIGN);
+                        Ok(Copied::Item(bytes_at(py, message, PART_ALIGN, len)?.into_any()))
                     }
-                    OUT_OF_BAND => copy_parts(py, lease, head),
-                    _ => Err(not_ours(py)),
+                    OUT_OF_BAND => copy_parts(py, message, head),
+                    _ => Err(not_ours()),
                 }
             }
         }
@@ -135,8 +135,8 @@ impl Codec {
     }
 }
 
-fn not_ours(py: Python<'_>) -> PyErr {
-    errors::corrupt(py, ("a message is no item of the pickle codec; its sender uses another",))
+fn not_ours() -> PyErr {
+    PyValueError::new_err("it is no item of the pickle codec; its sender uses another codec")
 }
 
 fn loads<'py>(py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
@@ -146,37 +146,37 @@ fn loads<'py>(py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
 
 fn bytes_at<'py>(
     py: Python<'py>,
-    lease: &Lease,
+    message: &Message,
     offset: usize,
     len: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    PyBytes::new_with(py, len, |to| fill(py, lease, offset, to))
+    PyBytes::new_with(py, len, |to| fill(py, message, offset, to))
 }
 
-fn fill(py: Python<'_>, lease: &Lease, offset: usize, to: &mut [u8]) -> PyResult<()> {
+fn fill(py: Python<'_>, message: &Message, offset: usize, to: &mut [u8]) -> PyResult<()> {
     let copied = if to.len() < LONG_COPY {
-        lease.copy_from(offset, to)
+        message.copy_from(offset, to)
     } else {
-        py.detach(|| lease.copy_from(offset, to))
+        py.detach(|| message.copy_from(offset, to))
     };
-    copied.map(drop).map_err(|fault| errors::fault(py, fault))
+    copied.map_err(|fault| errors::fault(py, fault))
 }
 
 /// A pickle and its buffers. What the head says is a peer's word.
 fn copy_parts<'py>(
     py: Python<'py>,
-    lease: &Lease,
+    message: &Message,
     head: [u8; PART_ALIGN],
 ) -> PyResult<Copied<'py>> {
     let [_, _, _, _, count @ ..] = head;
     let count = u32::from_le_bytes(count) as usize;
     let lengths_len = count.checked_add(1).and_then(|it| it.checked_mul(8));
-    let fits = |end: usize| end <= lease.len();
+    let fits = |end: usize| end <= message.len();
     let Some(lengths_len) = lengths_len.filter(|len| fits(PART_ALIGN + len)) else {
-        return Err(not_ours(py));
+        return Err(not_ours());
     };
     let mut lengths = vec![0; lengths_len];
-    fill(py, lease, PART_ALIGN, &mut lengths)?;
+    fill(py, message, PART_ALIGN, &mut lengths)?;
     let mut at = PART_ALIGN + lengths_len;
     let mut pickle = None;
     let buffers = PyList::empty(py);
@@ -184,18 +184,18 @@ fn copy_parts<'py>(
         let word = u64::from_le_bytes(*length);
         let (len, is_readonly) = (usize::try_from(word >> 1)?, word & 1 == 1);
         if !at.checked_add(len).is_some_and(fits) {
-            return Err(not_ours(py));
+            return Err(not_ours());
         }
         match pickle {
-            None => pickle = Some(bytes_at(py, lease, at, len)?),
-            Some(_) if is_readonly => buffers.append(bytes_at(py, lease, at, len)?)?,
+            None => pickle = Some(bytes_at(py, message, at, len)?),
+            Some(_) if is_readonly => buffers.append(bytes_at(py, message, at, len)?)?,
             Some(_) => {
-                buffers.append(PyByteArray::new_with(py, len, |to| fill(py, lease, at, to))?)?
+                buffers.append(PyByteArray::new_with(py, len, |to| fill(py, message, at, to))?)?
             }
         }
         at = (at + len).next_multiple_of(PART_ALIGN);
     }
-    Ok(Copied::Pickle(pickle.ok_or_else(|| not_ours(py))?, Some(buffers)))
+    Ok(Copied::Pickle(pickle.ok_or_else(not_ours)?, Some(buffers)))
 }
 
 /// Picklers that are used again, each by one call at a time: a quarter quicker than `pickle.dumps`,

@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+use rustix::io::Errno;
 
 macro_rules! exception {
     ($function:ident, $name:literal) => {
@@ -29,6 +30,13 @@ exception!(shut_down, "ShutDown");
 exception!(message_too_large, "MessageTooLarge");
 exception!(corrupt, "Corrupt");
 exception!(no_free_handle, "NoFreeHandle");
+exception!(undecodable, "Undecodable");
+
+pub(crate) fn is_undecodable(py: Python<'_>, error: &PyErr) -> bool {
+    static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = TYPE.import(py, "parkline._errors", "Undecodable");
+    class.is_ok_and(|class| error.matches(py, class).unwrap_or(false))
+}
 
 pub(crate) fn closed() -> PyErr {
     PyValueError::new_err("this handle of the queue is closed")
@@ -72,6 +80,23 @@ pub(crate) fn open(error: OpenError) -> PyErr {
     }
 }
 
-fn os(cause: &io::Error, text: String) -> PyErr {
+/// Why the descriptor of a queue, an event or a semaphore could not be duplicated.
+pub(crate) fn descriptor(cause: io::Error) -> PyErr {
+    match cause.raw_os_error() {
+        None | Some(EBADF) => PyOSError::new_err((
+            EBADF,
+            format!(
+                "this process has closed the descriptor ({cause}): what closes all descriptors, as a \
+                 program does that becomes a daemon, has to leave that of `fileno()`; or make or open \
+                 this after that"
+            ),
+        )),
+        Some(_) => os(&cause, format!("cannot duplicate the descriptor: {cause}")),
+    }
+}
+
+const EBADF: i32 = Errno::BADF.raw_os_error();
+
+pub(crate) fn os(cause: &io::Error, text: String) -> PyErr {
     PyOSError::new_err((cause.raw_os_error(), text))
 }

@@ -2,18 +2,20 @@
 //! items that are out on lease.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use parkline_core::driver::ForkGuard;
+use parkline_core::driver::{ForkGuard, WaitsFor};
 use parkline_uring::{
-    AsyncReceiver, AsyncSender, AttachError, Lease, Queue, Receiver, Sender, Shared,
+    AsyncReceiver, AsyncSender, AttachError, Fault, Lease, Queue, Receiver, RecvError, Sender,
+    Shared, TryRecvError,
 };
 use pyo3::prelude::*;
 
 use crate::blocking::Eyes;
 use crate::errors;
-use crate::starved::Starved;
+use crate::message::Message;
 
 pub(crate) struct Opened {
     pub(crate) queue: Queue,
@@ -21,8 +23,6 @@ pub(crate) struct Opened {
     sender: OnceLock<Shared<Sender>>,
     receiver: OnceLock<Shared<Receiver>>,
     out: Mutex<VecDeque<Out>>,
-    /// Who waits for a lease to come back, since all of this handle's are out.
-    pub(crate) starved: Starved,
     /// Calls and tasks of this process that wait, for people.
     pub(crate) getters: AtomicUsize,
     pub(crate) putters: AtomicUsize,
@@ -33,28 +33,40 @@ pub(crate) struct Opened {
     pub(crate) putting: Eyes,
 }
 
-/// What a batch met after its last good item.
+/// What a get left for the next one of this process.
+pub(crate) enum Left {
+    /// A batch got it, and an interrupt ended the batch.
+    Item(Py<PyAny>),
+    /// An interrupt ended its decoding, and it has no other place to be.
+    Message(Vec<u8>),
+    /// What a batch met after its last good item.
+    Error(PyErr),
+}
+
+/// All that was left, oldest first.
 #[derive(Default)]
 pub(crate) struct Late {
     /// A look at it spares the lock.
     is_there: AtomicBool,
-    error: Mutex<Option<PyErr>>,
+    left: Mutex<VecDeque<Left>>,
 }
 
 impl Late {
-    pub(crate) fn put(&self, error: PyErr) {
-        let before = self.error.lock().unwrap_or_else(PoisonError::into_inner).replace(error);
-        self.is_there.store(true, Relaxed);
-        drop(before);
+    pub(crate) fn put(&self, left: impl IntoIterator<Item = Left>) {
+        let mut all = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(left);
+        self.is_there.store(!all.is_empty(), Relaxed);
     }
 
-    pub(crate) fn take(&self) -> Option<PyErr> {
+    pub(crate) fn take(&self) -> Option<Left> {
         // The GIL orders it.
         if !self.is_there.load(Relaxed) {
             return None;
         }
-        self.is_there.store(false, Relaxed);
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+        let mut all = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = all.pop_front();
+        self.is_there.store(!all.is_empty(), Relaxed);
+        first
     }
 }
 
@@ -73,7 +85,6 @@ impl Opened {
             sender: OnceLock::new(),
             receiver: OnceLock::new(),
             out: Mutex::default(),
-            starved: Starved::default(),
             getters: AtomicUsize::new(0),
             putters: AtomicUsize::new(0),
             last_attempts: AtomicU32::new(1),
@@ -83,15 +94,12 @@ impl Opened {
         })
     }
 
-    /// The same queue for this forked child, or `None` where it is its own.
-    pub(crate) fn after_fork(&self) -> PyResult<Option<Self>> {
-        if !self.is_forked() {
-            return Ok(None);
-        }
+    /// The same queue for this forked child.
+    pub(crate) fn open_anew(&self, py: Python<'_>) -> PyResult<Self> {
+        let fd = self.queue.try_clone_fd().map_err(errors::descriptor)?;
         // The parent has named it.
         let how = Queue::open_options().any_schema();
-        let queue = how.open(self.queue.try_clone_fd()?).map_err(errors::open)?;
-        Self::new(queue).map(Some)
+        Self::new(py.detach(|| how.open(fd)).map_err(errors::open)?)
     }
 
     /// Whether this is the parent's, inherited by a forked child.
@@ -100,37 +108,78 @@ impl Opened {
     }
 
     pub(crate) fn sender(&self, py: Python<'_>) -> PyResult<&Shared<Sender>> {
-        attached(&self.sender, || Ok(self.queue.sender()?.share()))
-            .map_err(|error| errors::attach(py, error))
+        attached(py, &self.sender, || Ok(self.queue.sender()?.share()))
     }
 
     pub(crate) fn receiver(&self, py: Python<'_>) -> PyResult<&Shared<Receiver>> {
-        attached(&self.receiver, || Ok(self.queue.receiver()?.share()))
-            .map_err(|error| errors::attach(py, error))
+        let make = || {
+            let mut receiver = self.queue.receiver()?;
+            receiver.discard_dead_letters();
+            Ok(receiver.share())
+        };
+        attached(py, &self.receiver, make)
     }
 
-    /// The receiver, if there is one already.
-    pub(crate) fn known_receiver(&self) -> Option<&Shared<Receiver>> {
-        self.receiver.get()
+    /// One attempt of a get.
+    pub(crate) fn attempt(&self, receiver: &mut Receiver) -> Result<Message, TryRecvError> {
+        match self.queue.leases() {
+            0 => receiver.try_recv().map(Message::Copied),
+            _ => receiver.try_lease().map(Message::Leased),
+        }
+    }
+
+    /// What every get answers, in threads and in tasks, or what it waits for.
+    ///
+    /// A queue that was shut down has ended when nothing is left that could come again. Before it
+    /// says so, a get recovers the dead, and waits while other processes have items that they are not
+    /// done with. It does not wait for the items of this handle: perhaps its caller has them, and is
+    /// done with them after this call alone.
+    pub(crate) fn answer(
+        &self,
+        receiver: &Shared<Receiver>,
+    ) -> ControlFlow<Result<Message, RecvError>, WaitsFor> {
+        let answer = receiver.lock().answer(|it| self.attempt(it));
+        let is_at_end = answer.is_continue() && self.queue.is_closed() && self.queue.is_empty();
+        if is_at_end && self.out_on_lease() > 0 {
+            return ControlFlow::Break(Err(RecvError::Closed));
+        }
+        answer
+    }
+
+    /// Takes and acknowledges all that is in the queue, and what the dead had.
+    pub(crate) fn throw_away(&self, receiver: &Shared<Receiver>) -> Result<(), Fault> {
+        let attempt = |it: &mut Receiver| match it.try_lease() {
+            Ok(lease) => {
+                lease.ack();
+                Ok(())
+            }
+            // There is always room for what is copied out.
+            Err(TryRecvError::Fault(Fault::LeasesOut { .. })) => it.try_recv().map(drop),
+            Err(error) => Err(error),
+        };
+        // As many as there can be: what comes back later is for the next to throw away.
+        let held = self.queue.handles() * (self.queue.leases() + 1);
+        for _ in 0..self.queue.capacity() + held {
+            match receiver.lock().answer(attempt) {
+                ControlFlow::Break(Ok(())) => {}
+                ControlFlow::Break(Err(RecvError::Fault(fault))) => return Err(fault),
+                ControlFlow::Break(Err(RecvError::Closed)) | ControlFlow::Continue(_) => break,
+            }
+        }
+        Ok(())
     }
 
     fn out(&self) -> MutexGuard<'_, VecDeque<Out>> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn note_attempts(&self, lease: &Lease) {
-        self.last_attempts.store(lease.attempts().into(), Relaxed);
+    pub(crate) fn note_attempts(&self, message: &Message) {
+        self.last_attempts.store(message.attempts(), Relaxed);
     }
 
-    /// Keeps the lease of an item until it is done.
-    pub(crate) fn keep(&self, holder: u64, lease: Lease) {
-        self.out().push_back(Out { holder, lease });
-    }
-
-    /// Acknowledges a message.
-    pub(crate) fn acknowledge(&self, lease: Lease) {
-        lease.ack();
-        self.starved.feed();
+    /// Keeps the leases of items until they are done.
+    pub(crate) fn keep(&self, holder: u64, leases: impl IntoIterator<Item = Lease>) {
+        self.out().extend(leases.into_iter().map(|lease| Out { holder, lease }));
     }
 
     /// Acknowledges the oldest item that `holder` got, or, where it has none, the oldest of all;
@@ -143,7 +192,7 @@ impl Opened {
         };
         let was_out = done.is_some();
         if let Some(done) = done {
-            self.acknowledge(done.lease);
+            done.lease.ack();
         }
         was_out
     }
@@ -162,25 +211,16 @@ impl Opened {
     }
 }
 
-impl Drop for Opened {
-    /// What is not done is delivered again, once the receiver is dropped, too.
-    fn drop(&mut self) {
-        let out = self.out.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for it in out.drain(..) {
-            it.lease.abandon();
-        }
-    }
-}
-
 /// The handle, made now if there is none. Two threads may make one each, and one is dropped.
-fn attached<H>(
-    handle: &OnceLock<H>,
-    make: impl FnOnce() -> Result<H, AttachError>,
-) -> Result<&H, AttachError> {
+fn attached<'a, H: Send>(
+    py: Python<'_>,
+    handle: &'a OnceLock<H>,
+    make: impl FnOnce() -> Result<H, AttachError> + Send,
+) -> PyResult<&'a H> {
     match handle.get() {
         Some(handle) => Ok(handle),
         None => {
-            let made = make()?;
+            let made = py.detach(make).map_err(|error| errors::attach(py, error))?;
             Ok(handle.get_or_init(|| made))
         }
     }

@@ -1,11 +1,12 @@
 //! The queue's blocking calls, and the beginnings of its async ones.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use parkline_uring::{Stats, TryRecvError};
+use parkline_uring::Stats;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyType};
@@ -14,7 +15,7 @@ use crate::blocking::{self, deadline};
 use crate::codec::Codec;
 use crate::errors;
 use crate::opened::Opened;
-use crate::transfer::holder;
+use crate::transfer::{Batch, holder};
 use crate::turn;
 use crate::waiting::{Wait, pending};
 
@@ -38,9 +39,17 @@ impl Queue {
 
     /// The queue as this process has it: a forked child opens it anew.
     fn opened(&self) -> PyResult<Arc<Opened>> {
+        let opened = self.slot().as_ref().map(Arc::clone).ok_or_else(errors::closed)?;
+        if opened.is_forked() { self.open_anew(&opened) } else { Ok(opened) }
+    }
+
+    #[cold]
+    fn open_anew(&self, inherited: &Opened) -> PyResult<Arc<Opened>> {
+        // Without the lock, for which others wait with the GIL in their hands.
+        let own = Python::attach(|py| inherited.open_anew(py))?;
         let mut slot = self.slot();
         let opened = slot.as_mut().ok_or_else(errors::closed)?;
-        if let Some(own) = opened.after_fork()? {
+        if opened.is_forked() {
             *opened = Arc::new(own);
         }
         Ok(Arc::clone(opened))
@@ -85,13 +94,13 @@ impl Queue {
         };
         let queue = match _fd {
             Some(fd) => {
-                let fd = borrowed(fd)?.try_clone_to_owned()?;
+                let fd = duplicate(fd)?;
                 let how = parkline_uring::Queue::open_options();
                 let how = match &schema {
                     Some((name, version)) => how.schema(name, *version),
                     None => how,
                 };
-                how.open(fd).map_err(errors::open)?
+                py.detach(|| how.open(fd)).map_err(errors::open)?
             }
             None => {
                 if maxsize == 0 {
@@ -115,9 +124,14 @@ impl Queue {
                     Some((name, version)) => builder.schema(name, *version),
                     None => builder,
                 };
-                builder.create().map_err(errors::create)?
+                py.detach(|| builder.create()).map_err(errors::create)?
             }
         };
+        if joinable && queue.leases() == 0 {
+            return Err(PyValueError::new_err(
+                "joinable=True needs leases, of which this queue has none: its items are done when they are got",
+            ));
+        }
         let opened = Arc::new(Mutex::new(Some(Arc::new(Opened::new(queue)?))));
         Ok(Self { opened, codec: Arc::new(codec), joinable })
     }
@@ -162,8 +176,8 @@ impl Queue {
         if let Some(item) = self.try_take(py, &opened)? {
             return Ok(item);
         }
-        if block && let Some(item) = self.take_until(py, &opened, deadline(timeout)?)? {
-            return Ok(item);
+        if block && let Some(message) = self.take_until(py, &opened, deadline(timeout)?)? {
+            return self.hand_over(py, &opened, message);
         }
         Err(errors::empty(py, ()))
     }
@@ -197,8 +211,8 @@ impl Queue {
         Ok(all)
     }
 
-    /// Takes up to `max_items`, in order: what is there, but waits for the first. `get_many(0)` is
-    /// `[]` at once.
+    /// Takes up to `max_items` and `maxsize`, in order: what is there, but waits for the first.
+    /// `get_many(0)` is `[]` at once.
     #[pyo3(signature = (max_items, block = true, timeout = None))]
     fn get_many<'py>(
         &self,
@@ -208,16 +222,18 @@ impl Queue {
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
         let opened = self.opened()?;
-        let mut items = Vec::new();
-        if max_items > 0 && !self.try_take_many(py, &opened, max_items, &mut items)? {
+        let mut batch = Batch::default();
+        self.take_more(py, &opened, max_items, &mut batch, false)?;
+        if max_items > 0 && batch.items.is_empty() {
             let first = match block {
                 true => self.take_until(py, &opened, deadline(timeout)?)?,
                 false => None,
             };
-            items.push(first.ok_or_else(|| errors::empty(py, ()))?);
-            self.try_take_many(py, &opened, max_items, &mut items)?;
+            let first = first.ok_or_else(|| errors::empty(py, ()))?;
+            self.add(py, &opened, first, &mut batch)?;
+            self.take_more(py, &opened, max_items, &mut batch, true)?;
         }
-        PyList::new(py, items)
+        PyList::new(py, batch.items)
     }
 
     /// How many items wait. Others put and get meanwhile; never more than `maxsize`.
@@ -334,25 +350,20 @@ impl Queue {
     fn shutdown(&self, py: Python<'_>, immediate: bool) -> PyResult<()> {
         let opened = self.opened()?;
         opened.queue.close().map_err(|fault| errors::fault(py, fault))?;
-        if immediate {
-            let receiver = opened.receiver(py)?;
-            loop {
-                let taken = receiver.lock().try_lease();
-                match taken {
-                    Ok(lease) => opened.acknowledge(lease),
-                    Err(TryRecvError::Fault(fault)) => return Err(errors::fault(py, fault)),
-                    Err(TryRecvError::Closed | TryRecvError::Empty) => break,
-                }
-            }
+        if !immediate {
+            return Ok(());
         }
-        Ok(())
+        let receiver = opened.receiver(py)?;
+        let thrown = py.detach(|| opened.throw_away(receiver));
+        thrown.map_err(|fault| errors::fault(py, fault))
     }
 
     /// Lets go of this handle. What it got and was not done with comes again, to others. Calls that
     /// are under way end as if it were open.
-    fn close(&self) {
+    fn close(&self, py: Python<'_>) {
         let opened = self.slot().take();
-        drop(opened);
+        // The last one unmaps the queue.
+        py.detach(|| drop(opened));
     }
 
     /// How many calls and tasks of this process wait for an item.
@@ -369,26 +380,30 @@ impl Queue {
 
     /// The queue's descriptor, to be passed on: see `from_fd`.
     fn fileno(&self) -> PyResult<RawFd> {
-        Ok(self.opened()?.queue.as_fd().as_raw_fd())
+        let opened = self.opened()?;
+        descriptor_of(&opened.queue, opened.queue.try_clone_fd())
     }
 
     /// Has what dead processes held delivered again, now; returns how many items. It happens by
     /// itself wherever somebody waits.
     fn recover(&self, py: Python<'_>) -> PyResult<usize> {
-        let found = self.opened()?.queue.recover();
+        let opened = self.opened()?;
+        let found = py.detach(|| opened.queue.recover());
         found.map(|it| it.messages).map_err(|error| errors::attach(py, error))
     }
 
     /// What happened at this queue, in all processes together.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let Stats { sent, received, redelivered, dead_lettered, recovered, parks, wakes, .. } =
-            self.opened()?.queue.stats();
+        let Stats {
+            sent, received, redelivered, dead_lettered, owed, recovered, parks, wakes, ..
+        } = self.opened()?.queue.stats();
         let stats = PyDict::new(py);
         for (name, count) in [
             ("sent", sent),
             ("received", received),
             ("redelivered", redelivered),
             ("dead_lettered", dead_lettered),
+            ("owed", owed),
             ("recovered", recovered),
             ("parks", parks),
             ("wakes", wakes),
@@ -433,13 +448,19 @@ impl Queue {
         Ok(Wait::get(&opened, this, receiver))
     }
 
-    /// What is there, up to `max_items`.
-    fn _take_many<'py>(&self, py: Python<'py>, max_items: usize) -> PyResult<Bound<'py, PyList>> {
-        let mut items = Vec::new();
-        if !turn::is_over(py)? {
-            self.try_take_many(py, &*self.opened()?, max_items, &mut items)?;
+    /// What is there, up to `max_items`; none if the loop has to run first. Where the caller `has_some`
+    /// already, an error is for the next call.
+    fn _take_many<'py>(
+        &self,
+        py: Python<'py>,
+        max_items: usize,
+        has_some: bool,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let mut batch = Batch::default();
+        if has_some || !turn::is_over(py)? {
+            self.take_more(py, &*self.opened()?, max_items, &mut batch, has_some)?;
         }
-        PyList::new(py, items)
+        PyList::new(py, batch.items)
     }
 
     /// `None` if it was put, or the wait for room, and for the loop to run.
@@ -482,17 +503,31 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// The number of the descriptor of `it`, of which `copy` is a copy: of one that the process has closed
+/// none can be made.
+///
+/// # Errors
+/// `OSError` if this process has closed it.
+pub(crate) fn descriptor_of(it: &impl AsFd, copy: io::Result<OwnedFd>) -> PyResult<RawFd> {
+    copy.map_err(errors::descriptor)?;
+    Ok(it.as_fd().as_raw_fd())
+}
+
 pub(crate) fn shut_down(py: Python<'_>) -> PyErr {
     errors::shut_down(py, ("the queue is shut down",))
 }
 
 /// # Errors
-/// `ValueError` for a number that no descriptor has.
+/// `ValueError` for a number that no descriptor has, `OSError` for one that is not open.
 #[expect(unsafe_code, reason = "a descriptor comes from Python as a number")]
-pub(crate) fn borrowed<'a>(fd: RawFd) -> PyResult<BorrowedFd<'a>> {
+pub(crate) fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
     if fd < 0 {
         return Err(PyValueError::new_err("a file descriptor cannot be negative"));
     }
     // SAFETY: it is used at once, to duplicate it; one that is not open is refused by the kernel.
-    Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    borrowed.try_clone_to_owned().map_err(|cause| {
+        let text = format!("cannot duplicate the file descriptor {fd}: {cause}");
+        errors::os(&cause, text)
+    })
 }

@@ -1,6 +1,6 @@
 //! Events and semaphores: what processes tell each other beside the items of a queue.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 
 use crate::blocking::{self, Eyes, deadline};
 use crate::errors;
-use crate::queue::{Counted, borrowed};
+use crate::queue::{Counted, descriptor_of, duplicate};
 use crate::turn;
 use crate::waiting::Wait;
 
@@ -50,10 +50,16 @@ impl<T> Handle<T> {
 
     /// What it is in this process: a forked child opens it anew.
     fn opened(&self, open_anew: impl FnOnce(&T) -> PyResult<T>) -> PyResult<Arc<Signal<T>>> {
+        let opened = self.slot().as_ref().map(Arc::clone).ok_or_else(closed)?;
+        if !opened.guard.is_forked() {
+            return Ok(opened);
+        }
+        // Without the lock, for which others wait with the GIL in their hands.
+        let own = Arc::new(Signal::new(open_anew(&opened.it)?)?);
         let mut slot = self.slot();
         let opened = slot.as_mut().ok_or_else(closed)?;
         if opened.guard.is_forked() {
-            *opened = Arc::new(Signal::new(open_anew(&opened.it)?)?);
+            *opened = own;
         }
         Ok(Arc::clone(opened))
     }
@@ -78,7 +84,9 @@ pub(crate) struct Event(Handle<parkline_uring::Event>);
 impl Event {
     fn opened(&self) -> PyResult<Arc<Signal<parkline_uring::Event>>> {
         self.0.opened(|inherited| {
-            parkline_uring::Event::open(inherited.try_clone_fd()?).map_err(errors::open)
+            let fd = inherited.try_clone_fd().map_err(errors::descriptor)?;
+            let open = || parkline_uring::Event::open(fd);
+            Python::attach(|py| py.detach(open)).map_err(errors::open)
         })
     }
 }
@@ -87,15 +95,15 @@ impl Event {
 impl Event {
     #[new]
     #[pyo3(signature = (*, watchdog = 0.1, _fd = None))]
-    fn new(watchdog: f64, _fd: Option<RawFd>) -> PyResult<Self> {
+    fn new(py: Python<'_>, watchdog: f64, _fd: Option<RawFd>) -> PyResult<Self> {
         let event = match _fd {
             Some(fd) => {
-                let fd = borrowed(fd)?.try_clone_to_owned()?;
-                parkline_uring::Event::open(fd).map_err(errors::open)?
+                let fd = duplicate(fd)?;
+                py.detach(|| parkline_uring::Event::open(fd)).map_err(errors::open)?
             }
             None => {
                 let builder = parkline_uring::Queue::builder().watchdog(watchdog_of(watchdog)?);
-                builder.create_event().map_err(errors::create)?
+                py.detach(|| builder.create_event()).map_err(errors::create)?
             }
         };
         Handle::new(event).map(Self)
@@ -155,7 +163,8 @@ impl Event {
 
     /// The event's descriptor, to be passed on: see `from_fd`.
     fn fileno(&self) -> PyResult<RawFd> {
-        Ok(self.opened()?.it.as_fd().as_raw_fd())
+        let opened = self.opened()?;
+        descriptor_of(&opened.it, opened.it.try_clone_fd())
     }
 
     fn __repr__(&self) -> PyResult<String> {
@@ -205,8 +214,10 @@ pub(crate) struct Semaphore(Handle<Held>);
 impl Semaphore {
     fn opened(&self) -> PyResult<Arc<Signal<Held>>> {
         self.0.opened(|inherited| {
-            let fd = inherited.semaphore.try_clone_fd()?;
-            Ok(Held::new(parkline_uring::Semaphore::open(fd).map_err(errors::open)?))
+            let fd = inherited.semaphore.try_clone_fd().map_err(errors::descriptor)?;
+            let open = || parkline_uring::Semaphore::open(fd);
+            let semaphore = Python::attach(|py| py.detach(open));
+            Ok(Held::new(semaphore.map_err(errors::open)?))
         })
     }
 
@@ -223,11 +234,17 @@ impl Semaphore {
 impl Semaphore {
     #[new]
     #[pyo3(signature = (value = 1, *, handles = 64, watchdog = 0.1, _fd = None))]
-    fn new(value: usize, handles: usize, watchdog: f64, _fd: Option<RawFd>) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        value: usize,
+        handles: usize,
+        watchdog: f64,
+        _fd: Option<RawFd>,
+    ) -> PyResult<Self> {
         let semaphore = match _fd {
             Some(fd) => {
-                let fd = borrowed(fd)?.try_clone_to_owned()?;
-                parkline_uring::Semaphore::open(fd).map_err(errors::open)?
+                let fd = duplicate(fd)?;
+                py.detach(|| parkline_uring::Semaphore::open(fd)).map_err(errors::open)?
             }
             None => {
                 if value == 0 {
@@ -237,7 +254,7 @@ impl Semaphore {
                 }
                 let builder = parkline_uring::Queue::builder().handles(handles).lazy_memory();
                 let builder = builder.watchdog(watchdog_of(watchdog)?);
-                builder.create_semaphore(value).map_err(errors::create)?
+                py.detach(|| builder.create_semaphore(value)).map_err(errors::create)?
             }
         };
         Handle::new(Held::new(semaphore)).map(Self)
@@ -318,7 +335,8 @@ impl Semaphore {
     /// Has the permits of dead processes come back, now; returns how many. It happens by itself
     /// wherever somebody waits.
     fn recover(&self, py: Python<'_>) -> PyResult<usize> {
-        self.opened()?.it.semaphore.recover().map_err(|error| errors::attach(py, error))
+        let opened = self.opened()?;
+        py.detach(|| opened.it.semaphore.recover()).map_err(|error| errors::attach(py, error))
     }
 
     /// Releases what was acquired through this handle, and lets go of it. Whoever waits through it
@@ -343,7 +361,8 @@ impl Semaphore {
 
     /// The semaphore's descriptor, to be passed on: see `from_fd`.
     fn fileno(&self) -> PyResult<RawFd> {
-        Ok(self.opened()?.it.semaphore.as_fd().as_raw_fd())
+        let opened = self.opened()?;
+        descriptor_of(&opened.it.semaphore, opened.it.semaphore.try_clone_fd())
     }
 
     fn __repr__(&self) -> PyResult<String> {

@@ -1,58 +1,52 @@
 //! How items get into a queue and out of it: at once, and with a wait.
+//!
+//! A message is acknowledged after it was decoded, or kept on lease then. So whatever ends a get before
+//! it returns, the item is not lost: a process that dies, an interrupt, or a decoding that fails.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use parkline_uring::{Fault, Lease, TryRecvError, TrySendError};
+use parkline_uring::{Fault, Lease, RecvError, TryRecvError, TrySendError};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyBytes;
 
-use crate::blocking::{self, LOOK_EVERY};
 use crate::encoded::Encoded;
-use crate::errors;
-use crate::opened::Opened;
+use crate::message::Message;
+use crate::opened::{Left, Opened};
 use crate::queue::{Counted, Queue, shut_down};
+use crate::{blocking, errors};
+
+/// The items of one call, whose leases are neither kept nor gone yet.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) items: Vec<Py<PyAny>>,
+    leases: Vec<Lease>,
+}
 
 impl Queue {
-    /// An item that was received, for the caller: decoded, and acknowledged or kept on lease.
+    /// The item of a message, which is acknowledged or kept on lease.
     pub(crate) fn hand_over(
         &self,
         py: Python<'_>,
         opened: &Opened,
-        lease: Lease,
+        message: Message,
     ) -> PyResult<Py<PyAny>> {
-        opened.note_attempts(&lease);
-        let copied = self.codec.copy(py, &lease);
-        if !self.joinable {
-            opened.acknowledge(lease);
-            return Ok(self.codec.decode(copied?)?.unbind());
+        let (item, lease) = self.decode(py, opened, message)?;
+        if let Some(lease) = lease {
+            opened.keep(holder(py)?, [lease]);
         }
-        let decoded = copied.and_then(|copied| self.codec.decode(copied));
-        match decoded {
-            Ok(item) => {
-                opened.keep(holder(py)?, lease);
-                Ok(item.unbind())
-            }
-            // Nobody can be done with what nobody got.
-            Err(error) => {
-                opened.acknowledge(lease);
-                Err(error)
-            }
-        }
+        Ok(item)
     }
 
+    /// Takes an item if there is one.
     pub(crate) fn try_take(&self, py: Python<'_>, opened: &Opened) -> PyResult<Option<Py<PyAny>>> {
-        if let Some(error) = opened.late.take() {
-            return Err(error);
+        if let Some(left) = opened.late.take() {
+            return self.take_left(py, opened, left).map(Some);
         }
-        let taken = opened.receiver(py)?.lock().try_lease();
-        match taken {
-            Ok(lease) => self.hand_over(py, opened, lease).map(Some),
-            Err(TryRecvError::Empty | TryRecvError::Fault(Fault::LeasesOut { .. })) => Ok(None),
-            Err(TryRecvError::Closed) => Err(shut_down(py)),
-            Err(TryRecvError::Fault(fault)) => Err(errors::fault(py, fault)),
-        }
+        let message = self.try_take_message(py, opened)?;
+        message.map(|message| self.hand_over(py, opened, message)).transpose()
     }
 
     /// Takes an item, waiting for it until `until`.
@@ -61,32 +55,182 @@ impl Queue {
         py: Python<'_>,
         opened: &Opened,
         until: Option<Instant>,
-    ) -> PyResult<Option<Py<PyAny>>> {
+    ) -> PyResult<Option<Message>> {
         let receiver = opened.receiver(py)?;
-        let side = receiver.lock().side();
+        let side = |waits_for| receiver.lock().side_for(waits_for);
+        let attempt = || opened.answer(receiver);
         let _counted = Counted::new(&opened.getters);
-        loop {
-            let then = opened.starved.now();
-            let attempt = || match receiver.lock().try_lease() {
-                Err(TryRecvError::Empty) => None,
-                settled => Some(settled),
-            };
-            match blocking::wait(py, &side, Some(&opened.getting), until, attempt)? {
-                None | Some(Err(TryRecvError::Empty)) => return Ok(None),
-                Some(Ok(lease)) => return self.hand_over(py, opened, lease).map(Some),
-                Some(Err(TryRecvError::Closed)) => return Err(shut_down(py)),
-                Some(Err(TryRecvError::Fault(Fault::LeasesOut { .. }))) => {
-                    let left = until.map(|it| it.saturating_duration_since(Instant::now()));
-                    if left.is_some_and(|left| left.is_zero()) {
-                        return Ok(None);
-                    }
-                    let nap = left.map_or(LOOK_EVERY, |left| left.min(LOOK_EVERY));
-                    py.detach(|| opened.starved.sleep(then, nap));
-                    blocking::check(py)?;
-                }
-                Some(Err(TryRecvError::Fault(fault))) => return Err(errors::fault(py, fault)),
+        let answer = blocking::wait_where(py, side, Some(&opened.getting), until, attempt)?;
+        answer.map(|answer| told(py, answer)).transpose()
+    }
+
+    /// Takes what is there into `batch`, until it has `most` items, or as many as the queue has room
+    /// for.
+    ///
+    /// # Errors
+    /// Where `has_some` items were got before in this call, or some are in `batch` now, an error is for
+    /// the next call to raise; but for an interrupt, after which nothing of the batch is lost.
+    pub(crate) fn take_more(
+        &self,
+        py: Python<'_>,
+        opened: &Opened,
+        most: usize,
+        batch: &mut Batch,
+        has_some: bool,
+    ) -> PyResult<()> {
+        let taken = self.take_until_one_fails(py, opened, most, batch);
+        let settled = taken.and_then(|()| self.settle(py, opened, batch));
+        let Err(error) = settled else { return Ok(()) };
+        if !error.is_instance_of::<PyException>(py) {
+            // The leases go back into the queue.
+            if batch.leases.is_empty() {
+                opened.late.put(batch.items.drain(..).map(Left::Item));
+            }
+            *batch = Batch::default();
+            return Err(error);
+        }
+        if !has_some && batch.items.is_empty() {
+            return Err(error);
+        }
+        self.settle(py, opened, batch)?;
+        // Whatever else it is, the next call meets it again.
+        if errors::is_undecodable(py, &error) {
+            opened.late.put([Left::Error(error)]);
+        }
+        Ok(())
+    }
+
+    fn take_until_one_fails(
+        &self,
+        py: Python<'_>,
+        opened: &Opened,
+        most: usize,
+        batch: &mut Batch,
+    ) -> PyResult<()> {
+        // More than what was there may come meanwhile, for ever.
+        let most = most.min(opened.queue.capacity());
+        while batch.items.len() < most {
+            if let Some(left) = opened.late.take() {
+                let item = self.take_left(py, opened, left)?;
+                batch.items.push(item);
+                continue;
+            }
+            let Some(message) = self.try_take_message(py, opened)? else { break };
+            self.add(py, opened, message, batch)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the item of `message` to `batch`.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub(crate) fn add(
+        &self,
+        py: Python<'_>,
+        opened: &Opened,
+        message: Message,
+        batch: &mut Batch,
+    ) -> PyResult<()> {
+        let (item, lease) = self.decode(py, opened, message)?;
+        batch.items.push(item);
+        batch.leases.extend(lease);
+        Ok(())
+    }
+
+    fn try_take_message(&self, py: Python<'_>, opened: &Opened) -> PyResult<Option<Message>> {
+        let receiver = opened.receiver(py)?;
+        let taken = opened.attempt(&mut receiver.lock());
+        match taken {
+            Ok(message) => Ok(Some(message)),
+            Err(TryRecvError::Empty | TryRecvError::Fault(Fault::LeasesOut { .. }))
+                if !opened.queue.is_closed() =>
+            {
+                Ok(None)
+            }
+            // The answer asks the kernel who has died.
+            Err(_) => {
+                let answer = py.detach(|| opened.answer(receiver));
+                answer.break_value().map(|answer| told(py, answer)).transpose()
             }
         }
+    }
+
+    fn take_left(&self, py: Python<'_>, opened: &Opened, left: Left) -> PyResult<Py<PyAny>> {
+        match left {
+            Left::Item(item) => Ok(item),
+            Left::Message(bytes) => self.hand_over(py, opened, Message::Copied(bytes)),
+            Left::Error(error) => Err(error),
+        }
+    }
+
+    /// The item of `message`, and the lease that is to be kept until the item is done.
+    ///
+    /// # Errors
+    /// `Undecodable`, or an interrupt, after which the message is back in the queue.
+    fn decode(
+        &self,
+        py: Python<'_>,
+        opened: &Opened,
+        message: Message,
+    ) -> PyResult<(Py<PyAny>, Option<Lease>)> {
+        opened.note_attempts(&message);
+        let copied = self.codec.copy(py, &message);
+        let item = match copied.and_then(|copied| self.codec.decode(copied)) {
+            Ok(item) => item.unbind(),
+            Err(error) => return Err(self.refuse(py, opened, message, error)),
+        };
+        match message {
+            Message::Leased(lease) if self.joinable => Ok((item, Some(lease))),
+            message => {
+                message.ack();
+                Ok((item, None))
+            }
+        }
+    }
+
+    /// What becomes of a message whose decoding raised `error`.
+    #[cold]
+    fn refuse(&self, py: Python<'_>, opened: &Opened, message: Message, error: PyErr) -> PyErr {
+        let is_interrupt = !error.is_instance_of::<PyException>(py);
+        let bytes = if is_interrupt { None } else { self.bytes_of(py, &message) };
+        let (Some(bytes), attempts) = (bytes, message.attempts()) else {
+            // A lease goes back.
+            if let Message::Copied(bytes) = message {
+                opened.late.put([Left::Message(bytes)]);
+            }
+            return error;
+        };
+        let len = message.len();
+        let fate = match message {
+            Message::Leased(lease) if self.joinable => {
+                lease.nack();
+                "it went back into the queue, and comes again; its bytes are in `encoded`"
+            }
+            message => {
+                message.ack();
+                "it is not in the queue any more; its bytes are in `encoded`"
+            }
+        };
+        let text = format!("an item of {len} bytes cannot be decoded: {error}; {fate}");
+        let undecodable = errors::undecodable(py, (text, bytes.unbind(), attempts));
+        undecodable.set_cause(py, Some(error));
+        undecodable
+    }
+
+    /// The message as it is, if there is the memory for it.
+    fn bytes_of<'py>(&self, py: Python<'py>, message: &Message) -> Option<Bound<'py, PyBytes>> {
+        let fill =
+            |to: &mut [u8]| message.copy_from(0, to).map_err(|fault| errors::fault(py, fault));
+        PyBytes::new_with(py, message.len(), fill).ok()
+    }
+
+    /// Keeps the leases of `batch`.
+    fn settle(&self, py: Python<'_>, opened: &Opened, batch: &mut Batch) -> PyResult<()> {
+        if !batch.leases.is_empty() {
+            opened.keep(holder(py)?, batch.leases.drain(..));
+        }
+        Ok(())
     }
 
     /// Sends an item if there is room.
@@ -120,31 +264,6 @@ impl Queue {
         Ok(false)
     }
 
-    /// Takes what is there, until `items` are `most`; whether there are any. An error after the
-    /// first item is for the next call to tell.
-    pub(crate) fn try_take_many(
-        &self,
-        py: Python<'_>,
-        opened: &Opened,
-        most: usize,
-        items: &mut Vec<Py<PyAny>>,
-    ) -> PyResult<bool> {
-        while items.len() < most {
-            match self.try_take(py, opened) {
-                Ok(Some(item)) => items.push(item),
-                Ok(None) => break,
-                Err(error) if items.is_empty() || !error.is_instance_of::<PyException>(py) => {
-                    return Err(error);
-                }
-                Err(error) => {
-                    opened.late.put(error);
-                    break;
-                }
-            }
-        }
-        Ok(!items.is_empty())
-    }
-
     /// Sends an item, waiting for room until `until`; whether there was.
     pub(crate) fn offer_until(
         py: Python<'_>,
@@ -167,6 +286,14 @@ impl Queue {
             Some(Err(TrySendError::Fault((), fault))) => Err(errors::fault(py, fault)),
         }
     }
+}
+
+/// What a get was answered, for its caller.
+pub(crate) fn told(py: Python<'_>, answer: Result<Message, RecvError>) -> PyResult<Message> {
+    answer.map_err(|error| match error {
+        RecvError::Closed => shut_down(py),
+        RecvError::Fault(fault) => errors::fault(py, fault),
+    })
 }
 
 /// Who is calling: the task, or outside of one the thread.

@@ -11,27 +11,25 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parkline_core::driver::{Expecting, ForkGuard, Joining, Side};
-use parkline_uring::driver::wait;
-use parkline_uring::{
-    Event, Fault, Lease, Permit, Receiver, RecvError, SendError, Sender, Shared, TryRecvError,
-};
+use parkline_uring::driver::{wait, wait_where};
+use parkline_uring::{Event, Fault, Permit, Receiver, RecvError, SendError, Sender, Shared};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 
 use crate::encoded::SettledItem;
 use crate::event_loop::EventLoop;
+use crate::message::Message;
 use crate::opened::Opened;
 use crate::queue::Queue;
 use crate::signals::{Held, Signal};
-use crate::starved::Seat;
 use crate::{errors, queue};
 
 type Future<T> = Pin<Box<dyn core::future::Future<Output = T> + Send>>;
 
 /// What a task waits for, and of whom.
 enum Task {
-    Get(Future<Result<Lease, RecvError>>, Option<Seat>, Arc<Opened>),
+    Get(Future<Result<Message, RecvError>>, Arc<Opened>),
     Put(Future<Result<(), SendError>>, Arc<Opened>),
     Join(Future<Result<(), Fault>>),
     Event(Future<Result<(), Fault>>, Arc<Signal<Event>>),
@@ -40,7 +38,7 @@ enum Task {
 
 /// What it got.
 enum Outcome {
-    Got(Lease),
+    Got(Message),
     Done,
     Closed,
     Fault(Fault),
@@ -88,7 +86,8 @@ impl Wait {
         queue: &Bound<'_, Queue>,
         receiver: &Shared<Receiver>,
     ) -> Self {
-        let task = Task::Get(lease(receiver.clone()), None, Arc::clone(opened));
+        let getter = (Arc::clone(opened), receiver.clone());
+        let task = Task::Get(get(getter), Arc::clone(opened));
         let getter = Some((queue.clone().unbind(), Arc::clone(opened)));
         Self { getter, ..Self::new(opened.guard, task) }
     }
@@ -127,20 +126,13 @@ impl Waiter {
         if self.guard.is_forked() {
             // It waits in the parent, by what does not exist here.
             std::mem::forget(task);
-            return;
-        }
-        if let Some(Task::Get(future, seat, opened)) = task {
-            drop(future);
-            if let Some(seat) = seat {
-                opened.starved.leave(seat, true);
-            }
         }
     }
 
     /// Counts this among those that wait, or no more.
     fn count(state: &mut State, waits: bool) {
         let counter: &AtomicUsize = match &state.task {
-            Some(Task::Get(.., opened)) => &opened.getters,
+            Some(Task::Get(_, opened)) => &opened.getters,
             Some(Task::Put(_, opened)) => &opened.putters,
             Some(Task::Event(_, opened)) => &opened.waiting,
             Some(Task::Acquire(_, opened)) => &opened.waiting,
@@ -158,29 +150,11 @@ impl Waiter {
         let Some(task) = &mut state.task else { return Poll::Pending };
         let cx = &mut Context::from_waker(waker);
         match task {
-            Task::Get(future, seat, opened) => {
-                let was_starved = seat.take().map(|seat| opened.starved.leave(seat, false));
-                let polled = match future.as_mut().poll(cx) {
-                    Poll::Ready(Err(RecvError::Fault(Fault::LeasesOut { .. }))) => {
-                        *seat = Some(opened.starved.wait(waker.clone()));
-                        if let Some(receiver) = opened.known_receiver() {
-                            *future = lease(receiver.clone());
-                        }
-                        Poll::Pending
-                    }
-                    got => got.map(|got| match got {
-                        Ok(lease) => Outcome::Got(lease),
-                        Err(RecvError::Closed) => Outcome::Closed,
-                        Err(RecvError::Fault(fault)) => Outcome::Fault(fault),
-                    }),
-                };
-                // It waits for an item now, or for nothing any more: so can the next.
-                let is_fed = seat.is_none() && !matches!(polled, Poll::Ready(Outcome::Got(_)));
-                if was_starved.is_some() && is_fed {
-                    opened.starved.wake_task();
-                }
-                polled
-            }
+            Task::Get(future, _) => future.as_mut().poll(cx).map(|got| match got {
+                Ok(message) => Outcome::Got(message),
+                Err(RecvError::Closed) => Outcome::Closed,
+                Err(RecvError::Fault(fault)) => Outcome::Fault(fault),
+            }),
             Task::Put(future, _) => future.as_mut().poll(cx).map(|put| match put {
                 Ok(()) => Outcome::Done,
                 Err(SendError::Closed(())) => Outcome::Closed,
@@ -228,8 +202,8 @@ impl Wait {
         }
         match outcome {
             Poll::Pending => Ok(pending(py)),
-            Poll::Ready(Outcome::Got(lease)) => match &self.getter {
-                Some((queue, opened)) => queue.get().hand_over(py, opened, lease),
+            Poll::Ready(Outcome::Got(message)) => match &self.getter {
+                Some((queue, opened)) => queue.get().hand_over(py, opened, message),
                 None => Ok(py.None()),
             },
             Poll::Ready(Outcome::Done) => Ok(py.None()),
@@ -256,16 +230,13 @@ impl Drop for Waiter {
     }
 }
 
-fn lease(mut receiver: Shared<Receiver>) -> Future<Result<Lease, RecvError>> {
+type Getter = (Arc<Opened>, Shared<Receiver>);
+
+fn get(mut getter: Getter) -> Future<Result<Message, RecvError>> {
     Box::pin(async move {
-        let attempt = |it: &mut Shared<Receiver>| match it.lock().try_lease() {
-            Ok(lease) => Some(Ok(lease)),
-            Err(TryRecvError::Empty) => None,
-            Err(TryRecvError::Closed) => Some(Err(RecvError::Closed)),
-            Err(TryRecvError::Fault(fault)) => Some(Err(RecvError::Fault(fault))),
-        };
-        let side = |it: &Shared<Receiver>| it.lock().side();
-        wait(&mut receiver, None, side, |_| Duration::ZERO, attempt)
+        let attempt = |(opened, receiver): &mut Getter| opened.answer(receiver);
+        let side = |(_, receiver): &Getter, waits_for| receiver.lock().side_for(waits_for);
+        wait_where(&mut getter, None, side, |_| Duration::ZERO, attempt)
             .await
             .unwrap_or(Err(RecvError::Closed))
     })

@@ -1,6 +1,7 @@
 """What the processes of the tests do; a spawned one imports it."""
 
 import asyncio
+import ctypes
 import os
 import signal
 from typing import Any
@@ -47,6 +48,31 @@ def die_before_done(queue: parkline.Queue[Any], ready: parkline.Queue[Any]) -> N
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def hold_an_item(queue: parkline.Queue[Any], ready: parkline.Queue[Any]) -> None:
+    ready.put(queue.get())
+    signal.pause()
+
+
+class Deadly:
+    """Kills the process that decodes it, but for one."""
+
+    def __init__(self, spared: int) -> None:
+        self.spared = spared
+
+    def __reduce__(self) -> Any:
+        return kill_but, (self.spared,)
+
+
+def kill_but(spared: int) -> str:
+    if os.getpid() != spared:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+def get_one(queue: parkline.Queue[Any]) -> None:
+    queue.get()
+
+
 def die_waiting_in_get(queue: Any, ready: Any) -> None:
     """These three with any queue."""
     queue.get()
@@ -87,6 +113,32 @@ def use_sent_handles(handles: parkline.Queue[Any]) -> None:
 def square(queue: parkline.Queue[int], number: int) -> int:
     queue.put(number * number)
     return os.getpid()
+
+
+def send_a_handle_unprivileged(handles: parkline.Queue[Any], go: parkline.Queue[str]) -> None:
+    """Once as it is after it dropped its privileges, and once as the error says."""
+    os.setuid(65534)
+    handle = parkline.Queue[Any](4)
+    handles.put(handle)
+    go.get()
+    pr_set_dumpable = 4
+    assert ctypes.CDLL(None, use_errno=True).prctl(pr_set_dumpable, 1, 0, 0, 0) == 0
+    handles.put(handle)
+    # It keeps its handle until that has arrived.
+    go.get()
+
+
+def get_handles_unprivileged(handles: parkline.Queue[Any], results: parkline.Queue[str]) -> None:
+    os.setuid(65534)
+    while True:
+        try:
+            handles.get().close()
+            results.put("opened")
+        except parkline.Undecodable as error:
+            assert isinstance(error.__cause__, PermissionError) and error.encoded
+            results.put(str(error))
+        except parkline.ShutDown:
+            return
 
 
 def put_after(

@@ -1,9 +1,17 @@
 """What goes in comes out."""
 
+import asyncio
+import contextlib
+import os
 import pickle
+import signal
+import threading
+import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
+import children
 import pytest
 
 import parkline
@@ -146,25 +154,197 @@ class Unreadable:
         return (int, ("no number",))
 
 
-def test_what_cannot_be_decoded_raises_in_the_get_that_has_it() -> None:
-    q = parkline.Queue[Any](4, joinable=True)
+def get(q: parkline.Queue[Any]) -> list[Any]:
+    return [q.get(timeout=10)]
+
+
+def get_nowait(q: parkline.Queue[Any]) -> list[Any]:
+    return [q.get_nowait()]
+
+
+def get_many(q: parkline.Queue[Any]) -> list[Any]:
+    return q.get_many(4, timeout=10)
+
+
+def iterate(q: parkline.Queue[Any]) -> list[Any]:
+    return [next(iter(q))]
+
+
+def get_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
+    return [asyncio.run(q.aio.get())]
+
+
+def get_many_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
+    return asyncio.run(q.aio.get_many(4))
+
+
+def iterate_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
+    async def main() -> list[Any]:
+        return [await q.aio.__anext__()]
+
+    return asyncio.run(main())
+
+
+def wait_for(q: parkline.Queue[Any]) -> None:
+    while not q.waiting_getters:
+        time.sleep(0.001)
+
+
+def late(take: Callable[[parkline.Queue[Any]], list[Any]]) -> Any:
+    """The same for a get that waits for its item: another thread moves that in from `of` then."""
+
+    def take_late(q: parkline.Queue[Any]) -> list[Any]:
+        with contextlib.ExitStack() as stack:
+            raw = parkline.Queue[bytes].from_fd(q.fileno(), codec="raw")
+            encoded = raw.get()
+
+            def put() -> None:
+                wait_for(q)
+                raw.put(encoded)
+
+            thread = threading.Thread(target=put)
+            thread.start()
+            stack.callback(thread.join)
+            return take(q)
+
+    take_late.__name__ = f"late_{take.__name__}"
+    return take_late
+
+
+GETS = [get, get_nowait, get_many, iterate, get_in_a_task, get_many_in_a_task, iterate_in_a_task]
+GETS += [late(take) for take in GETS if take is not get_nowait]
+each_get = pytest.mark.parametrize("take", GETS, ids=lambda it: it.__name__)
+
+
+@each_get
+def test_what_cannot_be_decoded_is_in_the_hands_of_the_get_that_raises(take: Any) -> None:
+    """As bytes, that it may put aside or decode in another way. Fails if the error does not have them
+    (seen failing)."""
+    q = parkline.Queue[Any](4)
     q.put(Unreadable())
+    with pytest.raises(parkline.Undecodable, match="no number.* its bytes are in `encoded`") as caught:
+        take(q)
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert caught.value.encoded == pickle.dumps(Unreadable(), 5)
+    assert q.empty()
     q.put("next")
-    with pytest.raises(ValueError, match="no number"):
-        q.get()
-    assert q.get() == "next"
+    assert take(q) == ["next"]
+    q.join(timeout=10)
+
+
+@each_get
+def test_what_cannot_be_decoded_comes_again_until_it_had_its_attempts(take: Any) -> None:
+    """Of a joinable queue: another getter may be able to. Fails if it is acknowledged (seen failing)."""
+    q = parkline.Queue[Any](4, joinable=True, max_attempts=3)
+    same = parkline.Queue[Any].from_fd(q.fileno(), codec="raw", joinable=True)
+    q.put(Unreadable())
+    for attempt in (1, 2):
+        with pytest.raises(parkline.Undecodable, match="it went back into the queue") as caught:
+            q.get()
+        assert (caught.value.attempts, caught.value.encoded[0]) == (attempt, 0x80)
+    assert same.get() == caught.value.encoded
+    assert same.last_attempts == 3
+    same.task_done()
+    q.put("next")
+    assert take(q) == ["next"]
     q.task_done()
     q.join(timeout=10)
 
 
-def test_a_batch_tells_late_of_what_it_cannot_decode() -> None:
+@each_get
+def test_what_is_interrupted_in_its_decoding_comes_again(take: Any) -> None:
+    """Whatever is no `Exception` says nothing of the item. Fails if it is acknowledged before it is
+    decoded, or when that fails (seen failing)."""
+    for joinable, leases in ((False, None), (True, None), (False, 0)):
+        q = parkline.Queue[Any](4, joinable=joinable, leases=leases)
+        q.put(Interrupting())
+        Interrupting.interrupts = 1
+        with pytest.raises(KeyboardInterrupt):
+            take(q)
+        assert get(q) == ["decoded"]
+        assert q.last_attempts == (1 if leases == 0 else 2)
+        if joinable:
+            q.task_done()
+        q.join(timeout=10)
+
+
+class Interrupting:
+    """Raises what Ctrl-C raises, where it is decoded, so many times."""
+
+    interrupts = 0
+
+    def __reduce__(self) -> Any:
+        return Interrupting.decode, ()
+
+    @staticmethod
+    def decode() -> str:
+        if Interrupting.interrupts:
+            Interrupting.interrupts -= 1
+            raise KeyboardInterrupt
+        return "decoded"
+
+
+@pytest.mark.parametrize("joinable", [True, False])
+def test_an_interrupted_batch_loses_nothing(joinable: bool) -> None:
+    """What it had before the interrupt is got by the next. Fails if it is dropped (seen failing)."""
+    q = parkline.Queue[Any](8, joinable=joinable)
+    q.put_many([1, 2, Interrupting(), 3])
+    Interrupting.interrupts = 1
+    with pytest.raises(KeyboardInterrupt):
+        q.get_many(8)
+    got: list[Any] = []
+    while len(got) < 4:
+        got += q.get_many(8, timeout=10)
+    assert sorted(got, key=str) == [1, 2, 3, "decoded"]
+    for _ in range(4 if joinable else 0):
+        q.task_done()
+    q.join(timeout=10)
+
+
+@pytest.mark.parametrize("joinable", [True, False])
+def test_an_item_that_kills_where_it_is_decoded_comes_again(spawn: Any, joinable: bool) -> None:
+    """The process has not got it yet. Fails if an item is acknowledged before it is decoded (seen
+    failing)."""
+    q = parkline.Queue[Any](4, joinable=joinable)
+    q.put(children.Deadly(os.getpid()))
+    child = spawn.Process(target=children.get_one, args=(q,))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert q.get(timeout=10) == "survived"
+    assert q.last_attempts == 2
+
+
+@pytest.mark.parametrize("in_task", [True, False])
+def test_a_batch_tells_late_of_what_it_cannot_decode(in_task: bool) -> None:
     """Nothing that was decoded before is lost. Fails if the error is dropped (seen failing)."""
+    take = get_many_in_a_task if in_task else get_many
     q = parkline.Queue[Any](4)
     q.put_many([1, 2, Unreadable(), 3])
-    assert q.get_many(4) == [1, 2]
-    with pytest.raises(ValueError, match="no number"):
-        q.get_many(4)
-    assert q.get_many(4) == [3]
+    assert take(q) == [1, 2]
+    with pytest.raises(parkline.Undecodable, match="no number"):
+        take(q)
+    assert take(q) == [3]
+
+
+@pytest.mark.parametrize("rest", [[Unreadable()], []], ids=["undecodable", "the end"])
+def test_a_batch_in_a_task_keeps_what_it_waited_for(rest: list[Any]) -> None:
+    """What comes after the first item, for which it waited, is for the next call to tell. Fails if the
+    batch raises it (seen failing): the first is lost."""
+
+    async def main() -> None:
+        q = parkline.Queue[Any](4)
+        task = asyncio.create_task(q.aio.get_many(4))
+        while not q.waiting_getters:
+            await asyncio.sleep(0)
+        q.put_many([1, *rest])
+        if not rest:
+            q.shutdown()
+        assert await task == [1]
+        with pytest.raises((parkline.Undecodable, parkline.ShutDown)):
+            await q.aio.get_many(4)
+
+    asyncio.run(main())
 
 
 def test_too_large_an_item_tells_both_sizes() -> None:
@@ -192,8 +372,9 @@ def test_too_large_an_item_tells_both_sizes() -> None:
 def test_messages_of_no_codec_are_refused(message: bytes) -> None:
     q = parkline.Queue[Any](1)
     parkline.Queue[bytes].from_fd(q.fileno(), codec="raw").put(message)
-    with pytest.raises(parkline.Corrupt):
+    with pytest.raises(parkline.Undecodable, match="its sender uses another codec") as caught:
         q.get()
+    assert caught.value.encoded == message
     q.put("goes on")
     assert q.get() == "goes on"
 
@@ -202,8 +383,11 @@ def test_a_cut_pickle_is_pickles_to_refuse() -> None:
     q = parkline.Queue[Any](1)
     message = pickle.dumps({"a": 1}, 5)[:-3]
     parkline.Queue[bytes].from_fd(q.fileno(), codec="raw").put(message)
-    with pytest.raises((pickle.UnpicklingError, EOFError)):
+    with pytest.raises(parkline.Undecodable) as caught:
         q.get()
+    assert isinstance(caught.value.__cause__, (pickle.UnpicklingError, EOFError))
+    assert caught.value.encoded == message
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
 def test_an_array_that_changes_while_the_put_waits_is_put_as_it_was() -> None:

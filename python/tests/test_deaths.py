@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 import children
@@ -92,6 +94,101 @@ def test_a_get_in_a_task_learns_of_a_death_by_itself(spawn: Any) -> None:
         child.join()
 
     asyncio.run(main())
+
+
+def iterate(q: parkline.Queue[Any]) -> list[Any]:
+    return list(q)
+
+
+def get(q: parkline.Queue[Any]) -> list[Any]:
+    return [q.get(timeout=60)]
+
+
+def get_nowait(q: parkline.Queue[Any]) -> list[Any]:
+    return [q.get_nowait()]
+
+
+def get_many(q: parkline.Queue[Any]) -> list[Any]:
+    return q.get_many(4)
+
+
+def iterate_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
+    async def main() -> list[Any]:
+        return [item async for item in q.aio]
+
+    return asyncio.run(main())
+
+
+def get_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
+    async def main() -> list[Any]:
+        return [await q.aio.get()]
+
+    return asyncio.run(main())
+
+
+def get_many_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
+    return asyncio.run(q.aio.get_many(4))
+
+
+GETS = [iterate, get, get_nowait, get_many, iterate_in_a_task, get_in_a_task, get_many_in_a_task]
+
+
+@pytest.mark.parametrize("take", GETS, ids=lambda it: it.__name__)
+def test_the_end_of_a_queue_comes_after_what_the_dead_had(spawn: Any, take: Any) -> None:
+    """All is put, the queue is shut down, and a worker is killed in the midst of an item: another that
+    still works gets it. Fails if the end is told without a look for the dead (seen failing, each)."""
+    q, ready = parkline.Queue[Any](4, joinable=True, watchdog=3600), parkline.Queue[Any](4)
+    q.put("first")
+    q.put("second")
+    child = spawn.Process(target=children.hold_an_item, args=(q, ready))
+    child.start()
+    assert ready.get(timeout=60) == "first"
+    assert q.get(timeout=60) == "second"
+    q.shutdown()
+    kill(child)
+    q.task_done()
+    assert take(q) == ["first"]
+    assert q.last_attempts == 2
+    q.task_done()
+    with pytest.raises(parkline.ShutDown):
+        q.get()
+    q.join(timeout=60)
+
+
+def test_a_thread_that_waits_gets_what_the_dead_had_before_the_end(spawn: Any) -> None:
+    """Fails if the end is told without a look for the dead (seen failing)."""
+    q, ready = parkline.Queue[Any](4, joinable=True, watchdog=3600), parkline.Queue[Any](4)
+    q.put("job")
+    child = spawn.Process(target=children.hold_an_item, args=(q, ready))
+    child.start()
+    assert ready.get(timeout=60) == "job"
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.extend(q))
+    thread.start()
+    while not q.waiting_getters:
+        time.sleep(0.001)
+    kill(child)
+    q.shutdown()
+    thread.join()
+    assert got == ["job"]
+    q.task_done()
+    q.join(timeout=60)
+
+
+def test_an_immediate_shutdown_throws_away_what_the_dead_had(spawn: Any) -> None:
+    """Nothing is left that a join would wait for. Fails if it takes what is in the queue alone (seen
+    failing)."""
+    q, ready = parkline.Queue[Any](4, joinable=True, watchdog=3600), parkline.Queue[Any](4)
+    q.put("job")
+    q.put("of the living")
+    child = spawn.Process(target=children.hold_an_item, args=(q, ready))
+    child.start()
+    assert ready.get(timeout=60) == "job"
+    assert q.get(timeout=60) == "of the living"
+    kill(child)
+    q.task_done()
+    q.shutdown(immediate=True)
+    q.join(timeout=1)
 
 
 def test_what_kills_every_worker_is_given_up(spawn: Any) -> None:

@@ -259,6 +259,103 @@ def test_with_all_leases_out_a_get_waits_for_a_task_done() -> None:
     q.join()
 
 
+def test_without_leases_an_item_is_done_when_it_is_got() -> None:
+    """Fails if a get leases its item (seen failing): it waits for ever beside the items."""
+    q = parkline.Queue[Any](8, leases=0)
+    q.put_many([1, [2], 3, b"4", "five", 6])
+    assert q.get(timeout=10) == 1
+    assert q.get_nowait() == [2]
+    assert q.get_many(2, timeout=10) == [3, b"4"]
+
+    async def main() -> None:
+        assert await asyncio.wait_for(q.aio.get(), 10) == "five"
+        assert await asyncio.wait_for(q.aio.get_many(2), 10) == [6]
+        task = asyncio.create_task(q.aio.get())
+        while not q.waiting_getters:
+            await asyncio.sleep(0)
+        q.put(7)
+        assert await task == 7
+
+    asyncio.run(main())
+    q.join(timeout=10)
+    with pytest.raises(ValueError, match="joinable=True"):
+        q.task_done()
+    q.put_many([8, 9])
+    q.shutdown()
+    assert list(q) == [8, 9]
+    same = parkline.Queue[Any](8, leases=0)
+    same.put(1)
+    same.shutdown(immediate=True)
+    same.join(timeout=10)
+
+
+def test_a_joinable_queue_without_leases_is_refused() -> None:
+    with pytest.raises(ValueError, match="joinable=True needs leases"):
+        parkline.Queue[int](8, joinable=True, leases=0)
+    q = parkline.Queue[int](8, leases=0)
+    with pytest.raises(ValueError, match="joinable=True needs leases"):
+        parkline.Queue[int].from_fd(q.fileno(), joinable=True)
+
+
+def test_the_end_waits_for_what_others_are_not_done_with() -> None:
+    """Another process's, or another handle's: it may come again. Fails if a queue has ended when it is
+    empty (seen failing)."""
+    q = parkline.Queue[str](8, joinable=True)
+    other = parkline.Queue[str].from_fd(q.fileno(), joinable=True)
+    q.put_many(["done", "comes again"])
+    assert [other.get(), other.get()] == ["done", "comes again"]
+    other.task_done()
+    q.shutdown()
+    got: list[str] = []
+    threads = [threading.Thread(target=lambda: got.extend(one(q))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_for_waiters(q, getters=2)
+    with pytest.raises(parkline.Empty):
+        q.get_nowait()
+    other.close()
+    for thread in threads:
+        thread.join()
+    assert got == ["comes again"]
+
+
+def one(q: parkline.Queue[str]) -> list[str]:
+    """What a worker gets that is done with each item."""
+    got = []
+    for item in q:
+        got.append(item)
+        q.task_done()
+    return got
+
+
+@pytest.mark.parametrize("leases", [2, 256])
+def test_the_end_does_not_wait_for_what_this_handle_is_not_done_with(leases: int) -> None:
+    """The caller may have it, also where another thread or task got it for it. Fails if a get waits for
+    all items (seen failing): it waits for itself."""
+    q = parkline.Queue[int](8, joinable=True, leases=leases)
+    q.put_many([1, 2])
+    q.shutdown()
+    assert [q.get(), q.get()] == [1, 2]
+    for block, timeout in ((False, None), (True, 10)):
+        with pytest.raises(parkline.ShutDown):
+            q.get(block, timeout)
+    with pytest.raises(parkline.ShutDown):
+        q.get_many(2, timeout=10)
+
+    async def main() -> None:
+        await q.aio.get()
+        await q.aio.get()
+        with pytest.raises(parkline.ShutDown):
+            await asyncio.wait_for(q.aio.get(), 10)
+
+    q.task_done()
+    q.task_done()
+    q = parkline.Queue[int](8, joinable=True, leases=leases)
+    q.put_many([1, 2])
+    q.shutdown()
+    asyncio.run(main())
+
+
 def test_the_repr_tells_what_goes_on() -> None:
     q = parkline.Queue[int](1000, max_message=64)
     q.put(1)
