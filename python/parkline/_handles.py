@@ -5,6 +5,7 @@ To one that runs already a pickle names it, and the other opens it through `/pro
 likes, and without a thread that hands it out. So the sender has to keep its own until then.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,16 +25,64 @@ class Named:
 
     def open(self) -> int:
         """Opens it here."""
-        gone = f"process {self.pid} has closed what it sent, has ended, or is out of reach"
+        path = f"/proc/{self.pid}/fd/{self.fd}"
         try:
-            fd = os.open(f"/proc/{self.pid}/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+            # Without a wait for the end of a lease on the file.
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise OSError(error.errno, f"{gone}: keep it until it has arrived") from error
+            raise OSError(error.errno, self._refusal(error)) from error
         found = os.fstat(fd)
         if (found.st_dev, found.st_ino) != (self.device, self.inode):
             os.close(fd)
-            raise FileNotFoundError(f"{gone}: keep it until it has arrived")
+            raise FileNotFoundError(errno.ENOENT, self._gone())
         return fd
+
+    def _refusal(self, error: OSError) -> str:
+        """What happened, and what to do."""
+        match error.errno:
+            case errno.ENOENT:
+                return self._gone()
+            case errno.EACCES | errno.EPERM:
+                return f"{self._barrier()}; or {_PASS_IT}"
+            case errno.EMFILE | errno.ENFILE:
+                return f"no descriptor is left to open what process {self.pid} sent: {error.strerror}"
+            case errno.EWOULDBLOCK:
+                return (
+                    f"a process has a lease (F_SETLEASE) on the memfd that process {self.pid} sent:"
+                    " try again later, the kernel ends the lease"
+                )
+        return f"cannot open what process {self.pid} sent: {error.strerror}; {_PASS_IT}"
+
+    def _gone(self) -> str:
+        if not os.path.isdir("/proc/self/fd"):
+            return f"/proc is not mounted, through which it is opened: mount it, or {_PASS_IT}"
+        if os.path.isdir(f"/proc/{self.pid}"):
+            what = f"process {self.pid} has closed what it sent"
+        else:
+            what = f"process {self.pid}, which sent it, has ended"
+        return f"{what}, or is in another pid namespace: it has to keep it until it has arrived"
+
+    def _barrier(self) -> str:
+        """What keeps this process out of that one."""
+        try:
+            with open(f"/proc/{self.pid}/status") as status:
+                user = next(int(line.split()[2]) for line in status if line.startswith("Uid:"))
+                # What belongs to a process that is closed to others is root's.
+                owner = os.fstat(status.fileno()).st_uid
+        except (OSError, StopIteration):
+            return f"this process may not see process {self.pid}, which sent it (/proc is hidden)"
+        if owner != user:
+            return (
+                f"process {self.pid}, which sent it, has dropped privileges, and is closed to others"
+                " since: let it call prctl(PR_SET_DUMPABLE, 1) after that"
+            )
+        return (
+            f"process {self.pid}, which sent it, runs as user {user}, this one as user {os.geteuid()},"
+            " or has privileges that this one lacks: run both as the same user"
+        )
+
+
+_PASS_IT = "pass on the descriptor itself: to a child, or by socket.send_fds, and from_fd() there"
 
 
 def send(fd: int) -> Any:

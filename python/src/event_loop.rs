@@ -10,12 +10,14 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Wake;
 use std::thread::{self, ThreadId};
 
+use parkline_core::driver::{ForkGuard, hold_forks};
 use parkline_uring::driver::LoopRing;
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
@@ -47,7 +49,52 @@ struct Expected {
 /// Whom to wake.
 struct Mail {
     names: Mutex<Vec<u64>>,
-    bell: OwnedFd,
+    bell: Bell,
+}
+
+/// An eventfd, of which no forked child keeps a copy: there its number may be another file's.
+struct Bell {
+    /// `None` when it is dropped.
+    fd: Option<OwnedFd>,
+    guard: ForkGuard,
+}
+
+impl Bell {
+    fn new() -> io::Result<Self> {
+        let guard = ForkGuard::new()?;
+        let mut forks = hold_forks();
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        forks.keep_from_children(fd.as_raw_fd());
+        drop(forks);
+        Ok(Self { fd: Some(fd), guard })
+    }
+
+    fn fd(&self) -> Option<&OwnedFd> {
+        self.fd.as_ref().filter(|_| !self.guard.is_forked())
+    }
+
+    fn ring(&self) {
+        // It can only be full, and then it is readable.
+        let _ = self.fd().map(|fd| rustix::io::write(fd, &1u64.to_ne_bytes()));
+    }
+
+    fn answer(&self) {
+        // Empty is as good as read.
+        let _ = self.fd().map(|fd| rustix::io::read(fd, &mut [0; 8]));
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        let Some(fd) = self.fd.take() else { return };
+        if self.guard.is_forked() {
+            std::mem::forget(fd);
+            return;
+        }
+        let mut forks = hold_forks();
+        forks.is_closing(fd.as_raw_fd());
+        drop(fd);
+    }
 }
 
 /// The waker of one waiting task.
@@ -64,8 +111,7 @@ impl Wake for Alarm {
     fn wake_by_ref(self: &Arc<Self>) {
         locked(&self.mail.names).push(self.name);
         if ATTENDED.get() != Arc::as_ptr(&self.mail) {
-            // It can only be full, and then it is readable.
-            let _ = rustix::io::write(&self.mail.bell, &1u64.to_ne_bytes());
+            self.mail.bell.ring();
         }
     }
 }
@@ -74,9 +120,7 @@ impl Wake for Alarm {
 impl EventLoop {
     #[new]
     fn new() -> PyResult<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let bell = eventfd(0, flags).map_err(std::io::Error::from)?;
-        let mail = Arc::new(Mail { names: Mutex::default(), bell });
+        let mail = Arc::new(Mail { names: Mutex::default(), bell: Bell::new()? });
         let (ring, waits) = (LoopRing::new().ok(), Mutex::default());
         Ok(Self { ring, mail, waits, thread: thread::current().id() })
     }
@@ -84,10 +128,11 @@ impl EventLoop {
     /// The descriptors that the loop polls, each with what to call when it is readable.
     fn sources(this: &Bound<'_, Self>) -> PyResult<Vec<(RawFd, Py<PyAny>)>> {
         let py = this.py();
-        let mut sources = vec![(
-            this.get().mail.bell.as_raw_fd(),
-            this.getattr(pyo3::intern!(py, "answer"))?.unbind(),
-        )];
+        let mut sources = Vec::new();
+        if let Some(bell) = this.get().mail.bell.fd() {
+            let answer = this.getattr(pyo3::intern!(py, "answer"))?.unbind();
+            sources.push((bell.as_raw_fd(), answer));
+        }
         if let Some(ring) = &this.get().ring {
             sources.push((ring.as_raw_fd(), this.getattr(pyo3::intern!(py, "drive"))?.unbind()));
         }
@@ -105,8 +150,7 @@ impl EventLoop {
 
     /// Answers the bell: resolves the futures of those who were woken elsewhere.
     fn answer(&self, py: Python<'_>) -> PyResult<()> {
-        // Empty is as good as read.
-        let _ = rustix::io::read(&self.mail.bell, &mut [0; 8]);
+        self.mail.bell.answer();
         self.deliver(py)
     }
 }

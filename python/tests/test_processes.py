@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import textwrap
 import threading
 from typing import Any
 
@@ -14,7 +15,7 @@ import children
 import pytest
 
 import parkline
-from parkline import _handles
+from parkline import _handles, _parkline
 
 
 def test_a_handle_goes_into_a_child_of_every_kind(start: Any) -> None:
@@ -221,6 +222,105 @@ def test_a_forked_child_can_drop_what_waits_in_its_parent() -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert loop.run_until_complete(task) == "from the child"
     loop.close()
+
+
+def test_a_forked_child_leaves_the_numbers_alone_that_its_parents_loops_have() -> None:
+    """As a daemon it closes all descriptors that it inherited, and has other files by those numbers.
+    Fails if `EventLoop` closes its number in a child (seen failing)."""
+    loop: _parkline.EventLoop | None = _parkline.EventLoop()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.closerange(3, 256)
+            files = [os.open(os.devnull, os.O_RDONLY) for _ in range(64)]
+            loop = None
+            gc.collect()
+            for file in files:
+                os.fstat(file)
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    assert loop is not None and loop.sources()
+
+
+DAEMON = """
+    import asyncio, errno, os, parkline, sys
+    q, stop, turns = parkline.Queue(4), parkline.Event(), parkline.Semaphore(1)
+    child = os.fork()
+    if child == 0:
+        os.closerange(3, 256)
+        if {reuse}:
+            files = [os.open(os.devnull, os.O_RDWR) for _ in range(64)]
+        for call in (lambda: q.put(1), q.get, q.fileno, lambda: asyncio.run(q.aio.get()), stop.set,
+                     stop.fileno, turns.acquire, turns.fileno):
+            try:
+                call()
+            except OSError as error:
+                assert error.errno == errno.EBADF, error
+                assert "this process has closed the descriptor" in str(error), error
+                assert "or make or open this after that" in str(error), error
+            else:
+                raise AssertionError(call)
+        if {reuse}:
+            del q, stop, turns, call
+            for file in files:
+                os.fstat(file)
+        print("told", flush=True)
+        os._exit(0)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+def test_what_a_daemon_closed_is_told_and_left_alone(reuse: bool) -> None:
+    """Fails if the error is the kernel's alone, or one of what has the number now, or if that is closed
+    (seen failing)."""
+    program = textwrap.dedent(DAEMON.format(reuse=reuse))
+    command = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
+
+
+def test_what_another_user_sent_says_who_has_to_do_what(spawn: Any) -> None:
+    """A process that dropped privileges sends a handle through a queue: the kernel lets no other process
+    open its descriptors, unless it says that others may. The getter is told so, and has the item.
+    Fails if the error is the kernel's alone, or the item gone (seen failing)."""
+    if os.geteuid() != 0:
+        assert "PARKLINE_REQUIRE" not in os.environ
+        print("not tried: to drop privileges takes some")
+        return
+    handles, results = parkline.Queue[Any](8, max_message=4096), parkline.Queue[str](8)
+    go = parkline.Queue[str](8)
+    sender = spawn.Process(target=children.send_a_handle_unprivileged, args=(handles, go))
+    getter = spawn.Process(target=children.get_handles_unprivileged, args=(handles, results))
+    for child in (sender, getter):
+        child.start()
+    refused = results.get(timeout=60)
+    go.put("make it accessible")
+    assert results.get(timeout=60) == "opened"
+    go.put("end")
+    handles.shutdown()
+    for child in (sender, getter):
+        child.join()
+        assert child.exitcode == 0
+    assert f"process {sender.pid}, which sent it, has dropped privileges" in refused
+    assert "let it call prctl(PR_SET_DUMPABLE, 1) after that" in refused
+
+
+def test_what_is_sent_by_a_process_that_ended_says_so() -> None:
+    """Fails if the error is the kernel's alone (seen failing)."""
+    q = parkline.Queue[Any](1)
+    child = os.fork()
+    if child == 0:
+        own = parkline.Queue[Any](1)
+        q.put(own)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    with pytest.raises(parkline.Undecodable, match=f"process {child}, which sent it, has ended") as told:
+        q.get()
+    assert isinstance(told.value.__cause__, FileNotFoundError)
 
 
 def test_a_descriptor_is_all_that_is_needed() -> None:
