@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::ops::ControlFlow;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -169,7 +170,10 @@ impl Side {
     /// What a driver keeps for this queue as this process opened it, made by `make` when it is first
     /// asked for, and dropped with the queue. `None` if another driver keeps something of another
     /// type.
-    pub fn companion<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Option<&T> {
+    pub fn companion<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe>(
+        &self,
+        make: impl FnOnce() -> T,
+    ) -> Option<&T> {
         self.segment.companion.get_or_make(make)
     }
 

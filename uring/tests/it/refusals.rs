@@ -9,6 +9,7 @@ use parkline_uring::{
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 use crate::peer::Peer;
+use crate::required::not_tried;
 use crate::runtimes::current_thread;
 
 /// Has the kernel answer these system calls of this process with `errno`.
@@ -39,9 +40,10 @@ pub(crate) fn child(role: &str) {
     refuse(calls, errno);
     let Backend::Futex(why) = backend() else { panic!("io_uring was refused") };
     let (expected, advice) = match role {
-        "EPERM" | "no enter" | "no register" | "no waitv" => {
-            (Unavailable::Forbidden { errno: 1 }, "seccomp")
-        }
+        "EPERM" | "no enter" | "no register" | "no waitv" => match sysctl() {
+            0 => (Unavailable::Forbidden { errno: 1 }, "seccomp"),
+            value => (Unavailable::Sysctl { value }, "io_uring_disabled=0"),
+        },
         "ENOSYS" => (Unavailable::NoIoUring, "6.7"),
         "ENOMEM" => (Unavailable::Memory, "ulimit -l"),
         "EMFILE" => (Unavailable::Descriptors, "ulimit -n"),
@@ -70,6 +72,12 @@ pub(crate) fn child(role: &str) {
     assert_eq!(log.matches("waits on a helper thread").count(), 1, "{log}");
 }
 
+/// Who may use io_uring, for the system: with 2 no process may.
+fn sysctl() -> u8 {
+    let value = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+    value.map_or(0, |value| value.trim().parse().unwrap())
+}
+
 /// What was logged.
 #[derive(Clone, Default)]
 pub(crate) struct Log(pub(crate) Arc<Mutex<Vec<u8>>>);
@@ -90,11 +98,15 @@ const SYS_IO_URING_REGISTER: i64 = 427;
 const SYS_FUTEX_WAITV: i64 = 449;
 
 fn refused(role: &str) {
-    let says_what_was_asked = matches!(backend(), Backend::Futex(Unavailable::Asked));
+    if let Backend::Futex(why @ Unavailable::Asked) = backend() {
+        // No kernel is asked.
+        return not_tried("io_uring", why);
+    }
     // Where the first call is refused already, the later ones are not reached.
     let is_first = !matches!(role, "no enter" | "no register");
-    if !says_what_was_asked && (is_first || try_io_uring().is_ok()) {
-        Peer::start(role, &[]).assert_success();
+    match try_io_uring() {
+        Err(why) if !is_first => not_tried("io_uring", why),
+        _ => Peer::start(role, &[]).assert_success(),
     }
 }
 
