@@ -6,7 +6,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::protocol::{Setup, State, Violation};
 
@@ -66,31 +66,52 @@ impl Hasher for Fold {
     }
 }
 
-fn hash(state: &State) -> u64 {
+/// For what is a hash already.
+#[derive(Default)]
+struct Same(u64);
+
+impl Hasher for Same {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only hashes are hashed");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+type Parents = HashMap<u64, u64, BuildHasherDefault<Same>>;
+
+fn hash(setup: &Setup, state: &State) -> u64 {
     let mut hasher = Fold::default();
-    state.hash(&mut hasher);
+    setup.hash(state, &mut hasher);
     hasher.finish()
 }
 
 /// Sees at least `limit` states of `setup`, or all of them, nearest first. In each that it looks
-/// at, everybody must be able to go on alone, and all may die.
+/// at, each thread must be able to go on alone, and all may die.
 pub(crate) fn search(setup: &Setup, limit: usize) -> Result<Seen, Found> {
     let start = setup.start();
-    let mut parents = HashMap::from([(hash(&start), 0)]);
-    let mut settled = HashSet::new();
-    let mut queue = VecDeque::from([start]);
-    while let Some(state) = queue.pop_front() {
-        let here = hash(&state);
-        let found = |parents: &HashMap<u64, u64>, violation, last| Found {
+    let mut parents = Parents::default();
+    parents.insert(hash(setup, &start), 0);
+    let mut settled = HashSet::<u64, BuildHasherDefault<Same>>::default();
+    let mut queue = VecDeque::from([(start, None)]);
+    while let Some((state, last)) = queue.pop_front() {
+        let here = hash(setup, &state);
+        let found = |parents: &Parents, violation, last| Found {
             violation,
             states: parents.len(),
             way: way(setup, parents, here, last),
         };
-        if let Err(violation) = setup.each_goes_on_alone(&state) {
+        if let Err(violation) = setup.each_goes_on_alone(&state, |thread| Some(thread) != last) {
             return Err(found(&parents, violation, "and one goes on alone".into()));
         }
         let dead = setup.all_dead(state);
-        if settled.insert(hash(&dead))
+        if settled.insert(hash(setup, &dead))
             && let Err(violation) = setup.the_survivor_settles_all(dead)
         {
             return Err(found(&parents, violation, "and all die, and one survivor comes".into()));
@@ -100,9 +121,9 @@ pub(crate) fn search(setup: &Setup, limit: usize) -> Result<Seen, Found> {
             if let Err(violation) = setup.make(&mut next, what) {
                 return Err(found(&parents, violation, setup.describe(&state, what)));
             }
-            if let Entry::Vacant(unseen) = parents.entry(hash(&next)) {
+            if let Entry::Vacant(unseen) = parents.entry(hash(setup, &next)) {
                 unseen.insert(here);
-                queue.push_back(next);
+                queue.push_back((next, setup.goes_on(&state, what, &next)));
             }
         }
         if parents.len() >= limit {
@@ -113,9 +134,9 @@ pub(crate) fn search(setup: &Setup, limit: usize) -> Result<Seen, Found> {
 }
 
 /// The steps from the start to the state with the hash `end`, and `last`.
-fn way(setup: &Setup, parents: &HashMap<u64, u64>, end: u64, last: String) -> Vec<String> {
+fn way(setup: &Setup, parents: &Parents, end: u64, last: String) -> Vec<String> {
     let start = setup.start();
-    let first = hash(&start);
+    let first = hash(setup, &start);
     let mut hashes = Vec::from([end]);
     while let Some(child) = hashes.last().copied().filter(|child| *child != first) {
         hashes.push(parents[&child]);
@@ -124,7 +145,7 @@ fn way(setup: &Setup, parents: &HashMap<u64, u64>, end: u64, last: String) -> Ve
     for child in hashes.into_iter().rev().skip(1) {
         let step = setup.moves(&state).find_map(|what| {
             let mut next = state;
-            let led_here = setup.make(&mut next, what).is_ok() && hash(&next) == child;
+            let led_here = setup.make(&mut next, what).is_ok() && hash(setup, &next) == child;
             led_here.then_some((what, next))
         });
         let (what, next) = step.expect("each state was reached from its parent");
