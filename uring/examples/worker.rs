@@ -1,8 +1,7 @@
 //! A worker that SIGTERM stops: it finishes what it can in a short time, and returns the rest.
 //!
 //! `cargo run -p parkline-uring --example worker` makes a queue with four jobs, starts such a worker with
-//! the queue as its standard input, and stops it when two of them are done. `docs/stopping-a-worker.md`
-//! has the reasons.
+//! the queue as its standard input, and stops it when two jobs are done: see docs/stopping-a-worker.md.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, stdin};

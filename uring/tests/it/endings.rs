@@ -336,8 +336,7 @@ fn a_lost_branch_of_select() {
 
 /// The runtime of the tasks is another one than that of the worker, and ends.
 ///
-/// Fails if a dropped lease acknowledges, or if what is owed goes with the runtime (each seen
-/// failing).
+/// Fails if a dropped lease acknowledges (seen failing).
 #[test]
 fn a_runtime_that_is_dropped() {
     each(&TASKS, |within, jobs| async move {

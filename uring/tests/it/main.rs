@@ -19,5 +19,6 @@ mod refusals;
 mod required;
 mod runtimes;
 mod signals;
+mod stopping;
 mod the_end;
 mod traps;
