@@ -86,3 +86,8 @@ pub use receiver::AsyncReceiver;
 pub use semaphore::AsyncSemaphore;
 pub use sender::{AsyncCommit, AsyncPackSender, AsyncReserve, AsyncSender};
 pub use shared_handle::{Handle, Locked, Shared};
+
+/// Runs the programs of a page.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/stopping-a-worker.md")]
+struct StoppingAWorker;
