@@ -179,7 +179,7 @@ where
     /// use std::time::Duration;
     ///
     /// let queue = Queue::builder().leases(1).create()?;
-    /// queue.sender()?.try_send_many(&[&b"first"[..], b"second"])?;
+    /// queue.sender()?.try_send_many([&b"first"[..], b"second"])?;
     /// let mut receiver = queue.receiver()?;
     /// block_on(async {
     ///     let first = receiver.lease().await?;
