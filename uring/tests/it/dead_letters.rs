@@ -36,8 +36,10 @@ fn handler(
     (Box::new(handler), dead)
 }
 
+type Way = fn(&mut Shared<Receiver<u64>>) -> u64;
+
 /// Each way to find a dead letter: the message that comes after it.
-const WAYS: [fn(&mut Shared<Receiver<u64>>) -> u64; 4] = [
+const WAYS: [Way; 4] = [
     |it| block_on(it.recv()).unwrap(),
     |it| {
         let job = block_on(it.lease()).unwrap();

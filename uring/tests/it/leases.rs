@@ -30,9 +30,11 @@ fn shared_handles_go_to_other_threads_and_through_panics() {
     }
 }
 
+type End = (usize, fn(Lease<u64>), (u64, u16));
+
 /// How a lease ends, of a ring of so many slots, and what a waiter for a lease gets then: which
 /// message, the how manieth time.
-const ENDS: [(usize, fn(Lease<u64>), (u64, u16)); 3] = [
+const ENDS: [End; 3] = [
     (2, Lease::ack, (2, 1)),
     (2, drop, (2, 1)),
     // The ring is full, and so the message stays with the handle.
