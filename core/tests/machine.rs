@@ -248,7 +248,7 @@ fn descriptors() {
 #[test]
 fn a_filter_that_denies_a_call_is_told_with_the_calls_name() {
     for errno in [libc::EPERM, libc::ENOSYS] {
-        for call in ["memfd_create", "ftruncate", "fallocate", "fcntl", "madvise"] {
+        for call in ["getrandom", "memfd_create", "ftruncate", "fallocate", "fcntl", "madvise"] {
             play(&format!("denied {call} {errno}"));
         }
     }
@@ -260,6 +260,10 @@ fn denied(call: &str, errno: i32) {
     let (fd, of_semaphore) = (fd_of(&queue), semaphore.try_clone_fd().unwrap());
     let seccomp = "seccomp";
     match call {
+        "getrandom" => {
+            deny(libc::SYS_getrandom, errno);
+            assert_os!(small().create(), CreateError, "getrandom", errno, seccomp);
+        }
         "memfd_create" => {
             deny(libc::SYS_memfd_create, errno);
             assert_os!(small().create(), CreateError, "memfd_create", errno, seccomp);
