@@ -50,8 +50,8 @@ const BUDGET: Duration = Duration::from_secs(1);
 /// A call that is under way for so long does not return.
 const NEVER: Duration = Duration::from_secs(10);
 
-/// The length of the queue's file.
-const LEN: usize = 1 << 14;
+/// The length of the file that [`queue`] makes.
+const LEN: usize = 6 << 12;
 type Words = [AtomicU64; LEN / 8];
 
 pub(crate) fn queue() -> Result<Queue> {
