@@ -24,6 +24,7 @@ mod beside;
 mod case;
 #[cfg(kill_points)]
 mod churn;
+mod clock;
 mod cores;
 #[cfg(kill_points)]
 mod deaths;

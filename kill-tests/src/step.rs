@@ -7,7 +7,7 @@
 //! that was never there again, a redelivery that did not happen, an order that changed, show as
 //! a state too many, too few, or out of turn.
 //!
-//! Chance makes some victims go another way than the recorded (a hash's seed, the clock): others are
+//! Chance makes some victims go another way than the recorded (a hash's seed): others are
 //! run instead, and the few instructions that none of twenty came to are counted as missed.
 //!
 //! Seen to fail: the op cleared before the cell is settled (a block in two places; 17 violations in
@@ -27,7 +27,6 @@ use nix::sys::ptrace;
 use parkline_core::Queue;
 
 use crate::case::{Case, Turns};
-use crate::cores;
 use crate::marks::Marks;
 use crate::operation::{Dead, Fill, Operation, When};
 use crate::player::{self, Player};
@@ -35,6 +34,7 @@ use crate::report::{Table, Violations, bar};
 use crate::scene::{Scene, Watch};
 use crate::states::Seen;
 use crate::tracee::{Path, Spot, Tracee};
+use crate::{clock, cores};
 
 /// Arguments of the single-step kills.
 #[derive(Debug, Args)]
@@ -162,10 +162,7 @@ fn kill_everywhere(
             },
         }
     }
-    // How far a look for the dead comes is up to the clock.
-    let looks = matches!(case.operation, Operation::DetachOwing | Operation::AttachLease);
-    let most = if looks { spots.len() / 2 } else { spots.len() / 100 };
-    if missed > most {
+    if missed > spots.len() / 100 {
         violations.add(format_args!("{case}: no victim came to {missed} of the instructions"));
     }
     if let Err(error) = turns.end() {
@@ -206,7 +203,7 @@ fn died(case: Case, dead: Dead, known: &mut BTreeMap<Case, Known>) -> Result<Dea
     Ok(DeadBefore { case, path: known.path, spot })
 }
 
-/// The way that most victims go: chance (a hash's seed, the clock) sends some on another.
+/// The way that most victims go: chance (a hash's seed) sends some on another.
 fn record(case: Case, dead: Option<&DeadBefore>) -> Result<Path> {
     let mut ways: Vec<(Path, usize)> = Vec::new();
     for _ in 0..RECORDS {
@@ -268,6 +265,7 @@ fn on_a_core<R>(core: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
 pub(crate) fn play(queue: &Queue, words: &[String]) -> Result<()> {
     let [operation, len] = words else { return Err(anyhow!("a victim has two words: {words:?}")) };
     player::die_with_parent()?;
+    clock::by_looks();
     ptrace::traceme()?;
     Operation::of_name(operation)?.play(queue, len.parse()?, &Marks::Breakpoints)
 }

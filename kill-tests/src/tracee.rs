@@ -4,22 +4,18 @@
 //! an attach has tens of thousands, so that all of its prefixes are 10^9 steps. The instructions of
 //! a first run are recorded instead, and from then on a victim runs at full speed to a breakpoint
 //! at an instruction shortly before `i` that was rarely met until then, and is stepped from there.
-//! Every part is given the same addresses, the same stack and the same arguments, so it takes the
-//! same way. One thing differs: the vDSO's clock looks again when the kernel's tick comes between
-//! its two looks, which is likely only while it is stepped. So the shortest of some records is the
-//! way that a process takes at full speed, and a victim whose address at `i` is not the recorded one
-//! does not count: another is run. So each `i` from 0 to the last is where some victim died.
+//! Every part is given the same addresses, the same stack, the same arguments and a clock that goes by
+//! looks (`clock.rs`), so it takes the same way, but for chance. So the most frequent of some records is
+//! the way, and a victim whose address at `i` is not the recorded one does not count: another is run.
+//! So each `i` from 0 to the last is where some victim died.
 
 use std::collections::HashMap;
-use std::fs;
-use std::ops::Range;
 
 use anyhow::{Context, Result, bail};
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
 
 use crate::asleep::Sleeper;
 use crate::player::Player;
@@ -37,8 +33,6 @@ pub(crate) struct Path {
     pub(crate) addresses: Vec<u64>,
     /// How often each was met before.
     hits: Vec<usize>,
-    /// Where the clock's code is.
-    vdso: Range<u64>,
     pub(crate) asleep_at: Option<usize>,
 }
 
@@ -86,11 +80,10 @@ impl Path {
     }
 
     /// Whether a breakpoint there stops a process that runs. The first is where it stands already;
-    /// and a repeated string instruction is one place that is stepped through many times. How often
-    /// the clock's code is met is not for us to say.
+    /// and a repeated string instruction is one place that is stepped through many times.
     fn is_met(&self, at: usize) -> bool {
         let address = self.addresses[at];
-        at > 0 && self.addresses[at - 1] != address && !self.vdso.contains(&address)
+        at > 0 && self.addresses[at - 1] != address
     }
 
     fn ford(&self, to: usize) -> Option<Ford> {
@@ -99,14 +92,6 @@ impl Path {
         let ford = Ford { at: best, address: self.addresses[best], hits: self.hits[best] };
         ((to - ford.at) + ford.hits * HIT < to).then_some(ford)
     }
-}
-
-fn vdso(pid: Pid) -> Result<Range<u64>> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    let Some(line) = maps.lines().find(|line| line.ends_with("[vdso]")) else { return Ok(0..0) };
-    let (from, rest) = line.split_once('-').context("a range")?;
-    let to = rest.split(' ').next().context("a range")?;
-    Ok(u64::from_str_radix(from, 16)?..u64::from_str_radix(to, 16)?)
 }
 
 /// A stopped, traced process.
@@ -133,7 +118,7 @@ impl Tracee {
 
     /// Steps to the end mark and writes down the way.
     pub(crate) fn record(mut self, mut on_sleep: Option<OnSleep<'_>>) -> Result<Path> {
-        let mut path = Path { vdso: vdso(self.player.pid())?, ..Path::default() };
+        let mut path = Path::default();
         loop {
             let address = self.address()?;
             path.addresses.push(address);
