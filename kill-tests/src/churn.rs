@@ -31,6 +31,8 @@ impl Scene {
     /// # Errors
     /// If one comes flagged that should not: the stopped peer's was taken from it.
     pub(crate) fn churn(&mut self, time: Duration, flagged: Flagged) -> Result<f64> {
+        // What goes round is acknowledged, and sent anew.
+        self.joining = None;
         let is_empty = self.queue.is_empty();
         if is_empty {
             self.sender.try_send(&message::of(ROUND, self.len))?;

@@ -31,7 +31,7 @@ pub(crate) struct Scene {
     victims: usize,
     /// Begun with the messages that were there first. None where its look after the dead would change
     /// what is to be seen, and where messages cannot be told apart.
-    joining: Option<Joining>,
+    pub(crate) joining: Option<Joining>,
     first: Vec<Id>,
     joined: bool,
 }

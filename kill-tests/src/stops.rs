@@ -53,8 +53,11 @@ pub(crate) fn run(args: &Stops) -> Result<bool> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!("seed {seed}");
     let cases = Case::select(false, &args.only, None, None).into_iter();
-    // The queue of a waiter is drained by it, and nothing can go round.
-    let cases = cases.filter(|case| !case.operation.needs_waiter());
+    // The queue of a waiter is drained by it, and nothing can go round. What goes round is sent anew:
+    // then no message has had enough attempts.
+    let cases = cases.filter(|Case { operation, .. }| {
+        !operation.needs_waiter() && operation.max_attempts().is_none()
+    });
     let known: Vec<_> = cases.map(deaths::learn).collect::<Result<_>>()?;
     let mut all = Vec::new();
     for known in &known {
