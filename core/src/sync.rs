@@ -35,6 +35,9 @@ mod native {
 mod model {
     use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+    use loom::sync::Arc;
+    use loom::thread::{self, ThreadId};
+
     pub(crate) use loom::sync::atomic::{Ordering, fence};
     pub(crate) use loom::sync::{Mutex, MutexGuard};
 
@@ -69,6 +72,79 @@ mod model {
         end.map_err(|payload| *payload.downcast::<Stopped>().unwrap_or_else(|it| resume_unwind(it)))
     }
 
+    /// Who loaded a word, for loom to see what its stores race with.
+    ///
+    /// loom 0.7 compares a store with the last access of its word alone: where a thread loads a word and
+    /// then stores to it, that is its own load, and the race of the store with another thread's earlier
+    /// load is not explored (tokio-rs/loom#392, #166). So each thread that loads a word has a mark on
+    /// it. It touches the mark before each of its loads, and who stores to the word before touches the
+    /// marks of those who loaded it since the last store: loom explores both orders of two touches.
+    /// They order nothing otherwise, so no weak behaviour is lost.
+    #[derive(Debug, Default)]
+    struct Marks(std::sync::Mutex<Vec<Mark>>);
+
+    #[derive(Debug)]
+    struct Mark {
+        reader: ThreadId,
+        /// No store came after the reader's last load.
+        is_fresh: bool,
+        /// Handles of one `Arc`, one for each thread of a model. To ask whether there is only one is
+        /// a step for loom that reads what dropped handles released: none is dropped before the word.
+        handles: Vec<Arc<()>>,
+    }
+
+    impl Marks {
+        #[track_caller]
+        fn before_load(&self) {
+            let me = thread::current().id();
+            let has_mark = self.with(|marks| {
+                let mine = marks.iter_mut().find(|mark| mark.reader == me);
+                mine.map(|mark| mark.is_fresh = true).is_some()
+            });
+            if !has_mark {
+                let first = Arc::new(());
+                let more = (1..loom::MAX_THREADS).map(|_| Arc::clone(&first)).collect::<Vec<_>>();
+                let handles = more.into_iter().chain([first]).collect();
+                self.with(|marks| marks.push(Mark { reader: me, is_fresh: true, handles }));
+            }
+            self.touch(me);
+        }
+
+        #[track_caller]
+        fn before_store(&self) {
+            let me = thread::current().id();
+            let fresh: Vec<_> = self.with(|marks| {
+                let fresh =
+                    |mark: &mut Mark| std::mem::take(&mut mark.is_fresh).then_some(mark.reader);
+                marks.iter_mut().filter_map(fresh).filter(|reader| *reader != me).collect()
+            });
+            fresh.into_iter().for_each(|reader| self.touch(reader));
+        }
+
+        /// Other threads may run within a touch: each has a handle of its own meanwhile.
+        #[track_caller]
+        fn touch(&self, reader: ThreadId) {
+            let of_reader = |marks: &mut Vec<Mark>| {
+                let at = marks.iter().position(|mark| mark.reader == reader);
+                at.expect("it has a mark")
+            };
+            let handle = self.with(|marks| {
+                let at = of_reader(marks);
+                marks[at].handles.pop()
+            });
+            let mut handle = handle.expect("no more threads than loom has");
+            assert!(Arc::get_mut(&mut handle).is_none());
+            self.with(|marks| {
+                let at = of_reader(marks);
+                marks[at].handles.push(handle);
+            });
+        }
+
+        fn with<R>(&self, then: impl FnOnce(&mut Vec<Mark>) -> R) -> R {
+            then(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        }
+    }
+
     fn access() {
         LEFT.with(|left| match left.get() {
             Some(0) => resume_unwind(Box::new(Stopped)),
@@ -81,24 +157,28 @@ mod model {
         ($name:ident, $word:ty) => {
             /// loom's atomic, each access of which may be a thread's last.
             #[derive(Debug)]
-            pub struct $name(loom::sync::atomic::$name);
+            pub struct $name(loom::sync::atomic::$name, Marks);
 
             impl $name {
+                /// As the standard library's.
                 #[track_caller]
-                pub(crate) fn new(word: $word) -> Self {
-                    Self(loom::sync::atomic::$name::new(word))
+                pub fn new(word: $word) -> Self {
+                    Self(loom::sync::atomic::$name::new(word), Marks::default())
                 }
 
                 /// As the standard library's.
                 #[track_caller]
                 pub fn load(&self, order: Ordering) -> $word {
                     access();
+                    self.1.before_load();
                     self.0.load(order)
                 }
 
+                /// As the standard library's.
                 #[track_caller]
-                pub(crate) fn store(&self, word: $word, order: Ordering) {
+                pub fn store(&self, word: $word, order: Ordering) {
                     access();
+                    self.1.before_store();
                     self.0.store(word, order);
                 }
 
@@ -111,18 +191,21 @@ mod model {
                     failure: Ordering,
                 ) -> Result<$word, $word> {
                     access();
+                    self.1.before_store();
                     self.0.compare_exchange(current, new, success, failure)
                 }
 
                 #[track_caller]
                 pub(crate) fn fetch_add(&self, more: $word, order: Ordering) -> $word {
                     access();
+                    self.1.before_store();
                     self.0.fetch_add(more, order)
                 }
 
                 #[track_caller]
                 pub(crate) fn fetch_or(&self, bits: $word, order: Ordering) -> $word {
                     access();
+                    self.1.before_store();
                     self.0.fetch_or(bits, order)
                 }
             }

@@ -19,21 +19,31 @@ use parkline_core::driver::{
     AtomicU32, Gate, HeapRing, Kernel, Left, Patience, Place, Sleep, WaitQueue,
 };
 
-/// Runs `body` in every interleaving with at most three preemptions, or `LOOM_MAX_PREEMPTIONS`.
-pub fn model(body: impl Fn() + Sync + Send + 'static) {
+/// How many preemptions a model is run with, at most, where `LOOM_MAX_PREEMPTIONS` does not say.
+#[derive(Clone, Copy)]
+pub enum Size {
+    Small = 3,
+    /// With three it takes minutes.
+    Large = 2,
+}
+
+/// Runs `body` in every interleaving with so many preemptions.
+pub fn model(size: Size, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(3));
+    builder.preemption_bound = builder.preemption_bound.or(Some(size as usize));
+    // An audit of a record, and the marks of who loads, take more steps than loom's thousand.
+    builder.max_branches = 10_000;
     builder.check(body);
 }
 
 /// Runs the model of `body` with the victim stopped after 0, 1, 2... accesses, until it comes
 /// to its end in every interleaving. `body` tells whether it was stopped.
-pub fn at_every_step(body: impl Fn(usize) -> bool + Sync + Send + Copy + 'static) {
+pub fn at_every_step(size: Size, body: impl Fn(usize) -> bool + Sync + Send + Copy + 'static) {
     let mut steps = 0;
     loop {
         let stopped = Arc::new(AtomicBool::new(false));
         let any = Arc::clone(&stopped);
-        model(move || {
+        model(size, move || {
             any.fetch_or(body(steps), StdRelaxed);
         });
         if !stopped.load(StdRelaxed) {

@@ -17,7 +17,7 @@ mod models {
     use loom::thread;
     use parkline_core::TryRecvError;
     use parkline_core::driver::{HeapPort, HeapRing, Stopped, stop_after, wait_at};
-    use parkline_loom_tests::{FOR_EVER, Futexes, at_every_step, model, ring};
+    use parkline_loom_tests::{FOR_EVER, Futexes, Size, at_every_step, model, ring};
 
     /// More accesses than a return has.
     const STEPS_OF_A_RETURN: usize = 24;
@@ -73,7 +73,7 @@ mod models {
     /// the winner of an exchange leaves no tag (seen failing).
     #[test]
     fn a_sender_that_stops_is_audited_while_others_go_on() {
-        at_every_step(|steps| {
+        at_every_step(Size::Small, |steps| {
             let ring = ring(1);
             let victim =
                 victim(&ring, steps, |ring| ring.port(0).unwrap().try_send(&[1; 8]).is_ok());
@@ -107,7 +107,7 @@ mod models {
     /// lost), if it is not flagged (seen failing), or if the held are not given back (seen failing).
     #[test]
     fn what_a_receiver_took_and_did_not_acknowledge_comes_again() {
-        at_every_step(|steps| {
+        at_every_step(Size::Small, |steps| {
             let ring = ring(2);
             send(&ring, 1);
             send(&ring, 2);
@@ -146,7 +146,7 @@ mod models {
     fn an_auditor_that_stops_is_audited_by_the_next() {
         // One message is held, and another is being received.
         for steps in 0..16 {
-            at_every_step(move |auditor_steps| {
+            at_every_step(Size::Large, move |auditor_steps| {
                 let ring = ring(2);
                 send(&ring, 1);
                 send(&ring, 2);
@@ -183,7 +183,7 @@ mod models {
     /// send after it (seen failing with a return that takes the flag away).
     #[test]
     fn what_comes_back_to_a_closed_queue_is_received_before_its_end() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(2);
             send(&ring, 1);
             let returner = {
@@ -208,7 +208,7 @@ mod models {
     /// failing).
     #[test]
     fn join_ends_with_the_last_acknowledgement() {
-        model(|| {
+        model(Size::Small, || {
             let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
             send(&ring, 1);
             let receiver = {
@@ -233,7 +233,7 @@ mod models {
     /// Fails if who loses an exchange tells nobody (seen failing: deadlock).
     #[test]
     fn join_does_not_wait_for_who_lost_an_exchange() {
-        model(|| {
+        model(Size::Small, || {
             let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
             send(&ring, 1);
             let loser = {
@@ -266,7 +266,7 @@ mod models {
     /// Fails if a join ignores returns (seen failing).
     #[test]
     fn join_waits_for_what_comes_back() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(2);
             send(&ring, 1);
             let returner = {
@@ -290,7 +290,7 @@ mod models {
     /// ever, as their process does when it is killed.
     fn a_return_beside_a_receive(capacity: usize) {
         for return_steps in 0..STEPS_OF_A_RETURN {
-            at_every_step(move |steps| {
+            at_every_step(Size::Large, move |steps| {
                 let ring = ring(capacity);
                 send(&ring, 1);
                 let (mut port, returns) = ring.port_for_two(0).unwrap();
@@ -343,7 +343,7 @@ mod models {
     /// counted after its cell is free (each seen failing).
     #[test]
     fn the_end_is_told_when_nothing_can_come_back() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(1);
             send(&ring, 1);
             let (mut port, returns) = ring.port_for_two(0).unwrap();
@@ -363,7 +363,7 @@ mod models {
     /// Fails if a join waits for what it need not (seen failing).
     #[test]
     fn join_ends_though_later_messages_keep_coming_back() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(2);
             send(&ring, 1);
             let (mut port, returns) = ring.port_for_two(0).unwrap();
@@ -388,7 +388,7 @@ mod models {
     /// down the position (seen failing).
     #[test]
     fn join_waits_for_what_the_dead_had_just_received() {
-        at_every_step(|steps| {
+        at_every_step(Size::Small, |steps| {
             let ring = ring(2);
             send(&ring, 1);
             let mut join = ring.join();
@@ -408,7 +408,7 @@ mod models {
     /// count is read; or if a return is counted after its cell is free (each seen failing).
     #[test]
     fn join_waits_for_a_return_that_runs_beside_its_begin() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(2);
             send(&ring, 1);
             let (mut port, returns) = ring.port_for_two(0).unwrap();

@@ -15,7 +15,7 @@ mod models {
     use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
     use loom::thread;
     use parkline_core::driver::{Flag, Gate, Since, Wake, stop_after, wait_at};
-    use parkline_loom_tests::{FOR_EVER, Futexes, model};
+    use parkline_loom_tests::{FOR_EVER, Futexes, Size, model};
 
     struct Event {
         flag: Flag,
@@ -59,7 +59,7 @@ mod models {
     /// [announce].
     #[test]
     fn two_who_wait_are_woken_by_one_set() {
-        model(|| {
+        model(Size::Small, || {
             let event = Event::new();
             let since = event.flag.since();
             let waiters = [waiter(&event, since), waiter(&event, since)];
@@ -73,7 +73,7 @@ mod models {
     /// Fails if `set` is Relaxed (seen failing): [set].
     #[test]
     fn who_finds_it_set_sees_what_came_before() {
-        model(|| {
+        model(Size::Small, || {
             let (event, letter) = (Event::new(), Arc::new(AtomicU32::new(0)));
             let reader = {
                 let (event, letter) = (Arc::clone(&event), Arc::clone(&letter));
@@ -91,7 +91,7 @@ mod models {
     /// Fails if a clear takes the word back to what it was (seen failing): the waiter sleeps on.
     #[test]
     fn who_waits_is_woken_by_a_set_that_is_cleared_at_once() {
-        model(|| {
+        model(Size::Small, || {
             let event = Event::new();
             let since = event.flag.since();
             let waiter = waiter(&event, since);
@@ -107,7 +107,7 @@ mod models {
     #[test]
     fn who_waits_is_woken_by_the_clear_where_others_died_before_their_wakes() {
         for clears in [0, 1] {
-            model(move || {
+            model(Size::Small, move || {
                 let event = Event::new();
                 let since = event.flag.since();
                 let waiter = waiter(&event, since);

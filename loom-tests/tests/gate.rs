@@ -15,7 +15,7 @@ mod models {
     use loom::thread;
     use parkline_core::driver::{HeapPort, HeapRing, wait_at};
     use parkline_core::{TryRecvError, TrySendError};
-    use parkline_loom_tests::{FOR_EVER, Futexes, model, ring};
+    use parkline_loom_tests::{FOR_EVER, Futexes, Size, model, ring};
 
     fn send(ring: &HeapRing, kernel: &Futexes, port: &mut HeapPort<'_>, message: u8) -> bool {
         let attempt = || match port.try_send(&[message; 8]) {
@@ -66,7 +66,7 @@ mod models {
     /// itself.
     #[test]
     fn a_receiver_that_parks_is_woken_by_the_send_it_missed() {
-        model(|| {
+        model(Size::Small, || {
             let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
             let receiver = receiver(&ring, &kernel, 1, 1);
             assert!(send(&ring, &kernel, &mut ring.port(0).unwrap(), 7));
@@ -78,7 +78,7 @@ mod models {
     /// slot to its turn.
     #[test]
     fn a_sender_that_parks_while_full_is_woken_by_the_receive() {
-        model(|| {
+        model(Size::Small, || {
             let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
             let receiver = receiver(&ring, &kernel, 1, 2);
             let mut port = ring.port(0).unwrap();
@@ -92,7 +92,7 @@ mod models {
     /// (seen failing): a waiter went to sleep, its bit set, between the two.
     #[test]
     fn two_receivers_park_and_both_are_served() {
-        model(|| {
+        model(Size::Large, || {
             let (ring, kernel) = (ring(2), Arc::new(Futexes::default()));
             let receivers = [1, 2].map(|id| receiver(&ring, &kernel, id, 1));
             let mut port = ring.port(0).unwrap();
@@ -108,7 +108,7 @@ mod models {
     /// on.
     #[test]
     fn close_wakes_a_parked_receiver() {
-        model(|| {
+        model(Size::Small, || {
             let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
             let receiver = receiver(&ring, &kernel, 1, 1);
             ring.close();
@@ -121,7 +121,7 @@ mod models {
     /// ever).
     #[test]
     fn close_wakes_a_sender_that_is_parked_at_a_full_queue() {
-        model(|| {
+        model(Size::Small, || {
             let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
             ring.port(0).unwrap().try_send(&[1; 8]).unwrap();
             let sender = {

@@ -15,7 +15,7 @@ mod models {
     use loom::thread;
     use parkline_core::driver::HeapRing;
     use parkline_core::{TryRecvError, TrySendError};
-    use parkline_loom_tests::{model, ring};
+    use parkline_loom_tests::{Size, model, ring};
 
     /// A thread that sends `messages` and tells which were taken.
     fn send(ring: &Arc<HeapRing>, id: u32, messages: &'static [u8]) -> thread::JoinHandle<Vec<u8>> {
@@ -51,7 +51,7 @@ mod models {
     /// Fails if the search for the front stops one short (seen failing: found nowhere).
     #[test]
     fn what_is_received_is_what_was_sent() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(1);
             let sender = send(&ring, 0, &[1]);
             let early = take(&ring, 1, 1);
@@ -64,7 +64,7 @@ mod models {
     /// Fails if the exchange is a plain store (seen failing: one message replaces the other).
     #[test]
     fn of_two_senders_one_gets_the_only_place() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(1);
             let other = send(&ring, 0, &[1]);
             let mine = send(&ring, 1, &[2]).join().unwrap();
@@ -78,7 +78,7 @@ mod models {
     /// room left).
     #[test]
     fn two_senders_with_room_for_both_are_both_taken() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(2);
             let senders = [send(&ring, 0, &[1]), send(&ring, 1, &[2])];
             let early = take(&ring, 2, 1);
@@ -94,7 +94,7 @@ mod models {
     /// Fails if the exchange is a plain store (seen failing: both take the first).
     #[test]
     fn of_two_receivers_each_message_goes_to_one() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(2);
             let mut sender = ring.port(0).unwrap();
             sender.try_send(&[1; 8]).unwrap();
@@ -116,7 +116,7 @@ mod models {
     /// cursor's lap.
     #[test]
     fn laps_keep_the_order() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(1);
             let sender = send(&ring, 0, &[1, 2, 3]);
             let early = take(&ring, 1, 2);
@@ -132,7 +132,7 @@ mod models {
     /// Fails if the search for the front stops one short (seen failing).
     #[test]
     fn a_late_handle_finds_the_front() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(2);
             let sender = send(&ring, 0, &[1, 2]);
             let mut late = ring.port(1).unwrap();
@@ -147,7 +147,7 @@ mod models {
     /// Fails if a send is not refused where the slot is sealed (seen failing: sent after the end).
     #[test]
     fn close_against_send_the_accepted_are_received_and_then_it_is_closed() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(2);
             let sender = send(&ring, 0, &[1, 2]);
             ring.close();
@@ -166,7 +166,7 @@ mod models {
     /// a message that was accepted is never received).
     #[test]
     fn closed_is_final_for_a_receiver() {
-        model(|| {
+        model(Size::Small, || {
             let ring = ring(1);
             let sender = send(&ring, 0, &[1]);
             let closer = {

@@ -14,7 +14,7 @@ mod models {
 
     use loom::thread;
     use parkline_core::driver::{HeapRing, Stopped, stop_after};
-    use parkline_loom_tests::{at_every_step, ring};
+    use parkline_loom_tests::{Size, at_every_step, ring};
 
     fn received(ring: &HeapRing, id: u32, tries: usize) -> Vec<u8> {
         let mut port = ring.port(id).unwrap();
@@ -30,7 +30,7 @@ mod models {
     /// was sent after).
     #[test]
     fn a_sender_that_stops_blocks_nobody() {
-        at_every_step(|steps| {
+        at_every_step(Size::Small, |steps| {
             let ring = ring(2);
             let victim = {
                 let ring = Arc::clone(&ring);
@@ -61,7 +61,7 @@ mod models {
     /// that is marked as being read: the other finds nothing).
     #[test]
     fn a_receiver_that_stops_blocks_nobody() {
-        at_every_step(|steps| {
+        at_every_step(Size::Small, |steps| {
             let ring = ring(2);
             let mut port = ring.port(0).unwrap();
             port.try_send(&[1; 8]).unwrap();

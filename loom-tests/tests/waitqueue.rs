@@ -15,7 +15,7 @@ mod models {
     use loom::sync::Mutex;
     use loom::thread;
     use parkline_core::driver::{Flag, HeapRing, Since, Wake};
-    use parkline_loom_tests::{Futexes, Lane, Task, model, ring};
+    use parkline_loom_tests::{Futexes, Lane, Size, Task, model, ring};
 
     /// One handle that tasks share.
     struct Shared {
@@ -58,7 +58,7 @@ mod models {
     /// Fails if `leave` does not hand on the duty (seen failing).
     #[test]
     fn two_tasks_of_one_handle_are_both_served() {
-        model(|| {
+        model(Size::Large, || {
             let (ring, kernel, lane, port) = parts();
             let tasks = [task(&lane, &port), task(&lane, &port)];
             send(&ring, &kernel, &[1, 2]);
@@ -74,7 +74,7 @@ mod models {
     /// Fails if a dropped task keeps the duty (seen failing).
     #[test]
     fn a_cancelled_task_that_was_woken_passes_the_wake_on() {
-        model(|| {
+        model(Size::Small, || {
             let (ring, kernel, lane, port) = parts();
             let doomed = {
                 let (lane, port) = (Arc::clone(&lane), Arc::clone(&port));
@@ -104,7 +104,7 @@ mod models {
     /// failing).
     #[test]
     fn a_cancelled_task_passes_the_wake_on_to_another_process() {
-        model(|| {
+        model(Size::Large, || {
             let (ring, kernel, lane, port) = parts();
             let doomed = {
                 let (lane, port) = (Arc::clone(&lane), Arc::clone(&port));
@@ -140,7 +140,7 @@ mod models {
     /// Fails if `tick` passes over those that rest (seen failing).
     #[test]
     fn a_task_that_is_never_polled_again_delays_the_others_until_the_watchdog() {
-        model(|| {
+        model(Size::Small, || {
             let (ring, kernel, lane, port) = parts();
             let mut forgotten = None;
             let waker = Task::new().waker();
@@ -161,7 +161,7 @@ mod models {
     /// Fails if a task that begins to wait rests although nothing is armed (seen failing).
     #[test]
     fn a_task_that_begins_to_wait_beside_one_that_is_never_polled_is_served() {
-        model(|| {
+        model(Size::Small, || {
             let (ring, kernel, lane, port) = parts();
             let mut forgotten = None;
             let waker = Task::new().waker();
@@ -184,7 +184,7 @@ mod models {
     /// failing).
     #[test]
     fn each_task_learns_of_an_event_that_was_cleared_at_once() {
-        model(|| {
+        model(Size::Small, || {
             let (ring, kernel) = (ring(2), Arc::new(Futexes::default()));
             let (lane, flag) = (Lane::for_all(&ring, &kernel), Arc::new(Flag::new()));
             let task = |began: Option<Since>| {
