@@ -10,7 +10,6 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,6 +21,7 @@ use parkline_uring::driver::LoopRing;
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::errors;
 use crate::waiting::Waiter;
 
 thread_local! {
@@ -60,10 +60,11 @@ struct Bell {
 }
 
 impl Bell {
-    fn new() -> io::Result<Self> {
-        let guard = ForkGuard::new()?;
+    fn new() -> PyResult<Self> {
+        let guard = errors::guard()?;
         let mut forks = hold_forks();
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| errors::refused("make an eventfd for the loop", &errno.into()))?;
         forks.keep_from_children(fd.as_raw_fd());
         drop(forks);
         Ok(Self { fd: Some(fd), guard })

@@ -81,7 +81,7 @@ impl Opened {
     pub(crate) fn new(queue: Queue) -> PyResult<Self> {
         Ok(Self {
             queue,
-            guard: ForkGuard::new()?,
+            guard: errors::guard()?,
             sender: OnceLock::new(),
             receiver: OnceLock::new(),
             out: Mutex::default(),

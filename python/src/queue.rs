@@ -526,8 +526,7 @@ pub(crate) fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
     }
     // SAFETY: it is used at once, to duplicate it; one that is not open is refused by the kernel.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    borrowed.try_clone_to_owned().map_err(|cause| {
-        let text = format!("cannot duplicate the file descriptor {fd}: {cause}");
-        errors::os(&cause, text)
-    })
+    borrowed
+        .try_clone_to_owned()
+        .map_err(|cause| errors::refused(&format!("duplicate the file descriptor {fd}"), &cause))
 }
