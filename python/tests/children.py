@@ -6,6 +6,8 @@ import os
 import signal
 from typing import Any
 
+import bounds  # noqa: F401  it bounds this process
+
 import parkline
 
 

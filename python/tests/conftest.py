@@ -1,7 +1,11 @@
+import faulthandler
 import multiprocessing
+from collections.abc import Iterator
 from typing import Any
 
+import bounds
 import pytest
+
 
 @pytest.fixture(params=["spawn", "forkserver", "fork"])
 def start(request: pytest.FixtureRequest) -> Any:
@@ -12,3 +16,17 @@ def start(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def spawn() -> Any:
     return multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(autouse=True)
+def no_child_stays() -> Iterator[None]:
+    """What a test that fails leaves: the interpreter would wait for it at its exit."""
+    yield
+    for child in multiprocessing.active_children():
+        child.kill()
+
+
+def pytest_unconfigure() -> None:
+    """The interpreter waits at its exit for each thread that a test left. Fails to end the run if this
+    is not here: a test that fails before it has shut its loop's queue down leaves such a thread."""
+    faulthandler.dump_traceback_later(bounds.PATIENCE, exit=True)

@@ -5,13 +5,13 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
 import children
 import pytest
+from bounds import command
 
 import parkline
 
@@ -251,8 +251,8 @@ def test_a_killed_child_leaves_multiprocessing_hanging_and_ours_going_on(
         program = PROGRAM.format(
             tests=os.path.dirname(__file__), queue=queue, victim=victim, is_there=is_there, then=then
         )
-        command = [sys.executable, "-c", program]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command(program), stdout=pipe, text=True, start_new_session=True)
 
     with start(THEIRS, theirs) as hanging, start(OURS, ours) as going_on:
         try:

@@ -8,14 +8,12 @@ import mmap
 import os
 import signal
 import struct
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from bounds import run
 from required import not_tried
 
 import parkline
@@ -283,14 +281,6 @@ def test_a_segment_that_was_scribbled_over_is_corrupt(call: Any) -> None:
         q.put(1)
     with pytest.raises(parkline.Corrupt, match="the segment is corrupt: .* use a new queue"):
         call(q)
-
-
-def run(program: str) -> str:
-    """What a program prints that ends well, within 30 s, and has nothing to complain of."""
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(program)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 NO_DESCRIPTOR_LEFT = """

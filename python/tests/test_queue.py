@@ -4,14 +4,13 @@ import asyncio
 import os
 import queue
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from typing import Any
 
 import pytest
+from bounds import run
 
 import parkline
 
@@ -427,16 +426,6 @@ def test_an_interpreter_exits_whatever_waits() -> None:
         print("done")
     """
     assert run(program) == "done\n"
-
-
-def run(program: str, *arguments: str) -> str:
-    """What a program prints that ends well, within 30 s, and has nothing to complain of."""
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(program)]
-    done = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, timeout=30, env=os.environ
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 def test_signals_are_handled_while_a_get_blocks() -> None:
