@@ -310,7 +310,7 @@ impl Queue {
                 "task_done() is for a queue with joinable=True; others are done with an item when they get it",
             ));
         }
-        if opened.done(holder(py)?) {
+        if opened.done(&holder(py)?) {
             return Ok(());
         }
         Err(PyValueError::new_err("task_done() called too many times"))
@@ -320,7 +320,7 @@ impl Queue {
     #[getter]
     fn last_attempts(&self, py: Python<'_>) -> PyResult<u32> {
         let opened = self.opened()?;
-        Ok(opened.attempts(if self.joinable { holder(py)? } else { 0 }))
+        Ok(opened.attempts(&holder(py)?))
     }
 
     /// Whether somebody had the item before that this task or thread got last, and died with it.

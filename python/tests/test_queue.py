@@ -1,12 +1,14 @@
 """The blocking calls: the ideas of CPython's test_queue, where the semantics are shared."""
 
 import asyncio
+import itertools
 import os
 import queue
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -209,6 +211,54 @@ def test_each_thread_is_done_with_its_own_item() -> None:
     q.close()
     assert same.get(timeout=10) == "of the main thread"
     assert same.last_redelivered
+
+
+@pytest.mark.parametrize("in_task", [False, True])
+def test_an_item_of_one_that_ended_is_not_done_by_one_that_has_its_number(in_task: bool) -> None:
+    """Threads and tasks are numbered by the address of what is freed at their end. Fails if a number
+    stands for the holder (seen failing, each): the failed item is done, and the other comes again."""
+    q = parkline.Queue[str](8, joinable=True)
+    q.put_many(["failed", "done"])
+    failed, tries = 0, itertools.count()
+
+    def number() -> int:
+        return id(asyncio.current_task()) if in_task else threading.get_ident()
+
+    def fail() -> None:
+        nonlocal failed
+        failed = number()
+        q.get()
+
+    def work() -> None:
+        if number() == failed or next(tries) == 1000:
+            q.get()
+            q.task_done()
+
+    def call(one: Callable[[], None]) -> None:
+        thread = threading.Thread(target=one)
+        thread.start()
+        thread.join()
+
+    async def call_in_task(one: Callable[[], None]) -> None:
+        async def main() -> None:
+            one()
+
+        await asyncio.create_task(main())
+
+    async def main() -> None:
+        await call_in_task(fail)
+        while q.qsize():
+            await call_in_task(work)
+
+    if in_task:
+        asyncio.run(main())
+    else:
+        call(fail)
+        while q.qsize():
+            call(work)
+    same = parkline.Queue[str].from_fd(q.fileno(), joinable=True)
+    q.close()
+    assert same.get_many(8) == ["failed"]
 
 
 def test_a_handle_that_is_closed_refuses() -> None:
