@@ -206,3 +206,9 @@ def put_until_shut_down(queue: parkline.Queue[int], ready: parkline.Queue[int]) 
             queue.put(1)
     except parkline.ShutDown:
         pass
+
+
+def get_until_shut_down(queue: parkline.Queue[int], ready: parkline.Queue[int]) -> None:
+    ready.put(os.getpid())
+    for _ in queue:
+        pass

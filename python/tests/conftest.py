@@ -5,6 +5,7 @@ from typing import Any
 
 import bounds
 import pytest
+from loops import RUNS
 
 
 @pytest.fixture(params=["spawn", "forkserver", "fork"])
@@ -16,6 +17,12 @@ def start(request: pytest.FixtureRequest) -> Any:
 @pytest.fixture
 def spawn() -> Any:
     return multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(params=RUNS, ids=lambda it: it.__name__)
+def run(request: pytest.FixtureRequest) -> Any:
+    """Each way to run a coroutine."""
+    return request.param
 
 
 @pytest.fixture(autouse=True)
