@@ -39,14 +39,18 @@ class AioQueue(Generic[T]):
             await complete(wait)
 
     async def get(self) -> T:
-        """Takes the oldest item, waiting while there is none."""
+        """Takes the oldest item, waiting while there is none.
+
+        It is acknowledged after it was decoded, that of a joinable queue by `task_done`. Raises `ShutDown`
+        when the queue was shut down, and nothing is left that could come again."""
         item: T = self._queue._take()
         if item is PENDING:
             item = await complete(self._queue._begin_get())
         return item
 
     async def put_many(self, items: Iterable[T]) -> int:
-        """Puts items one after the other, waiting where there is no room. Returns how many.
+        """Puts items one after the other, each encoded when it is its turn, waiting where there is no room.
+        Returns how many.
 
         Cancelled, it has put those that it came to."""
         count = 0

@@ -60,6 +60,34 @@ def test_more_memory_than_there_is_is_a_memory_error_that_tells_both_numbers() -
         parkline.Queue[int](1 << 19, max_message=1 << 20, lazy_memory=False)
 
 
+@pytest.mark.parametrize(
+    ("shape", "mib"),
+    [
+        ({"maxsize": 1024}, 10),
+        ({"maxsize": 8, "max_message": 1 << 20}, 328),
+        # What nobody asked for is made smaller where all of it is reserved, and what is asked for is not.
+        ({"maxsize": 8, "max_message": 1 << 20, "lazy_memory": False}, 62),
+        ({"maxsize": 8, "max_message": 1 << 20, "lazy_memory": False, "handles": 64, "leases": 4}, 328),
+        ({"maxsize": 8, "max_message": 1 << 16, "lazy_memory": False, "joinable": True}, 1029),
+    ],
+    ids=str,
+)
+def test_what_a_queue_takes_can_be_asked_before(shape: dict[str, Any], mib: int) -> None:
+    """Fails if a default is passed on as if it were asked for (seen failing)."""
+    memory = parkline.Queue.memory(**shape)
+    assert memory >> 20 == mib
+    if memory < 100 << 20:
+        shape = {"lazy_memory": True} | shape
+        with parkline.Queue[int](**shape) as q:
+            assert os.fstat(q.fileno()).st_size == memory
+            is_reserved = os.fstat(q.fileno()).st_blocks * 512 >= memory
+            assert is_reserved != shape["lazy_memory"]
+    with pytest.raises(ValueError, match="at most"):
+        parkline.Queue.memory(1 << 40)
+    with pytest.raises(ValueError, match="bounded"):
+        parkline.Queue.memory(0)
+
+
 def memfd_like(q: parkline.Queue[Any], *, seals: int = SEALS, hugetlb: bool = False) -> int:
     """A memfd with the header of `q`, and as long."""
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
