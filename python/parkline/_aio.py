@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ._errors import ShutDown
 from ._loops import complete
-from ._parkline import PENDING
+from ._parkline import PENDING, _turn_is_over
+from ._turn import pause
 
 if TYPE_CHECKING:
     from ._parkline import Queue
@@ -57,15 +58,21 @@ class AioQueue(Generic[T]):
         for item in items:
             await self.put(item)
             count += 1
+        if count == 0 and _turn_is_over():
+            await pause()
         return count
 
     async def get_many(self, max_items: int) -> list[T]:
         """Takes up to `max_items` and `maxsize`, in order: what is there, but waits for the first.
         `get_many(0)` is `[]` at once."""
         items = self._queue._take_many(max_items, False)
-        if not items and max_items > 0:
+        if items:
+            return items
+        if max_items > 0:
             items = [await complete(self._queue._begin_get())]
             items += self._queue._take_many(max_items - 1, True)
+        elif _turn_is_over():
+            await pause()
         return items
 
     def put_nowait(self, item: T) -> None:

@@ -27,13 +27,14 @@ def run(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(autouse=True)
 def no_child_stays() -> Iterator[None]:
-    """What a test that fails leaves: the interpreter would wait for it at its exit."""
+    """A test that fails beside a child that waits leaves it: without this the interpreter waits for it at
+    its exit (seen)."""
     yield
     for child in multiprocessing.active_children():
         child.kill()
 
 
 def pytest_unconfigure() -> None:
-    """The interpreter waits at its exit for each thread that a test left. Fails to end the run if this
-    is not here: a test that fails before it has shut its loop's queue down leaves such a thread."""
+    """The interpreter waits at its exit for each thread that a test left, as one does that fails beside a
+    loop that waits in a thread: without this such a run never ends (seen)."""
     faulthandler.dump_traceback_later(bounds.PATIENCE, exit=True)

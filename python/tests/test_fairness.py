@@ -53,6 +53,14 @@ def put_many(q: parkline.Queue[int]) -> Call:
     return call
 
 
+def get_none(q: parkline.Queue[int]) -> Call:
+    return lambda: q.aio.get_many(0)
+
+
+def put_none(q: parkline.Queue[int]) -> Call:
+    return lambda: q.aio.put_many([])
+
+
 def iterate(q: parkline.Queue[int]) -> Call:
     items = q.aio.__aiter__()
 
@@ -95,7 +103,7 @@ def refused(q: parkline.Queue[int]) -> Call:
     return call
 
 
-CALLS = [get, put, get_many, put_many, iterate, join, wait, acquire, refused]
+CALLS = [get, put, get_many, put_many, get_none, put_none, iterate, join, wait, acquire, refused]
 
 
 async def go_on(call: Call, until: Callable[[], object]) -> None:
