@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from ._errors import ShutDown
 from ._loops import complete
-from ._parkline import PENDING
+from ._parkline import PENDING, _turn_is_over
+from ._turn import pause
 
 if TYPE_CHECKING:
     from ._parkline import Queue
@@ -39,29 +40,39 @@ class AioQueue(Generic[T]):
             await complete(wait)
 
     async def get(self) -> T:
-        """Takes the oldest item, waiting while there is none."""
+        """Takes the oldest item, waiting while there is none.
+
+        It is acknowledged after it was decoded, that of a joinable queue by `task_done`. Raises `ShutDown`
+        when the queue was shut down, and nothing is left that could come again."""
         item: T = self._queue._take()
         if item is PENDING:
             item = await complete(self._queue._begin_get())
         return item
 
     async def put_many(self, items: Iterable[T]) -> int:
-        """Puts items one after the other, waiting where there is no room. Returns how many.
+        """Puts items one after the other, each encoded when it is its turn, waiting where there is no room.
+        Returns how many.
 
         Cancelled, it has put those that it came to."""
         count = 0
         for item in items:
             await self.put(item)
             count += 1
+        if count == 0 and _turn_is_over():
+            await pause()
         return count
 
     async def get_many(self, max_items: int) -> list[T]:
         """Takes up to `max_items` and `maxsize`, in order: what is there, but waits for the first.
         `get_many(0)` is `[]` at once."""
         items = self._queue._take_many(max_items, False)
-        if not items and max_items > 0:
+        if items:
+            return items
+        if max_items > 0:
             items = [await complete(self._queue._begin_get())]
             items += self._queue._take_many(max_items - 1, True)
+        elif _turn_is_over():
+            await pause()
         return items
 
     def put_nowait(self, item: T) -> None:

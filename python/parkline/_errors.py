@@ -55,7 +55,8 @@ class Undecodable(ValueError):
 
 
 class NoFreeHandle(RuntimeError):
-    """All of the queue's `handles` are taken, by all processes together."""
+    """All of the queue's `handles` are taken, by all processes together; or, beside very many file locks,
+    none was found free in time: call again."""
 
 
 class Corrupt(RuntimeError):

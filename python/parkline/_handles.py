@@ -45,7 +45,10 @@ class Named:
             case errno.EACCES | errno.EPERM:
                 return f"{self._barrier()}; or {_PASS_IT}"
             case errno.EMFILE | errno.ENFILE:
-                return f"no descriptor is left to open what process {self.pid} sent: {error.strerror}"
+                return (
+                    f"no descriptor is left to open what process {self.pid} sent: {error.strerror};"
+                    " close some, or raise RLIMIT_NOFILE (`ulimit -n`)"
+                )
             case errno.EWOULDBLOCK:
                 return (
                     f"a process has a lease (F_SETLEASE) on the memfd that process {self.pid} sent:"

@@ -49,7 +49,7 @@ class Queue(Generic[_T]):
         max_message: int = 8192,
         codec: Any = None,
         joinable: bool = False,
-        handles: int = 64,
+        handles: int | None = None,
         leases: int | None = None,
         lazy_memory: bool = True,
         max_attempts: int = 5,
@@ -57,6 +57,16 @@ class Queue(Generic[_T]):
         schema: tuple[str, int] | None = None,
         _fd: int | None = None,
     ) -> Self: ...
+    @staticmethod
+    def memory(
+        maxsize: int,
+        *,
+        max_message: int = 8192,
+        joinable: bool = False,
+        handles: int | None = None,
+        leases: int | None = None,
+        lazy_memory: bool = True,
+    ) -> int: ...
     @classmethod
     def __class_getitem__(cls, _item: Any) -> type[Self]: ...
     @property

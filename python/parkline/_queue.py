@@ -24,16 +24,20 @@ class Queue(_parkline.Queue[T], Generic[T]):
 
     `maxsize`: for how many items there is room, rounded up to a power of two; there is no unbounded one.
     `max_message`: the longest encoded item in bytes. Every item takes the room of the longest, of
-        memory that the kernel finds when it is first used; `lazy_memory=False` reserves it now.
+        memory that the kernel finds when it is first used. `lazy_memory=False` reserves it now, and raises
+        `MemoryError` where the machine or the control group has less left, before anything is allocated.
     `codec`: "pickle" (protocol 5; large buffers are copied once on each side), "raw" (bytes in, bytes
         out, no pickle: for peers that one does not trust), or a pair of callables, to bytes and back.
-    `joinable`: an item is out on lease until `task_done()`. If its process dies before, it comes again,
-        to another; after `max_attempts` times it is given up.
-    `leases`: how many items one handle can have out; 256 for a joinable queue. With all of them out, a
+    `joinable`: an item is out on lease until `task_done()`. If its process dies before, or its handle is
+        closed, it comes again; after `max_attempts` times it is given up. A task or thread that is cancelled
+        or raises leaves its item with the handle. Without `joinable` an item is done once it is decoded.
+    `leases`: how many items one handle can have out; 256 for a joinable queue, up to 4 for others. With all of them out, a
         `get` waits for a `task_done`. Others have an item on lease while they decode it, 4 at a time.
         With 0 an item is done before it is decoded, and gone if the process dies in the midst of that;
         a joinable queue needs at least 1.
-    `handles`: how many processes can put, and get, at a time: each that does takes one for either.
+    `handles`: how many processes can put, and get, at a time: each that does takes one for either. 64. With
+        `lazy_memory=False` a queue that is not joinable has fewer, at least 2, if it were over 64 MiB else.
+    `Queue.memory(..)` tells the bytes that a shape takes.
     `watchdog`: seconds after which whoever waits looks whether others have died.
     `schema`: a name of 1 to 64 bytes and a version, `("orders", 3)`, that say what the items are. Every
         opener has to name the same one, a Rust program too; a pickled handle carries it.

@@ -3,6 +3,8 @@
 import asyncio
 import sys
 import threading
+import weakref
+from typing import Any
 
 
 def async_library() -> str | None:
@@ -19,15 +21,26 @@ def async_library() -> str | None:
     return None if asyncio._get_running_loop() is None else "asyncio"
 
 
-def holder() -> int:
-    """A number that no other running task or thread of this process has."""
+class _Thread(threading.local):
+    """An object for each thread."""
+
+    def __init__(self) -> None:
+        self.itself = object()
+
+
+_thread = _Thread()
+
+
+def holder() -> Any:
+    """An object that stands for the running task or thread, and for no other, also later: a number would
+    be given again. It keeps no task alive."""
     library = async_library()
     if library == "trio":
         import trio
 
-        return id(trio.lowlevel.current_task())
+        return weakref.ref(trio.lowlevel.current_task())
     if library == "asyncio":
         task = asyncio.current_task()
         if task is not None:
-            return id(task)
-    return threading.get_ident()
+            return weakref.ref(task)
+    return _thread.itself

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use parkline_core::driver::ForkGuard;
 use parkline_uring::{AttachError, CreateError, Fault, OpenError};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
@@ -47,6 +48,7 @@ pub(crate) fn fault(py: Python<'_>, fault: Fault) -> PyErr {
     match fault {
         Fault::MessageTooLarge { len, max } => message_too_large(py, (text, len, max)),
         Fault::Corrupt(_) => corrupt(py, (text,)),
+        // `Forked`. That all leases are out is no error here: a get waits.
         _ => PyRuntimeError::new_err(text),
     }
 }
@@ -54,9 +56,17 @@ pub(crate) fn fault(py: Python<'_>, fault: Fault) -> PyErr {
 pub(crate) fn attach(py: Python<'_>, error: AttachError) -> PyErr {
     let text = error.to_string();
     match error {
-        AttachError::NoFreeHandle { .. } => no_free_handle(py, (text,)),
+        AttachError::NoFreeHandle { .. } | AttachError::SearchTooLong { .. } => {
+            no_free_handle(py, (text,))
+        }
         AttachError::Corrupt(_) => corrupt(py, (text,)),
-        AttachError::Proc { cause } | AttachError::Os { cause, .. } => os(&cause, text),
+        AttachError::Memory(_) => PyMemoryError::new_err(text),
+        AttachError::DescriptorClosed => PyOSError::new_err((EBADF, text)),
+        // A lease is EWOULDBLOCK, and so a `BlockingIOError`.
+        AttachError::Leased { cause }
+        | AttachError::Proc { cause }
+        | AttachError::Os { cause, .. } => os(&cause, text),
+        // `Forked`.
         _ => PyRuntimeError::new_err(text),
     }
 }
@@ -64,9 +74,10 @@ pub(crate) fn attach(py: Python<'_>, error: AttachError) -> PyErr {
 pub(crate) fn create(error: CreateError) -> PyErr {
     let text = error.to_string();
     match error {
-        CreateError::Memory { .. } => PyMemoryError::new_err(text),
+        CreateError::Memory(_) => PyMemoryError::new_err(text),
         CreateError::Os { cause, .. } => os(&cause, text),
         CreateError::Open(error) => open(error),
+        // A shape that cannot be.
         _ => PyValueError::new_err(text),
     }
 }
@@ -76,6 +87,7 @@ pub(crate) fn open(error: OpenError) -> PyErr {
     match error {
         OpenError::Os { cause, .. } => os(&cause, text),
         OpenError::Attach(error) => Python::attach(|py| attach(py, error)),
+        // A descriptor of something else.
         _ => PyValueError::new_err(text),
     }
 }
@@ -91,12 +103,30 @@ pub(crate) fn descriptor(cause: io::Error) -> PyErr {
                  this after that"
             ),
         )),
-        Some(_) => os(&cause, format!("cannot duplicate the descriptor: {cause}")),
+        Some(_) => refused("duplicate the descriptor", &cause),
     }
 }
 
 const EBADF: i32 = Errno::BADF.raw_os_error();
+const EMFILE: i32 = Errno::MFILE.raw_os_error();
 
-pub(crate) fn os(cause: &io::Error, text: String) -> PyErr {
+/// What the kernel answered to a call of this package, and what to do about it.
+pub(crate) fn refused(what: &str, cause: &io::Error) -> PyErr {
+    let remedy = match cause.raw_os_error() {
+        Some(EMFILE) => {
+            "; this process has no descriptor left: close some, or raise RLIMIT_NOFILE (`ulimit -n`)"
+        }
+        _ => "",
+    };
+    os(cause, format!("cannot {what}: {cause}{remedy}"))
+}
+
+/// A conversion by `?` would lose the number.
+fn os(cause: &io::Error, text: String) -> PyErr {
     PyOSError::new_err((cause.raw_os_error(), text))
+}
+
+/// What remembers the process that something was made in.
+pub(crate) fn guard() -> PyResult<ForkGuard> {
+    ForkGuard::new().map_err(|cause| refused("map a page", &cause))
 }

@@ -10,7 +10,6 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,6 +21,7 @@ use parkline_uring::driver::LoopRing;
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::errors;
 use crate::waiting::Waiter;
 
 thread_local! {
@@ -60,10 +60,11 @@ struct Bell {
 }
 
 impl Bell {
-    fn new() -> io::Result<Self> {
-        let guard = ForkGuard::new()?;
+    fn new() -> PyResult<Self> {
+        let guard = errors::guard()?;
         let mut forks = hold_forks();
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| errors::refused("make an eventfd for the loop", &errno.into()))?;
         forks.keep_from_children(fd.as_raw_fd());
         drop(forks);
         Ok(Self { fd: Some(fd), guard })
@@ -141,11 +142,12 @@ impl EventLoop {
 
     /// Drains the ring, and resolves the futures of those whose wait is over.
     fn drive(&self, py: Python<'_>) -> PyResult<()> {
-        self.attend(py, || {
+        let drive = || {
             if let Some(ring) = &self.ring {
                 ring.drive();
             }
-        })
+        };
+        self.attend(py, drive).1
     }
 
     /// Answers the bell: resolves the futures of those who were woken elsewhere.
@@ -164,18 +166,17 @@ impl EventLoop {
         }
     }
 
-    /// Makes a call that may wake tasks of this loop, and has them run.
-    pub(crate) fn attend<R>(&self, py: Python<'_>, call: impl FnOnce() -> R) -> PyResult<R> {
+    /// Makes a call that may wake tasks of this loop, and has them run: the call's result, and what was
+    /// raised when they were woken.
+    pub(crate) fn attend<R>(&self, py: Python<'_>, call: impl FnOnce() -> R) -> (R, PyResult<()>) {
         if thread::current().id() != self.thread {
-            return Ok(call());
+            return (call(), Ok(()));
         }
         let before = ATTENDED.replace(Arc::as_ptr(&self.mail));
         let result = call();
         ATTENDED.set(before);
-        if !locked(&self.mail.names).is_empty() {
-            self.deliver(py)?;
-        }
-        Ok(result)
+        let is_silent = locked(&self.mail.names).is_empty();
+        (result, if is_silent { Ok(()) } else { self.deliver(py) })
     }
 
     /// The waker of the task `name`.
@@ -195,17 +196,21 @@ impl EventLoop {
         drop(forgotten);
     }
 
+    /// Resolves the futures of all that are named.
+    ///
+    /// # Errors
+    /// What one of them raises, the first: the handler of a signal runs in their Python code. The others
+    /// are resolved.
     fn deliver(&self, py: Python<'_>) -> PyResult<()> {
         let names = std::mem::take(&mut *locked(&self.mail.names));
+        let mut delivered = Ok(());
         for name in names {
             let future = locked(&self.waits).get_mut(&name).and_then(|it| it.future.take());
             let Some(future) = future else { continue };
-            let future = future.bind(py);
-            if !future.call_method0(pyo3::intern!(py, "done"))?.is_truthy()? {
-                future.call_method1(pyo3::intern!(py, "set_result"), (py.None(),))?;
-            }
+            let resolved = resolve(future.bind(py));
+            delivered = delivered.and(resolved);
         }
-        Ok(())
+        delivered
     }
 }
 
@@ -216,6 +221,14 @@ impl Drop for EventLoop {
             waiter.give_up();
         }
     }
+}
+
+fn resolve(future: &Bound<'_, PyAny>) -> PyResult<()> {
+    let py = future.py();
+    if !future.call_method0(pyo3::intern!(py, "done"))?.is_truthy()? {
+        future.call_method1(pyo3::intern!(py, "set_result"), (py.None(),))?;
+    }
+    Ok(())
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -72,8 +72,8 @@ impl Late {
 
 /// An item that was got and not yet done.
 struct Out {
-    /// The thread or task that got it.
-    holder: u64,
+    /// The thread or task that got it. No later one is the same object, as long as this is kept.
+    holder: Py<PyAny>,
     lease: Lease,
 }
 
@@ -81,7 +81,7 @@ impl Opened {
     pub(crate) fn new(queue: Queue) -> PyResult<Self> {
         Ok(Self {
             queue,
-            guard: ForkGuard::new()?,
+            guard: errors::guard()?,
             sender: OnceLock::new(),
             receiver: OnceLock::new(),
             out: Mutex::default(),
@@ -178,16 +178,17 @@ impl Opened {
     }
 
     /// Keeps the leases of items until they are done.
-    pub(crate) fn keep(&self, holder: u64, leases: impl IntoIterator<Item = Lease>) {
-        self.out().extend(leases.into_iter().map(|lease| Out { holder, lease }));
+    pub(crate) fn keep(&self, holder: &Bound<'_, PyAny>, leases: impl IntoIterator<Item = Lease>) {
+        let out = |lease| Out { holder: holder.clone().unbind(), lease };
+        self.out().extend(leases.into_iter().map(out));
     }
 
     /// Acknowledges the oldest item that `holder` got, or, where it has none, the oldest of all;
     /// whether there was one.
-    pub(crate) fn done(&self, holder: u64) -> bool {
+    pub(crate) fn done(&self, holder: &Bound<'_, PyAny>) -> bool {
         let done = {
             let mut out = self.out();
-            let own = out.iter().position(|it| it.holder == holder).unwrap_or(0);
+            let own = out.iter().position(|it| holder.is(&it.holder)).unwrap_or(0);
             out.remove(own)
         };
         let was_out = done.is_some();
@@ -199,9 +200,9 @@ impl Opened {
 
     /// How often the item was handed out that `holder` got last and is not done with; otherwise the
     /// one that was got last through this handle.
-    pub(crate) fn attempts(&self, holder: u64) -> u32 {
+    pub(crate) fn attempts(&self, holder: &Bound<'_, PyAny>) -> u32 {
         let out = self.out();
-        let last = out.iter().rfind(|it| it.holder == holder);
+        let last = out.iter().rfind(|it| holder.is(&it.holder));
         last.map_or_else(|| self.last_attempts.load(Relaxed), |it| it.lease.attempts().into())
     }
 

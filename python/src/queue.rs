@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use parkline_uring::Stats;
+use parkline_uring::{Builder, Stats};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyType};
@@ -21,8 +21,8 @@ use crate::waiting::{Wait, pending};
 
 /// How many items a process can have got and not done, of a joinable queue.
 const LEASES_OF_JOINABLE: usize = 256;
-/// As long as an item is copied out.
-const LEASES_OF_OTHERS: usize = 4;
+/// Core would choose fewer, to make room for those leases.
+const HANDLES_OF_JOINABLE: usize = 64;
 
 #[pyclass(subclass, frozen, weakref, module = "parkline._parkline")]
 pub(crate) struct Queue {
@@ -65,7 +65,7 @@ impl Queue {
         max_message = 8192,
         codec = None,
         joinable = false,
-        handles = 64,
+        handles = None,
         leases = None,
         lazy_memory = true,
         max_attempts = 5,
@@ -80,7 +80,7 @@ impl Queue {
         max_message: usize,
         codec: Option<&Bound<'_, PyAny>>,
         joinable: bool,
-        handles: usize,
+        handles: Option<usize>,
         leases: Option<usize>,
         lazy_memory: bool,
         max_attempts: u16,
@@ -103,23 +103,10 @@ impl Queue {
                 py.detach(|| how.open(fd)).map_err(errors::open)?
             }
             None => {
-                if maxsize == 0 {
-                    return Err(PyValueError::new_err(
-                        "maxsize is 0; this queue is bounded, it must be at least 1",
-                    ));
-                }
-                let usual = if joinable { LEASES_OF_JOINABLE } else { LEASES_OF_OTHERS };
-                let leases = leases.unwrap_or(usual);
                 let watchdog = Duration::try_from_secs_f64(watchdog)
                     .map_err(|error| PyValueError::new_err(format!("watchdog: {error}")))?;
-                let builder = parkline_uring::Queue::builder()
-                    .capacity(maxsize)
-                    .max_message(max_message)
-                    .handles(handles)
-                    .leases(leases)
-                    .max_attempts(max_attempts)
-                    .watchdog(watchdog);
-                let builder = if lazy_memory { builder.lazy_memory() } else { builder };
+                let shape = shape(maxsize, max_message, joinable, handles, leases, lazy_memory)?;
+                let builder = shape.max_attempts(max_attempts).watchdog(watchdog);
                 let builder = match &schema {
                     Some((name, version)) => builder.schema(name, *version),
                     None => builder,
@@ -134,6 +121,30 @@ impl Queue {
         }
         let opened = Arc::new(Mutex::new(Some(Arc::new(Opened::new(queue)?))));
         Ok(Self { opened, codec: Arc::new(codec), joinable })
+    }
+
+    /// How many bytes of shared memory a queue of this shape takes, or, with `lazy_memory`, can come to
+    /// take. Nothing is made.
+    #[staticmethod]
+    #[pyo3(signature = (
+        maxsize,
+        *,
+        max_message = 8192,
+        joinable = false,
+        handles = None,
+        leases = None,
+        lazy_memory = true,
+    ))]
+    fn memory(
+        maxsize: usize,
+        max_message: usize,
+        joinable: bool,
+        handles: Option<usize>,
+        leases: Option<usize>,
+        lazy_memory: bool,
+    ) -> PyResult<u64> {
+        let shape = shape(maxsize, max_message, joinable, handles, leases, lazy_memory)?;
+        shape.memory().map_err(errors::create)
     }
 
     /// `Queue[T]` is for type checkers.
@@ -169,7 +180,9 @@ impl Queue {
         self.put(py, item, false, None)
     }
 
-    /// Takes the oldest item, waiting while there is none. Raises `Empty`, `ShutDown`.
+    /// Takes the oldest item, waiting while there is none. It is acknowledged after it was decoded, that of
+    /// a joinable queue by `task_done`. Raises `Empty`; `Undecodable`; `ShutDown` when the queue was shut
+    /// down and nothing is left that could come again.
     #[pyo3(signature = (block = true, timeout = None))]
     fn get(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
         let opened = self.opened()?;
@@ -310,7 +323,7 @@ impl Queue {
                 "task_done() is for a queue with joinable=True; others are done with an item when they get it",
             ));
         }
-        if opened.done(holder(py)?) {
+        if opened.done(&holder(py)?) {
             return Ok(());
         }
         Err(PyValueError::new_err("task_done() called too many times"))
@@ -320,7 +333,7 @@ impl Queue {
     #[getter]
     fn last_attempts(&self, py: Python<'_>) -> PyResult<u32> {
         let opened = self.opened()?;
-        Ok(opened.attempts(if self.joinable { holder(py)? } else { 0 }))
+        Ok(opened.attempts(&holder(py)?))
     }
 
     /// Whether somebody had the item before that this task or thread got last, and died with it.
@@ -487,6 +500,30 @@ impl Queue {
     }
 }
 
+/// What says how much memory a queue takes. What is not asked for is core's to choose.
+fn shape(
+    maxsize: usize,
+    max_message: usize,
+    joinable: bool,
+    handles: Option<usize>,
+    leases: Option<usize>,
+    lazy_memory: bool,
+) -> PyResult<Builder> {
+    if maxsize == 0 {
+        return Err(PyValueError::new_err(
+            "maxsize is 0; this queue is bounded, it must be at least 1",
+        ));
+    }
+    let mut shape = parkline_uring::Queue::builder().capacity(maxsize).max_message(max_message);
+    if let Some(handles) = handles.or(joinable.then_some(HANDLES_OF_JOINABLE)) {
+        shape = shape.handles(handles);
+    }
+    if let Some(leases) = leases.or(joinable.then_some(LEASES_OF_JOINABLE)) {
+        shape = shape.leases(leases);
+    }
+    Ok(if lazy_memory { shape.lazy_memory() } else { shape })
+}
+
 /// One more that waits, as long as it lives.
 pub(crate) struct Counted<'a>(&'a AtomicUsize);
 
@@ -526,8 +563,7 @@ pub(crate) fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
     }
     // SAFETY: it is used at once, to duplicate it; one that is not open is refused by the kernel.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    borrowed.try_clone_to_owned().map_err(|cause| {
-        let text = format!("cannot duplicate the file descriptor {fd}: {cause}");
-        errors::os(&cause, text)
-    })
+    borrowed
+        .try_clone_to_owned()
+        .map_err(|cause| errors::refused(&format!("duplicate the file descriptor {fd}"), &cause))
 }

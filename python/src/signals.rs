@@ -31,7 +31,7 @@ struct Handle<T>(Mutex<Option<Arc<Signal<T>>>>);
 impl<T> Signal<T> {
     fn new(it: T) -> PyResult<Self> {
         let (waiting, eyes) = (AtomicUsize::new(0), Eyes::default());
-        Ok(Self { it, guard: ForkGuard::new()?, waiting, eyes })
+        Ok(Self { it, guard: errors::guard()?, waiting, eyes })
     }
 
     pub(crate) fn guard(&self) -> ForkGuard {

@@ -35,7 +35,7 @@ impl Queue {
     ) -> PyResult<Py<PyAny>> {
         let (item, lease) = self.decode(py, opened, message)?;
         if let Some(lease) = lease {
-            opened.keep(holder(py)?, [lease]);
+            opened.keep(&holder(py)?, [lease]);
         }
         Ok(item)
     }
@@ -228,7 +228,7 @@ impl Queue {
     /// Keeps the leases of `batch`.
     fn settle(&self, py: Python<'_>, opened: &Opened, batch: &mut Batch) -> PyResult<()> {
         if !batch.leases.is_empty() {
-            opened.keep(holder(py)?, batch.leases.drain(..));
+            opened.keep(&holder(py)?, batch.leases.drain(..));
         }
         Ok(())
     }
@@ -297,7 +297,7 @@ pub(crate) fn told(py: Python<'_>, answer: Result<Message, RecvError>) -> PyResu
 }
 
 /// Who is calling: the task, or outside of one the thread.
-pub(crate) fn holder(py: Python<'_>) -> PyResult<u64> {
+pub(crate) fn holder(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static HOLDER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    HOLDER.import(py, "parkline._tasks", "holder")?.call0()?.extract()
+    HOLDER.import(py, "parkline._tasks", "holder")?.call0()
 }

@@ -20,7 +20,7 @@ use pyo3::sync::PyOnceLock;
 use crate::encoded::SettledItem;
 use crate::event_loop::EventLoop;
 use crate::message::Message;
-use crate::opened::Opened;
+use crate::opened::{Left, Opened};
 use crate::queue::Queue;
 use crate::signals::{Held, Signal};
 use crate::{errors, queue};
@@ -39,10 +39,10 @@ enum Task {
 /// What it got.
 enum Outcome {
     Got(Message),
+    Acquired(Permit, Arc<Signal<Held>>),
     Done,
     Closed,
     Fault(Fault),
-    Refused(PyErr),
 }
 
 /// The one value that says "not yet".
@@ -165,10 +165,8 @@ impl Waiter {
                 .poll(cx)
                 .map(|it| it.map_or_else(Outcome::Fault, |()| Outcome::Done)),
             Task::Acquire(future, opened) => future.as_mut().poll(cx).map(|it| {
-                let kept = it.map(|permit| opened.it.keep(permit));
-                kept.map_or_else(Outcome::Fault, |kept| {
-                    kept.map_or_else(Outcome::Refused, |()| Outcome::Done)
-                })
+                let acquired = |permit| Outcome::Acquired(permit, Arc::clone(opened));
+                it.map_or_else(Outcome::Fault, acquired)
             }),
         }
     }
@@ -187,7 +185,7 @@ impl Wait {
         let event_loop = event_loop.ok_or_else(gone)?;
         // Before the poll: the alarm may go off within it, on another thread.
         event_loop.expect(self.name, future, &self.waiter);
-        let outcome = event_loop.attend(py, || {
+        let (outcome, delivered) = event_loop.attend(py, || {
             let waker = Waker::from(event_loop.alarm(self.name));
             let mut state = self.waiter.state();
             let polled = event_loop.within(|| Waiter::poll_once(&mut state, &waker));
@@ -196,20 +194,27 @@ impl Wait {
             drop(state);
             drop(over);
             polled
-        })?;
-        if outcome.is_ready() {
-            event_loop.forget(self.name);
+        });
+        let Poll::Ready(outcome) = outcome else { return delivered.map(|()| pending(py)) };
+        event_loop.forget(self.name);
+        if let Err(error) = delivered {
+            // The caller has nothing. A lease goes back, and a permit.
+            if let (Outcome::Got(Message::Copied(bytes)), Some((_, opened))) =
+                (outcome, &self.getter)
+            {
+                opened.late.put([Left::Message(bytes)]);
+            }
+            return Err(error);
         }
         match outcome {
-            Poll::Pending => Ok(pending(py)),
-            Poll::Ready(Outcome::Got(message)) => match &self.getter {
+            Outcome::Got(message) => match &self.getter {
                 Some((queue, opened)) => queue.get().hand_over(py, opened, message),
                 None => Ok(py.None()),
             },
-            Poll::Ready(Outcome::Done) => Ok(py.None()),
-            Poll::Ready(Outcome::Closed) => Err(queue::shut_down(py)),
-            Poll::Ready(Outcome::Fault(fault)) => Err(errors::fault(py, fault)),
-            Poll::Ready(Outcome::Refused(error)) => Err(error),
+            Outcome::Acquired(permit, opened) => opened.it.keep(permit).map(|()| py.None()),
+            Outcome::Done => Ok(py.None()),
+            Outcome::Closed => Err(queue::shut_down(py)),
+            Outcome::Fault(fault) => Err(errors::fault(py, fault)),
         }
     }
 
@@ -220,7 +225,7 @@ impl Wait {
             return Ok(());
         };
         event_loop.forget(self.name);
-        event_loop.attend(py, || self.waiter.give_up())
+        event_loop.attend(py, || self.waiter.give_up()).1
     }
 }
 

@@ -6,6 +6,8 @@ import os
 import signal
 from typing import Any
 
+import bounds  # noqa: F401  it bounds this process
+
 import parkline
 
 
@@ -203,4 +205,10 @@ def put_until_shut_down(queue: parkline.Queue[int], ready: parkline.Queue[int]) 
         while True:
             queue.put(1)
     except parkline.ShutDown:
+        pass
+
+
+def get_until_shut_down(queue: parkline.Queue[int], ready: parkline.Queue[int]) -> None:
+    ready.put(os.getpid())
+    for _ in queue:
         pass

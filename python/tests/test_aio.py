@@ -2,7 +2,9 @@
 in asyncio, uvloop and trio."""
 
 import asyncio
+import contextlib
 import gc
+import select
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 import parkline
+from parkline import _parkline
 
 Runner = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -385,6 +388,82 @@ def test_a_loop_that_is_closed_passes_on_the_wake_of_a_task(is_seen: bool) -> No
     thread.join()
     assert got == [7]
     task._log_destroy_pending = False  # type: ignore[attr-defined]
+
+
+class Future:
+    """Of a loop whose Python code a signal's handler interrupts, as trio's: or not."""
+
+    def __init__(self, interrupts: bool = False) -> None:
+        self.interrupts, self.is_done = interrupts, False
+
+    def done(self) -> bool:
+        if self.interrupts:
+            raise KeyboardInterrupt
+        return self.is_done
+
+    def set_result(self, result: None, /) -> None:
+        self.is_done = True
+
+
+def drive_until(event_loop: _parkline.EventLoop, future: Future) -> None:
+    """Does what a loop does: it reports a descriptor, and the call has it silent again."""
+    callbacks = dict(event_loop.sources())
+    while not future.is_done:
+        readable, _, _ = select.select(list(callbacks), [], [], 30)
+        assert readable, "nothing wakes it"
+        for fd in readable:
+            with contextlib.suppress(KeyboardInterrupt):
+                callbacks[fd]()
+
+
+def test_where_the_wake_of_one_is_interrupted_the_others_are_woken() -> None:
+    """One set wakes them all at once. Fails if those that come after the interrupted one are forgotten
+    (seen failing): they sleep for ever."""
+    event_loop, event = _parkline.EventLoop(), parkline.Event(watchdog=3600)
+    futures = [Future(interrupts=True), Future(), Future()]
+    waits = [event._begin_wait() for _ in futures]
+    for wait, future in zip(waits, futures):
+        assert wait.poll(event_loop, future) is _parkline.PENDING
+    event.set()
+    for future in futures[1:]:
+        drive_until(event_loop, future)
+
+
+@pytest.mark.parametrize("leases", [None, 0])
+def test_an_interrupt_of_the_wake_of_another_loses_no_item(leases: int | None) -> None:
+    """The first has its item, and wakes the second, since there is one more. Fails if what a poll got is
+    dropped then (seen failing: without leases)."""
+    event_loop = _parkline.EventLoop()
+    q = parkline.Queue[int](4, leases=leases, watchdog=3600)
+    q.put(0)  # the first put attaches, and has everybody look
+    assert q.get() == 0
+    first, second = q._begin_get(), q._begin_get()
+    future = Future()
+    assert first.poll(event_loop, future) is _parkline.PENDING
+    assert second.poll(event_loop, Future(interrupts=True)) is _parkline.PENDING
+    q.put_many([1, 2])
+    drive_until(event_loop, future)
+    with pytest.raises(KeyboardInterrupt):
+        first.poll(event_loop, Future())
+    second.close(event_loop)
+    assert sorted(q.get_many(4)) == [1, 2]
+
+
+def test_an_interrupt_of_the_wake_of_another_keeps_no_permit() -> None:
+    """Fails if the handle keeps a permit that its caller does not know of (seen failing)."""
+    event_loop, semaphore = _parkline.EventLoop(), parkline.Semaphore(2, watchdog=3600)
+    assert semaphore.acquire() and semaphore.acquire()
+    waits = [semaphore._begin_acquire() for _ in range(2)]
+    first, second = (wait for wait in waits if wait is not None)
+    future = Future()
+    assert first.poll(event_loop, future) is _parkline.PENDING
+    assert second.poll(event_loop, Future(interrupts=True)) is _parkline.PENDING
+    semaphore.release(2)
+    drive_until(event_loop, future)
+    with pytest.raises(KeyboardInterrupt):
+        first.poll(event_loop, Future())
+    second.close(event_loop)
+    assert semaphore.value == 2
 
 
 def test_a_cycle_of_stages_goes_on() -> None:

@@ -2,16 +2,18 @@
 does."""
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from typing import Any
 
 import children
 import pytest
+from bounds import command
+from loops import RUNS
 
 import parkline
 
@@ -112,28 +114,37 @@ def get_many(q: parkline.Queue[Any]) -> list[Any]:
     return q.get_many(4)
 
 
-def iterate_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
-    async def main() -> list[Any]:
-        return [item async for item in q.aio]
-
-    return asyncio.run(main())
+GETS = [iterate, get, get_nowait, get_many]
 
 
-def get_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
-    async def main() -> list[Any]:
-        return [await q.aio.get()]
-
-    return asyncio.run(main())
+async def iterate_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
+    return [item async for item in q.aio]
 
 
-def get_many_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
-    return asyncio.run(q.aio.get_many(4))
+async def get_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
+    return [await q.aio.get()]
 
 
-GETS = [iterate, get, get_nowait, get_many, iterate_in_a_task, get_in_a_task, get_many_in_a_task]
+async def get_many_in_a_task(q: parkline.Queue[Any]) -> list[Any]:
+    return await q.aio.get_many(4)
 
 
-@pytest.mark.parametrize("take", GETS, ids=lambda it: it.__name__)
+AIO_GETS = [iterate_in_a_task, get_in_a_task, get_many_in_a_task]
+GETS += [
+    functools.partial(lambda run, get, q: run(lambda: get(q)), run, get)
+    for run in RUNS
+    for get in AIO_GETS
+]
+
+
+def name_of(take: Any) -> str:
+    if isinstance(take, functools.partial):
+        run, get = take.args
+        return f"{get.__name__}-{run.__name__}"
+    return str(take.__name__)
+
+
+@pytest.mark.parametrize("take", GETS, ids=name_of)
 def test_the_end_of_a_queue_comes_after_what_the_dead_had(spawn: Any, take: Any) -> None:
     """All is put, the queue is shut down, and a worker is killed in the midst of an item: another that
     still works gets it. Fails if the end is told without a look for the dead (seen failing, each)."""
@@ -173,6 +184,42 @@ def test_a_thread_that_waits_gets_what_the_dead_had_before_the_end(spawn: Any) -
     assert got == ["job"]
     q.task_done()
     q.join(timeout=60)
+
+
+@pytest.mark.parametrize("take", AIO_GETS, ids=lambda it: it.__name__)
+def test_a_task_that_waits_gets_what_the_dead_had_before_the_end(
+    spawn: Any, run: Any, take: Any
+) -> None:
+    """It has looked after the shutdown, while the other still lived. Fails if the end is told while that
+    one has an item (seen failing, each)."""
+
+    async def main() -> None:
+        import anyio
+
+        q, ready = parkline.Queue[Any](4, joinable=True, watchdog=3600), parkline.Queue[Any](4)
+        q.put("job")
+        child = spawn.Process(target=children.hold_an_item, args=(q, ready))
+        child.start()
+        assert await ready.aio.get() == "job"
+        got: list[Any] = []
+
+        async def wait() -> None:
+            got.extend(await take(q))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            while not q.waiting_getters:
+                await anyio.sleep(0)
+            parks = q.stats()["parks"]
+            q.shutdown()
+            while q.waiting_getters and q.stats()["parks"] == parks:
+                await anyio.sleep(0)
+            kill(child)
+        assert got == ["job"]
+        q.task_done()
+        await q.aio.join()
+
+    run(main)
 
 
 def test_an_immediate_shutdown_throws_away_what_the_dead_had(spawn: Any) -> None:
@@ -251,8 +298,8 @@ def test_a_killed_child_leaves_multiprocessing_hanging_and_ours_going_on(
         program = PROGRAM.format(
             tests=os.path.dirname(__file__), queue=queue, victim=victim, is_there=is_there, then=then
         )
-        command = [sys.executable, "-c", program]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        pipe = subprocess.PIPE
+        return subprocess.Popen(command(program), stdout=pipe, text=True, start_new_session=True)
 
     with start(THEIRS, theirs) as hanging, start(OURS, ours) as going_on:
         try:

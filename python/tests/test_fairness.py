@@ -6,9 +6,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+import children
 import pytest
 
 import parkline
@@ -50,6 +51,14 @@ def put_many(q: parkline.Queue[int]) -> Call:
         assert q.get_many(2) == [1, 2]
 
     return call
+
+
+def get_none(q: parkline.Queue[int]) -> Call:
+    return lambda: q.aio.get_many(0)
+
+
+def put_none(q: parkline.Queue[int]) -> Call:
+    return lambda: q.aio.put_many([])
 
 
 def iterate(q: parkline.Queue[int]) -> Call:
@@ -94,32 +103,7 @@ def refused(q: parkline.Queue[int]) -> Call:
     return call
 
 
-CALLS = [get, put, get_many, put_many, iterate, join, wait, acquire, refused]
-
-
-def run_asyncio(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    return asyncio.run(main())
-
-
-def run_uvloop(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    uvloop = pytest.importorskip("uvloop")
-    loop = uvloop.new_event_loop()
-    try:
-        return loop.run_until_complete(main())
-    finally:
-        loop.close()
-
-
-def run_trio(main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-    return pytest.importorskip("trio").run(main)
-
-
-RUNS = [run_asyncio, run_uvloop, run_trio]
-
-
-@pytest.fixture(params=RUNS, ids=lambda it: it.__name__)
-def run(request: pytest.FixtureRequest) -> Any:
-    return request.param
+CALLS = [get, put, get_many, put_many, get_none, put_none, iterate, join, wait, acquire, refused]
 
 
 async def go_on(call: Call, until: Callable[[], object]) -> None:
@@ -194,21 +178,26 @@ def test_ctrl_c_ends_a_task_that_never_has_to_wait() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def test_a_loop_runs_on_beside_a_process_that_keeps_the_queue_full(spawn: Any) -> None:
-    """One process puts as fast as it can. Fails if a get never lets the loop run (seen failing)."""
-    import children
+@pytest.mark.parametrize("is_getter", [True, False])
+def test_a_loop_runs_on_beside_a_process_that_keeps_the_queue_busy(
+    spawn: Any, is_getter: bool
+) -> None:
+    """It puts, or gets, as fast as it can. Fails if a call never lets the loop run (seen failing, both)."""
 
     async def main() -> None:
         q, ready = parkline.Queue[int](1024), parkline.Queue[int](1)
-        child = spawn.Process(target=children.put_until_shut_down, args=(q, ready))
+        other = children.put_until_shut_down if is_getter else children.get_until_shut_down
+        child = spawn.Process(target=other, args=(q, ready))
         child.start()
         await ready.aio.get()
 
-        async def consume() -> None:
-            await go_on(q.aio.get, lambda: False)
+        async def call() -> None:
+            await (q.aio.get() if is_getter else q.aio.put(1))
+            # So that the other one is quicker.
+            sum(range(1000))
 
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(consume(), 0.1)
+            await asyncio.wait_for(go_on(call, lambda: False), 0.1)
         q.shutdown(immediate=True)
         child.join()
         assert child.exitcode == 0

@@ -6,13 +6,12 @@ import gc
 import os
 import pickle
 import subprocess
-import sys
-import textwrap
 import threading
 from typing import Any
 
 import children
 import pytest
+from bounds import command, run
 from required import not_tried
 
 import parkline
@@ -278,10 +277,7 @@ DAEMON = """
 def test_what_a_daemon_closed_is_told_and_left_alone(reuse: bool) -> None:
     """Fails if the error is the kernel's alone, or one of what has the number now, or if that is closed
     (seen failing)."""
-    program = textwrap.dedent(DAEMON.format(reuse=reuse))
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
+    assert run(DAEMON.format(reuse=reuse)) == "told\n"
 
 
 def test_what_another_user_sent_says_who_has_to_do_what(spawn: Any) -> None:
@@ -325,10 +321,10 @@ def test_what_is_sent_by_a_process_that_ended_says_so() -> None:
 
 
 def test_a_descriptor_is_all_that_is_needed() -> None:
-    program = "import sys, parkline; parkline.Queue.from_fd(int(sys.argv[1])).put('from elsewhere')"
     q = parkline.Queue[str](1)
     fd = q.fileno()
-    subprocess.run([sys.executable, "-c", program, str(fd)], pass_fds=[fd], check=True)
+    program = f"import parkline; parkline.Queue.from_fd({fd}).put('from elsewhere')"
+    subprocess.run(command(program), pass_fds=[fd], check=True)
     assert q.get() == "from elsewhere"
 
 

@@ -2,11 +2,10 @@
 
 import os
 import subprocess
-import sys
-import textwrap
 import time
 
 import pytest
+from bounds import command, run
 
 # Ten workers await the queue, five items, all workers are cancelled.
 CLASSIC = """
@@ -48,9 +47,8 @@ DONE = "main done [0, 1, 2, 3, 4]\n"
 
 
 def start(program: str, *options: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, *options, "-c", textwrap.dedent(program)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(command(program, *options), stdout=pipe, stderr=pipe, text=True)
 
 
 def test_the_classic_program_hangs_at_exit_with_an_executor_and_ends_at_once_with_ours() -> None:
@@ -66,14 +64,6 @@ def test_the_classic_program_hangs_at_exit_with_an_executor_and_ends_at_once_wit
         theirs.kill()
         assert took < 1, "it ends with its main"
         assert ours.stderr and ours.stderr.read() == ""
-
-
-def run(program: str) -> str:
-    """What a program says that ends well and has nothing to complain of."""
-    ran = start(program, "-X", "dev", "-W", "error")
-    out, complaints = ran.communicate(timeout=60)
-    assert (ran.returncode, complaints) == (0, "")
-    return out
 
 
 def test_a_thousand_queues_leave_no_descriptor_and_no_mapping() -> None:

@@ -1,17 +1,18 @@
 """The blocking calls: the ideas of CPython's test_queue, where the semantics are shared."""
 
 import asyncio
+import itertools
 import os
 import queue
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from bounds import run
 
 import parkline
 
@@ -212,6 +213,54 @@ def test_each_thread_is_done_with_its_own_item() -> None:
     assert same.last_redelivered
 
 
+@pytest.mark.parametrize("in_task", [False, True])
+def test_an_item_of_one_that_ended_is_not_done_by_one_that_has_its_number(in_task: bool) -> None:
+    """Threads and tasks are numbered by the address of what is freed at their end. Fails if a number
+    stands for the holder (seen failing, each): the failed item is done, and the other comes again."""
+    q = parkline.Queue[str](8, joinable=True)
+    q.put_many(["failed", "done"])
+    failed, tries = 0, itertools.count()
+
+    def number() -> int:
+        return id(asyncio.current_task()) if in_task else threading.get_ident()
+
+    def fail() -> None:
+        nonlocal failed
+        failed = number()
+        q.get()
+
+    def work() -> None:
+        if number() == failed or next(tries) == 1000:
+            q.get()
+            q.task_done()
+
+    def call(one: Callable[[], None]) -> None:
+        thread = threading.Thread(target=one)
+        thread.start()
+        thread.join()
+
+    async def call_in_task(one: Callable[[], None]) -> None:
+        async def main() -> None:
+            one()
+
+        await asyncio.create_task(main())
+
+    async def main() -> None:
+        await call_in_task(fail)
+        while q.qsize():
+            await call_in_task(work)
+
+    if in_task:
+        asyncio.run(main())
+    else:
+        call(fail)
+        while q.qsize():
+            call(work)
+    same = parkline.Queue[str].from_fd(q.fileno(), joinable=True)
+    q.close()
+    assert same.get_many(8) == ["failed"]
+
+
 def test_a_handle_that_is_closed_refuses() -> None:
     q = parkline.Queue[int](1)
     with q:
@@ -266,17 +315,7 @@ def test_without_leases_an_item_is_done_when_it_is_got() -> None:
     assert q.get(timeout=10) == 1
     assert q.get_nowait() == [2]
     assert q.get_many(2, timeout=10) == [3, b"4"]
-
-    async def main() -> None:
-        assert await asyncio.wait_for(q.aio.get(), 10) == "five"
-        assert await asyncio.wait_for(q.aio.get_many(2), 10) == [6]
-        task = asyncio.create_task(q.aio.get())
-        while not q.waiting_getters:
-            await asyncio.sleep(0)
-        q.put(7)
-        assert await task == 7
-
-    asyncio.run(main())
+    assert [q.get(timeout=10), q.get(timeout=10)] == ["five", 6]
     q.join(timeout=10)
     with pytest.raises(ValueError, match="joinable=True"):
         q.task_done()
@@ -287,6 +326,42 @@ def test_without_leases_an_item_is_done_when_it_is_got() -> None:
     same.put(1)
     same.shutdown(immediate=True)
     same.join(timeout=10)
+
+
+def test_without_leases_a_task_gets_what_is_there_and_what_comes(run: Any) -> None:
+    """Fails if a get leases its item (seen failing): it waits for ever beside the items."""
+
+    async def main() -> None:
+        import anyio
+
+        q = parkline.Queue[Any](8, leases=0)
+        got: list[Any] = []
+
+        async def wait() -> None:
+            got.append(await q.aio.get())
+            got.extend(await q.aio.get_many(4))
+            async for item in q.aio:
+                got.append(item)
+
+        with anyio.fail_after(30):
+            q.put_many(["one", 2, [3]])
+            assert await q.aio.get() == "one"
+            assert await q.aio.get_many(8) == [2, [3]]
+            with anyio.move_on_after(0):
+                await q.aio.get()
+            async with anyio.create_task_group() as group:
+                group.start_soon(wait)
+                for number in range(3):
+                    while not q.waiting_getters:
+                        await anyio.sleep(0)
+                    await q.aio.put(number)
+                    while len(got) <= number:
+                        await anyio.sleep(0)
+                group.cancel_scope.cancel()
+            assert got == [0, 1, 2]
+            await q.aio.join()
+
+    run(main)
 
 
 def test_a_joinable_queue_without_leases_is_refused() -> None:
@@ -427,16 +502,6 @@ def test_an_interpreter_exits_whatever_waits() -> None:
         print("done")
     """
     assert run(program) == "done\n"
-
-
-def run(program: str, *arguments: str) -> str:
-    """What a program prints that ends well, within 30 s, and has nothing to complain of."""
-    command = [sys.executable, "-X", "dev", "-W", "error", "-c", textwrap.dedent(program)]
-    done = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, timeout=30, env=os.environ
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
 
 
 def test_signals_are_handled_while_a_get_blocks() -> None:
