@@ -222,3 +222,26 @@ fn lock_of(id: u32, from: i64, len: i64, kind: libc::c_int) -> libc::flock {
         l_pid: 0,
     }
 }
+
+#[cfg(all(test, not(kill_points)))]
+mod tests {
+    use std::os::fd::FromRawFd;
+
+    use super::*;
+    use crate::Queue;
+
+    /// Fails if the number is all that is asked about, or its file (each seen failing).
+    #[test]
+    fn a_description_is_not_taken_for_another_of_the_same_queue() {
+        let queue = Queue::builder().capacity(1).create().unwrap();
+        let locks = queue.segment().locks(Duration::ZERO).unwrap();
+        assert!(locks.is_open());
+        // SAFETY: no memory is passed. That the description has lost its number is what is tried.
+        let number = unsafe { libc::dup2(queue.as_fd().as_raw_fd(), locks.as_fd().as_raw_fd()) };
+        assert!(!locks.is_open());
+        drop(locks);
+        // SAFETY: the number is ours now.
+        let other = unsafe { OwnedFd::from_raw_fd(number) };
+        rustix::fs::fstat(other).unwrap();
+    }
+}
