@@ -49,6 +49,7 @@ mod lane;
 mod looking;
 mod owed;
 mod owned;
+mod pause;
 mod peer;
 mod reactor;
 mod receiver;

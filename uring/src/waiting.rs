@@ -13,6 +13,7 @@ use crate::current::{current, look_for};
 use crate::lane::Lane;
 use crate::looking::Looker;
 use crate::owed::drive_owed;
+use crate::pause::Pause;
 use crate::reactor::Reactor;
 use crate::timers::Timer;
 
@@ -30,6 +31,8 @@ pub(crate) struct Waiting<W> {
     place: Option<Place>,
     deadline: Option<Instant>,
     timer: Option<Timer>,
+    /// Of a task that cannot wait.
+    pause: Option<Box<Pause>>,
     /// Somebody has looked for it, or will not.
     has_looked: bool,
     #[cfg(feature = "tokio")]
@@ -84,13 +87,14 @@ pub fn wait_where<H, T, W: Copy + PartialEq>(
 
 impl<W> Waiting<W> {
     pub(crate) fn new(deadline: Option<Instant>) -> Self {
-        let (lane, waits_for, place, timer) = (None, None, None, None);
+        let (lane, waits_for, place, timer, pause) = (None, None, None, None, None);
         Self {
             lane,
             waits_for,
             place,
             deadline,
             timer,
+            pause,
             has_looked: false,
             #[cfg(feature = "tokio")]
             has_yielded: false,
@@ -137,13 +141,15 @@ impl<W: Copy + PartialEq> Waiting<W> {
             }
             let reactor = match current() {
                 Ok(reactor) => reactor,
-                // Neither a ring nor a thread to be had: all that is left is to look again.
-                Err(error) => {
-                    tracing::error!(%error, "parkline polls: it cannot wait here");
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
+                Err(_) => {
+                    let pause = self.pause.get_or_insert_with(|| Box::new(Pause::new()));
+                    match pause.poll(cx, self.deadline) {
+                        Poll::Ready(()) => continue,
+                        Poll::Pending => return Poll::Pending,
+                    }
                 }
             };
+            self.pause = None;
             let lane = self.lane_of(reactor, waits_for, || side(handle, waits_for));
             // A forked child has no gate, and the next attempt says so.
             let Some(gate) = lane.side.gate() else { continue };
