@@ -62,6 +62,7 @@ fn a_task_that_used_up_its_descriptors_gets_what_the_killed_had() {
 pub(crate) fn child(role: &str) {
     let (queue, mut news) = (inherited::<u64>(0), inherited::<u64>(1).sender().unwrap());
     let receiver = queue.receiver().unwrap();
+    let side = receiver.side();
     let wait = |mut receiver: Receiver<u64>| async move {
         let mut again: Pin<Box<dyn Future<Output = u64> + Send + '_>> = Box::pin(async {
             let job = receiver.lease().await.unwrap();
@@ -69,8 +70,11 @@ pub(crate) fn child(role: &str) {
             // Not acknowledged: it comes back.
             job.read().unwrap()
         });
-        // What is watched is opened when it begins to wait.
-        begin(&mut again);
+        // What is watched is opened when it begins to wait: after a look, in `block_on`.
+        while side.gate().unwrap().word().load(Relaxed) & 1 == 0 {
+            begin(&mut again);
+            tokio::task::yield_now().await;
+        }
         let deprived = match role.split_once(' ') {
             Some(("proc", _)) => chroot("/proc/self/fdinfo").map(|()| Vec::new()),
             _ => Ok(use_up_descriptors()),
