@@ -190,15 +190,14 @@ async fn counted<F: Future>(future: F) -> (F::Output, u32) {
     (output, polls)
 }
 
-/// Of tasks whose thread sleeps: a pause each after the other would take 60 times as long.
+/// Fails if the thread sleeps for a whole pause of each task (seen failing).
 fn pauses_pass_at_the_same_time(queue: &Queue<u64>) {
     const TASKS: usize = 60;
     let mut receivers: Vec<_> = (0..TASKS).map(|_| queue.receiver().unwrap()).collect();
-    let waited = Duration::from_millis(100);
+    let waited = Duration::from_millis(400);
     let mut tasks: Vec<_> =
         receivers.iter_mut().map(|it| Box::pin(counted(it.recv_timeout(waited)))).collect();
     let mut polls = Vec::new();
-    let begin = Instant::now();
     block_on(poll_fn(|cx| {
         tasks.retain_mut(|task| match task.as_mut().poll(cx) {
             Poll::Ready((got, count)) => {
@@ -210,8 +209,8 @@ fn pauses_pass_at_the_same_time(queue: &Queue<u64>) {
         });
         if tasks.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }));
-    assert!(begin.elapsed() < waited * 5, "{:?}", begin.elapsed());
     assert_eq!(polls.len(), TASKS);
+    assert!(polls.iter().all(|count| *count > 16), "{polls:?}");
 }
 
 /// Fails if the runtime's thread sleeps although the runtime has timers (seen failing).
