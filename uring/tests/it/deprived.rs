@@ -190,7 +190,7 @@ async fn counted<F: Future>(future: F) -> (F::Output, u32) {
     (output, polls)
 }
 
-/// Fails if the thread sleeps for a whole pause of each task (seen failing).
+/// Fails if the thread sleeps in each poll, for each task anew (seen failing).
 fn pauses_pass_at_the_same_time(queue: &Queue<u64>) {
     const TASKS: usize = 60;
     let mut receivers: Vec<_> = (0..TASKS).map(|_| queue.receiver().unwrap()).collect();
