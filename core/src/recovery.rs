@@ -5,7 +5,8 @@
 //! record. Nothing is ever decided by time: a stopped process keeps its locks and all that is its.
 //!
 //! Who looks: a handle that attaches and takes the record; a thread or task that waits, once a
-//! watchdog's period or when a peer's death is news; and [`Queue::recover`](crate::Queue::recover).
+//! watchdog's period or when a peer's death is news; and [`Queue::recover`](crate::Queue::recover). Who
+//! looks needs an open file description of its own, and has it also where it can open none: `locks.rs`.
 //!
 //! **What a look costs.** It reads all records and their cells, and asks the kernel about the owner of
 //! each that has something open, living owners included. The creator chooses how many there are, and

@@ -12,6 +12,7 @@ use std::time::Instant;
 use parkline_core::driver::hold_forks;
 
 use crate::backend::{Backend, backend};
+use crate::event_loop::LoopTimer;
 use crate::looking::{self, Looker};
 use crate::pause::{self, is_first};
 use crate::reactor::{Reactor, lock};
@@ -27,6 +28,8 @@ struct Frame {
     reactor: Option<Arc<Reactor>>,
     /// What wakes the thread, if it sleeps when none of its tasks can go on.
     thread: Option<Waker>,
+    /// The event loop's, where no reactor is to be had.
+    timer: Option<Arc<dyn LoopTimer>>,
     /// Whom the thread looks for before it sleeps.
     lookers: Vec<Looker>,
     /// The tokio runtime around the call: a runtime entered inside it is another one, and serves
@@ -103,12 +106,25 @@ pub(crate) fn enter(reactor: Option<Arc<Reactor>>, thread: Option<Waker>) -> Ent
     let frame = Frame {
         reactor,
         thread,
+        timer: None,
         lookers: Vec::new(),
         #[cfg(feature = "tokio")]
         around: crate::tokio::runtime_id(),
     };
     STACK.with_borrow_mut(|stack| stack.push(frame));
     Entered(())
+}
+
+/// Has tasks that can wait nowhere wait by `timer`, until the result is dropped.
+pub(crate) fn enter_timer(timer: Arc<dyn LoopTimer>) -> Entered {
+    let entered = enter(None, None);
+    STACK.with_borrow_mut(|stack| stack.last_mut().map(|frame| frame.timer = Some(timer)));
+    entered
+}
+
+/// The timer of the innermost runtime around the caller, if that is an event loop.
+pub(crate) fn loop_timer() -> Option<Arc<dyn LoopTimer>> {
+    STACK.with_borrow(|stack| stack.last().filter(|frame| frame.serves())?.timer.clone())
 }
 
 pub(crate) struct Entered(());

@@ -69,7 +69,7 @@ mod waiting;
 
 /// The seams for bindings: foreign event loops, and waits for what is no call of this crate.
 pub mod driver {
-    pub use crate::event_loop::LoopRing;
+    pub use crate::event_loop::{LoopRing, LoopTimer, within_timer};
     pub use crate::waiting::{wait, wait_where};
 }
 

@@ -1,7 +1,7 @@
 //! Where neither a ring nor the helper thread is to be had, all that is left to a task is to attempt
 //! again after a pause.
 //!
-//! A timer of the tokio runtime around the task wakes it. Elsewhere, and in a runtime without timers,
+//! A timer of the tokio runtime or the event loop around the task wakes it. Elsewhere, and in a runtime without timers,
 //! the thread that polls the task sleeps for what is left of the pause, counted from the task's last
 //! poll: the pauses of many tasks of a thread pass at the same time.
 
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "tokio")]
 use crate::current::is_served_by_its_thread;
+use crate::current::loop_timer;
 
 /// The first pause; each is twice as long as the one before.
 const FIRST: Duration = Duration::from_millis(1);
@@ -63,14 +64,15 @@ impl Pause {
     }
 }
 
-#[cfg(feature = "tokio")]
 fn has_timer(waker: &Waker, until: Instant) -> bool {
+    if let Some(timer) = loop_timer() {
+        return timer.wake_at(until, waker);
+    }
+    #[cfg(feature = "tokio")]
     // That runtime has the thread again when the call that it is in returns.
-    !is_served_by_its_thread() && crate::tokio::wake_at(waker, until)
-}
-
-#[cfg(not(feature = "tokio"))]
-fn has_timer(_: &Waker, _: Instant) -> bool {
+    if !is_served_by_its_thread() && crate::tokio::wake_at(waker, until) {
+        return true;
+    }
     false
 }
 
