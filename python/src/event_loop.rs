@@ -163,7 +163,8 @@ impl EventLoop {
         static SAID: AtomicBool = AtomicBool::new(false);
         if !SAID.swap(true, Relaxed) {
             let logger = py.import("logging")?.call_method1("getLogger", ("parkline",))?;
-            let says = "neither an io_uring nor a helper thread is to be had: tasks look every 16 ms";
+            let says =
+                "neither an io_uring nor a helper thread is to be had: tasks look every 16 ms";
             logger.call_method1("warning", (says,))?;
         }
         Ok(())

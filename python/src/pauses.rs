@@ -50,7 +50,9 @@ impl Pauses {
         let left = first.saturating_duration_since(Instant::now()).max(Duration::from_nanos(1));
         let Ok(it_value) = Timespec::try_from(left) else { return false };
         let once = Itimerspec { it_value, it_interval: Timespec { tv_sec: 0, tv_nsec: 0 } };
-        self.bell.fd().is_some_and(|fd| timerfd_settime(fd, TimerfdTimerFlags::empty(), &once).is_ok())
+        self.bell
+            .fd()
+            .is_some_and(|fd| timerfd_settime(fd, TimerfdTimerFlags::empty(), &once).is_ok())
     }
 }
 
