@@ -10,7 +10,9 @@ use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parkline_uring::{AsyncReceiver, Queue, Receiver, RecvTimeoutError, block_on};
+use parkline_uring::{
+    AsyncReceiver, Backend, Queue, Receiver, RecvTimeoutError, backend, block_on,
+};
 use rustix::process::{Resource, Rlimit, chroot, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
@@ -98,6 +100,27 @@ fn use_up_descriptors() -> Vec<File> {
         all.push(more);
     }
     all
+}
+
+/// Fails if it is said in each call (seen failing: 10 lines).
+#[test]
+fn threads_that_get_no_ring_say_it_once() {
+    Peer::start("no rings", &[]).assert_success();
+}
+
+pub(crate) fn no_rings() {
+    if let Backend::Futex(why) = backend() {
+        return not_tried("io_uring", why);
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt().with_writer(move || writer.clone()).init();
+    let _open = use_up_descriptors();
+    for n in 0..10 {
+        assert_eq!(block_on(async { n }), n);
+    }
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert_eq!(log.matches("no io_uring for this thread").count(), 1, "{log}");
 }
 
 /// Says it once and pauses, by whatever keeps time; waits in the kernel when it can.
