@@ -155,11 +155,12 @@ impl EventLoop {
 
     /// Has those attempt again whose pause is over.
     fn go_on(&self, py: Python<'_>) -> PyResult<()> {
-        self.attend(py, || {
+        let pass = || {
             if let Some(pauses) = &self.pauses {
                 pauses.pass();
             }
-        })?;
+        };
+        self.attend(py, pass)?;
         static SAID: AtomicBool = AtomicBool::new(false);
         if !SAID.swap(true, Relaxed) {
             let logger = py.import("logging")?.call_method1("getLogger", ("parkline",))?;
