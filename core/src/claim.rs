@@ -59,6 +59,8 @@ pub(crate) fn claim(
     heir: Heir,
 ) -> Result<(Port<'static>, Mapping), AttachError> {
     segment.finding().check()?;
+    let view = segment.ring().ok_or(AttachError::Forked)?;
+    segment.keep_spare(LEASE_PATIENCE)?;
     let locks = segment.locks(LEASE_PATIENCE)?;
     let mapping = segment.map(&locks)?;
     // SAFETY: the port goes into one struct with the mapping, which is handed on unmoved in memory (its
@@ -66,7 +68,7 @@ pub(crate) fn claim(
     let ring = unsafe { mapping.ring_unbound() };
     let claim = Claim {
         segment,
-        view: segment.ring().ok_or(AttachError::Forked)?,
+        view,
         ring,
         locks,
         until: Instant::now() + AUDIT_PATIENCE,

@@ -13,23 +13,56 @@
 #![expect(unsafe_code, reason = "maps the page that the kernel wipes, and handles forks")]
 
 use std::cell::Cell;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::mem::ManuallyDrop;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
     Ordering::Release,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use rustix::fs::SeekFrom;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 const PAGE: usize = 4096;
 
 /// The descriptors of which no forked child keeps a copy. Locked in the thread that forks, so that
 /// a child finds it whole and can unlock it.
-static KEPT: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
+static KEPT: Mutex<Vec<Kept>> = Mutex::new(Vec::new());
+
+#[derive(Debug)]
+struct Kept {
+    fd: RawFd,
+    /// The offset of the description, if it has one of its own: the number may be another file's by
+    /// now.
+    mark: Option<Mark>,
+}
+
+/// An offset that one open file description has, and no other. It tells whether a number names that
+/// description still: a program may have closed it, and opened another file, or the same, by that
+/// number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark(u64);
+
+impl Mark {
+    /// Gives the description `fd` an offset of its own. Nothing must read or write at its offset.
+    pub(crate) fn set(fd: impl AsFd) -> rustix::io::Result<Self> {
+        // The process and the time too: forked children have the same states.
+        let random = RandomState::new().hash_one((std::process::id(), Instant::now()));
+        // An offset is positive.
+        let offset = random >> 1;
+        rustix::fs::seek(fd, SeekFrom::Start(offset)).map(Self)
+    }
+
+    /// Whether `fd` is of that description.
+    pub(crate) fn is_of(self, fd: impl AsFd) -> bool {
+        rustix::fs::tell(fd) == Ok(self.0)
+    }
+}
 
 /// While one lives, no other thread of this process forks.
 ///
@@ -37,7 +70,7 @@ static KEPT: Mutex<Vec<RawFd>> = Mutex::new(Vec::new());
 /// or hold them twice. Also for locks of the whole process, which a child must not find taken.
 #[derive(Debug)]
 #[must_use = "forks go on when it is dropped"]
-pub struct ForksHeld(MutexGuard<'static, Vec<RawFd>>);
+pub struct ForksHeld(MutexGuard<'static, Vec<Kept>>);
 
 /// Lets no other thread of this process fork until the result is dropped.
 pub fn hold_forks() -> ForksHeld {
@@ -57,18 +90,29 @@ impl ForksHeld {
     /// Has children close their copies of `fd`. It belongs to somebody who says so before closing
     /// it, and who leaves it alone in a child.
     pub fn keep_from_children(&mut self, fd: RawFd) {
-        self.0.push(fd);
+        self.0.push(Kept { fd, mark: None });
+    }
+
+    /// The same of a description that stays open for long: children leave `fd` alone if it is another
+    /// file's by then.
+    pub(crate) fn keep_marked_from_children(&mut self, fd: RawFd, mark: Mark) {
+        self.0.push(Kept { fd, mark: Some(mark) });
     }
 
     /// `fd` is about to be closed, before forks go on.
     pub fn is_closing(&mut self, fd: RawFd) {
-        self.0.retain(|kept| *kept != fd);
+        self.0.retain(|kept| kept.fd != fd || kept.mark.is_some());
+    }
+
+    /// The description with `mark` is about to be closed, or was closed by the program.
+    pub(crate) fn is_closing_marked(&mut self, mark: Mark) {
+        self.0.retain(|kept| kept.mark != Some(mark));
     }
 }
 
 thread_local! {
     /// The lock of a fork under way. Nothing to drop, and so there until the very end of a thread.
-    static FORKING: Cell<Option<ManuallyDrop<MutexGuard<'static, Vec<RawFd>>>>> =
+    static FORKING: Cell<Option<ManuallyDrop<MutexGuard<'static, Vec<Kept>>>>> =
         const { Cell::new(None) };
 }
 
@@ -89,9 +133,13 @@ extern "C" fn in_parent() {
 extern "C" fn in_child() {
     let Some(kept) = FORKING.take() else { return };
     let mut kept = ManuallyDrop::into_inner(kept);
-    for fd in kept.drain(..) {
-        // SAFETY: whoever registered `fd` leaves the child's copy to us.
-        unsafe { libc::close(fd) };
+    for Kept { fd, mark } in kept.drain(..) {
+        // SAFETY: borrowed for one call, which fails if nothing is open by that number.
+        let is_it = |mark: Mark| mark.is_of(unsafe { BorrowedFd::borrow_raw(fd) });
+        if mark.is_none_or(is_it) {
+            // SAFETY: whoever registered `fd` leaves the child's copy to us.
+            unsafe { libc::close(fd) };
+        }
     }
 }
 

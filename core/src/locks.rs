@@ -22,10 +22,18 @@
 //! their number. Any process that has the memfd can lay as many locks as its memory allows. So every
 //! loop over these calls has a budget.
 //!
+//! **A spare description.** Whoever recovers opens a description for it. A process that cannot do that
+//! any more, for it has left `/proc` by `chroot`, or has used up its descriptors, would leave the dead
+//! where they are. So a process keeps a spare one for each queue that it has open, and recovers
+//! through it where no other is to be had; one audit at a time, since the kernel grants a description
+//! what it has already. The program can close the spare one unseen, and its number can become that of
+//! a description that other processes have, too. So each description has an offset of its own
+//! ([`Mark`]), by which it is told from others.
+//!
 //! **Leases.** An open waits while another process holds a lease on the file (`F_SETLEASE`), for up to
 //! `fs.lease-break-time`, 45 s. The memfd is opened with `O_NONBLOCK`: that begins to break the lease,
-//! as any open does, and does not wait. None of the other calls waits for a lease. While a handle is
-//! attached the kernel grants none, since the handle's description is open for writing.
+//! as any open does, and does not wait. None of the other calls waits for a lease. While a process
+//! keeps a description the kernel grants none, since that is open for writing.
 #![expect(unsafe_code, reason = "speaks F_OFD_SETLK, which no crate we use wraps")]
 
 use std::io;
@@ -39,7 +47,7 @@ use rustix::io::Errno;
 
 use crate::descriptor::Descriptor;
 use crate::error::AttachError;
-use crate::fork::hold_forks;
+use crate::fork::{Mark, hold_forks};
 use crate::sync::kill_point;
 
 const LOCKS_AT: i64 = 1 << 40;
@@ -102,6 +110,7 @@ impl Owner {
 #[derive(Debug)]
 pub(crate) struct Locks {
     description: ManuallyDrop<OwnedFd>,
+    mark: Mark,
 }
 
 impl Locks {
@@ -113,11 +122,10 @@ impl Locks {
         let locks = loop {
             match Self::try_open(number) {
                 Ok(locks) => break locks,
-                Err(Errno::WOULDBLOCK) if begin.elapsed() < patience => thread::sleep(LEASE_PAUSE),
-                Err(errno) if errno == Errno::WOULDBLOCK => {
-                    return Err(AttachError::Leased { cause: errno.into() });
+                Err(AttachError::Leased { .. }) if begin.elapsed() < patience => {
+                    thread::sleep(LEASE_PAUSE);
                 }
-                Err(errno) => return Err(AttachError::Proc { cause: errno.into() }),
+                Err(refused) => return Err(refused),
             }
         };
         // Another thread may have closed it since.
@@ -127,15 +135,29 @@ impl Locks {
         Ok(locks)
     }
 
-    fn try_open(number: i32) -> rustix::io::Result<Self> {
+    fn try_open(number: i32) -> Result<Self, AttachError> {
         // Not /proc/self: the process's first thread may have ended, or have other descriptors.
         let path = format!("/proc/thread-self/fd/{number}");
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mut forks = hold_forks();
         kill_point("open");
-        let description = rustix::fs::open(path, flags, Mode::empty())?;
-        forks.keep_from_children(description.as_raw_fd());
-        Ok(Self { description: ManuallyDrop::new(description) })
+        let description = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| {
+            let cause = errno.into();
+            match errno {
+                Errno::WOULDBLOCK => AttachError::Leased { cause },
+                _ => AttachError::Proc { cause },
+            }
+        })?;
+        let os = |errno: Errno| AttachError::Os { call: "lseek", cause: errno.into() };
+        let mark = Mark::set(&description).map_err(os)?;
+        forks.keep_marked_from_children(description.as_raw_fd(), mark);
+        Ok(Self { description: ManuallyDrop::new(description), mark })
+    }
+
+    /// Whether the description is open: not in a forked child, nor after the program closed it. Its
+    /// number may name another description of the segment then, whose locks are another process's.
+    pub(crate) fn is_open(&self) -> bool {
+        self.mark.is_of(&*self.description)
     }
 
     /// Takes the lock of record `id` as an auditor; `false` if another description has it.
@@ -181,9 +203,11 @@ impl AsFd for Locks {
 impl Drop for Locks {
     fn drop(&mut self) {
         let mut forks = hold_forks();
-        forks.is_closing(self.description.as_raw_fd());
-        // SAFETY: dropped once, here, and not used after.
-        unsafe { ManuallyDrop::drop(&mut self.description) };
+        forks.is_closing_marked(self.mark);
+        if self.is_open() {
+            // SAFETY: dropped once, here, and not used after.
+            unsafe { ManuallyDrop::drop(&mut self.description) };
+        }
     }
 }
 
@@ -196,5 +220,28 @@ fn lock_of(id: u32, from: i64, len: i64, kind: libc::c_int) -> libc::flock {
         l_start: first.saturating_add(from),
         l_len: len,
         l_pid: 0,
+    }
+}
+
+#[cfg(all(test, not(kill_points)))]
+mod tests {
+    use std::os::fd::FromRawFd;
+
+    use super::*;
+    use crate::Queue;
+
+    /// Fails if the number is all that is asked about, or its file (each seen failing).
+    #[test]
+    fn a_description_is_not_taken_for_another_of_the_same_queue() {
+        let queue = Queue::builder().capacity(1).create().unwrap();
+        let locks = queue.segment().locks(Duration::ZERO).unwrap();
+        assert!(locks.is_open());
+        // SAFETY: no memory is passed. That the description has lost its number is what is tried.
+        let number = unsafe { libc::dup2(queue.as_fd().as_raw_fd(), locks.as_fd().as_raw_fd()) };
+        assert!(!locks.is_open());
+        drop(locks);
+        // SAFETY: the number is ours now.
+        let other = unsafe { OwnedFd::from_raw_fd(number) };
+        rustix::fs::fstat(other).unwrap();
     }
 }

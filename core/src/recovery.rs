@@ -5,7 +5,8 @@
 //! record. Nothing is ever decided by time: a stopped process keeps its locks and all that is its.
 //!
 //! Who looks: a handle that attaches and takes the record; a thread or task that waits, once a
-//! watchdog's period or when a peer's death is news; and [`Queue::recover`](crate::Queue::recover).
+//! watchdog's period or when a peer's death is news; and [`Queue::recover`](crate::Queue::recover). Who
+//! looks needs an open file description of its own, and has it also where it can open none: `locks.rs`.
 //!
 //! **What a look costs.** It reads all records and their cells, and asks the kernel about the owner of
 //! each that has something open, living owners included. The creator chooses how many there are, and
@@ -28,10 +29,10 @@ use crate::control::Record;
 use crate::error::{AttachError, Corrupt};
 use crate::futex::Futex;
 use crate::gone::Gone;
-use crate::locks::{Locks, Owner};
+use crate::locks::Owner;
 use crate::port::Port;
 use crate::ring::Ring;
-use crate::segment::Segment;
+use crate::segment::{AuditLocks, Segment};
 use crate::sync::Mutex;
 use crate::sync::Ordering::{Relaxed, SeqCst};
 
@@ -278,7 +279,7 @@ struct Look<'a> {
     ring: Ring<'a>,
     fd: BorrowedFd<'a>,
     /// Made for the first of the dead.
-    locks: Option<Locks>,
+    locks: Option<AuditLocks<'a>>,
     /// How many lock calls it has left.
     calls: u32,
     begin: Instant,
@@ -352,17 +353,23 @@ impl Look<'_> {
                 return Ok(owner);
             }
         }
-        let locks = match &self.locks {
+        let audit = match self.locks.take() {
             Some(locks) => locks,
-            None => self.locks.insert(self.segment.locks(Duration::ZERO)?),
+            None => self.segment.audit_locks()?,
         };
         self.calls = self.calls.saturating_sub(2);
-        if locks.take(id).unwrap_or(false) {
+        if let Some(locks) = audit.get()
+            && locks.take(id).unwrap_or(false)
+        {
             // One record that a peer scribbled on does not keep the others.
             self.corrupt = self.found.add_record(self.ring, id).err().or(self.corrupt);
             // Should this fail, it goes with the description.
-            let _ = locks.release(id);
+            if locks.release(id).is_err() {
+                audit.close();
+                return Ok(None);
+            }
         }
+        self.locks = Some(audit);
         Ok(None)
     }
 }

@@ -21,6 +21,9 @@ impl Display for Refusal<'_> {
             (_, libc::EFBIG) => {
                 "RLIMIT_FSIZE (`ulimit -f`) counts for shared memory too: raise it, or ask for less"
             }
+            ("open /proc/thread-self/fd", libc::ENOENT) => {
+                "/proc is not mounted here: mount it, or attach before `chroot`"
+            }
             ("mmap", libc::ENOMEM) => {
                 "each handle maps the whole queue: ask for less, or raise RLIMIT_AS (`ulimit -v`) or the sysctl vm.max_map_count"
             }

@@ -16,7 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, atomic};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic};
 use std::time::Duration;
 
 use memfd::{FileSeal, MemfdOptions};
@@ -57,6 +57,8 @@ const PART: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Segment {
     descriptor: Descriptor,
+    /// For an audit, where no other description is to be had. Locked by one that uses it.
+    spare: Mutex<Option<Locks>>,
     view: Mapping,
     label: Label,
     pub(crate) watch: Watch,
@@ -165,8 +167,9 @@ impl Segment {
         let serial = OPENED.fetch_add(1, atomic::Ordering::Relaxed);
         let (prefaults, is_dumped) = (false.into(), false.into());
         let (owing, searched, companion) = (Owing::default(), 0.into(), Companion::default());
-        Ok(Self {
+        let new = Self {
             descriptor: Descriptor::new(fd, serial)?,
+            spare: Mutex::new(None),
             view,
             label,
             watch,
@@ -176,7 +179,10 @@ impl Segment {
             serial,
             prefaults,
             is_dumped,
-        })
+        };
+        // Also for those who wait without a handle. Where it is refused, a handle is, and says so.
+        let _ = new.keep_spare(Duration::ZERO);
+        Ok(new)
     }
 
     /// Has all memory allocated, and each handle that is made from here on map all of it.
@@ -260,6 +266,24 @@ impl Segment {
         Locks::open(&self.descriptor, patience)
     }
 
+    /// Has this process keep a description for its audits, from here on.
+    pub(crate) fn keep_spare(&self, patience: Duration) -> Result<(), AttachError> {
+        let mut spare = lock(&self.spare);
+        if !spare.as_ref().is_some_and(Locks::is_open) {
+            *spare = Some(self.locks(patience)?);
+        }
+        Ok(())
+    }
+
+    /// The records' locks for one audit.
+    pub(crate) fn audit_locks(&self) -> Result<AuditLocks<'_>, AttachError> {
+        self.locks(Duration::ZERO).map(AuditLocks::Own).or_else(|refused| {
+            let spare = lock(&self.spare);
+            let is_open = spare.as_ref().is_some_and(Locks::is_open);
+            if is_open { Ok(AuditLocks::Spare(spare)) } else { Err(refused) }
+        })
+    }
+
     /// Another descriptor, close-on-exec.
     pub(crate) fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.descriptor().map_err(io::Error::other)?.try_clone_to_owned()
@@ -279,6 +303,34 @@ impl Segment {
         let is_named = record.is_none_or(Record::is_named);
         Ok(owner.map(|owner| if is_named { owner } else { Owner::Passing }))
     }
+}
+
+/// The records' locks, for an auditor alone.
+#[derive(Debug)]
+pub(crate) enum AuditLocks<'a> {
+    Own(Locks),
+    Spare(MutexGuard<'a, Option<Locks>>),
+}
+
+impl AuditLocks<'_> {
+    pub(crate) fn get(&self) -> Option<&Locks> {
+        match self {
+            Self::Own(locks) => Some(locks),
+            Self::Spare(spare) => spare.as_ref(),
+        }
+    }
+
+    /// Closes the description, and so lets go of all its locks.
+    pub(crate) fn close(self) {
+        if let Self::Spare(mut spare) = self {
+            *spare = None;
+        }
+    }
+}
+
+/// No thread panics with a lock of a record, and if it did, the description would be as good.
+fn lock(spare: &Mutex<Option<Locks>>) -> MutexGuard<'_, Option<Locks>> {
+    spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A number that no other queue has.

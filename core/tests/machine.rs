@@ -248,7 +248,9 @@ fn descriptors() {
 #[test]
 fn a_filter_that_denies_a_call_is_told_with_the_calls_name() {
     for errno in [libc::EPERM, libc::ENOSYS] {
-        for call in ["getrandom", "memfd_create", "ftruncate", "fallocate", "fcntl", "madvise"] {
+        for call in
+            ["getrandom", "memfd_create", "ftruncate", "fallocate", "fcntl", "madvise", "lseek"]
+        {
             play(&format!("denied {call} {errno}"));
         }
     }
@@ -294,6 +296,10 @@ fn denied(call: &str, errno: i32) {
             assert_os!(small().create(), CreateError, "MADV_DONTFORK", errno, seccomp, "`madvise`");
             assert_os!(queue.sender(), AttachError, "MADV_DONTFORK", errno, seccomp, "`madvise`");
             assert_os!(Event::open(fd), OpenError, "MADV_DONTFORK", errno, seccomp, "`madvise`");
+        }
+        "lseek" => {
+            deny(libc::SYS_lseek, errno);
+            assert_os!(queue.sender(), AttachError, "lseek", errno, seccomp);
         }
         other => panic!("no call is called {other}"),
     }

@@ -10,18 +10,21 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Wake;
 use std::thread::{self, ThreadId};
 
 use parkline_core::driver::{ForkGuard, hold_forks};
-use parkline_uring::driver::LoopRing;
+use parkline_uring::driver::{LoopRing, within_timer};
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::errors;
+use crate::pauses::Pauses;
 use crate::waiting::Waiter;
 
 thread_local! {
@@ -34,6 +37,8 @@ thread_local! {
 #[pyclass(frozen, weakref, module = "parkline._parkline")]
 pub(crate) struct EventLoop {
     ring: Option<LoopRing>,
+    /// Where there is no ring.
+    pauses: Option<Arc<Pauses>>,
     mail: Arc<Mail>,
     waits: Mutex<HashMap<u64, Expected>>,
     thread: ThreadId,
@@ -52,8 +57,10 @@ struct Mail {
     bell: Bell,
 }
 
-/// An eventfd, of which no forked child keeps a copy: there its number may be another file's.
-struct Bell {
+/// A descriptor that the loop polls, of which no forked child keeps a copy: there its number may be
+/// another file's.
+#[derive(Debug)]
+pub(crate) struct Bell {
     /// `None` when it is dropped.
     fd: Option<OwnedFd>,
     guard: ForkGuard,
@@ -61,16 +68,20 @@ struct Bell {
 
 impl Bell {
     fn new() -> PyResult<Self> {
-        let guard = errors::guard()?;
+        Self::of(|| Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
+            .map_err(|cause| errors::refused("make an eventfd for the loop", &cause))
+    }
+
+    pub(crate) fn of(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Self> {
+        let guard = ForkGuard::new()?;
         let mut forks = hold_forks();
-        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| errors::refused("make an eventfd for the loop", &errno.into()))?;
+        let fd = make()?;
         forks.keep_from_children(fd.as_raw_fd());
         drop(forks);
         Ok(Self { fd: Some(fd), guard })
     }
 
-    fn fd(&self) -> Option<&OwnedFd> {
+    pub(crate) fn fd(&self) -> Option<&OwnedFd> {
         self.fd.as_ref().filter(|_| !self.guard.is_forked())
     }
 
@@ -79,7 +90,7 @@ impl Bell {
         let _ = self.fd().map(|fd| rustix::io::write(fd, &1u64.to_ne_bytes()));
     }
 
-    fn answer(&self) {
+    pub(crate) fn answer(&self) {
         // Empty is as good as read.
         let _ = self.fd().map(|fd| rustix::io::read(fd, &mut [0; 8]));
     }
@@ -123,7 +134,8 @@ impl EventLoop {
     fn new() -> PyResult<Self> {
         let mail = Arc::new(Mail { names: Mutex::default(), bell: Bell::new()? });
         let (ring, waits) = (LoopRing::new().ok(), Mutex::default());
-        Ok(Self { ring, mail, waits, thread: thread::current().id() })
+        let pauses = if ring.is_none() { Pauses::new().ok().map(Arc::new) } else { None };
+        Ok(Self { ring, pauses, mail, waits, thread: thread::current().id() })
     }
 
     /// The descriptors that the loop polls, each with what to call when it is readable.
@@ -137,7 +149,28 @@ impl EventLoop {
         if let Some(ring) = &this.get().ring {
             sources.push((ring.as_raw_fd(), this.getattr(pyo3::intern!(py, "drive"))?.unbind()));
         }
+        if let Some(fd) = this.get().pauses.as_ref().and_then(|pauses| pauses.bell.fd()) {
+            sources.push((fd.as_raw_fd(), this.getattr(pyo3::intern!(py, "go_on"))?.unbind()));
+        }
         Ok(sources)
+    }
+
+    /// Has those attempt again whose pause is over.
+    fn go_on(&self, py: Python<'_>) -> PyResult<()> {
+        let pass = || {
+            if let Some(pauses) = &self.pauses {
+                pauses.pass();
+            }
+        };
+        self.attend(py, pass).1?;
+        static SAID: AtomicBool = AtomicBool::new(false);
+        if !SAID.swap(true, Relaxed) {
+            let logger = py.import("logging")?.call_method1("getLogger", ("parkline",))?;
+            let says =
+                "neither an io_uring nor a helper thread is to be had: tasks look every 16 ms";
+            logger.call_method1("warning", (says,))?;
+        }
+        Ok(())
     }
 
     /// Drains the ring, and resolves the futures of those whose wait is over.
@@ -162,7 +195,10 @@ impl EventLoop {
     pub(crate) fn within<R>(&self, poll: impl FnOnce() -> R) -> R {
         match &self.ring {
             Some(ring) => ring.within(poll),
-            None => poll(),
+            None => match &self.pauses {
+                Some(pauses) => within_timer(Arc::<Pauses>::clone(pauses), poll),
+                None => poll(),
+            },
         }
     }
 

@@ -9,6 +9,7 @@ mod errors;
 mod event_loop;
 mod message;
 mod opened;
+mod pauses;
 mod queue;
 mod signals;
 mod transfer;

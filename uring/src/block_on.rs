@@ -1,12 +1,15 @@
 //! Running one future on the calling thread, which sleeps in its own ring.
 
 use std::cell::RefCell;
+use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::task::{Context, Poll, Waker};
 
 use crate::backend::{Backend, backend};
 use crate::current;
+use crate::pause::is_first;
 use crate::reactor::Reactor;
 use crate::unpark::Unpark;
 
@@ -77,6 +80,7 @@ struct Seat {
 impl Seat {
     /// `None` when there is no io_uring for this thread.
     fn take() -> Option<Self> {
+        static SAID: AtomicU32 = AtomicU32::new(0);
         if let Backend::Futex(_) = backend() {
             return None;
         }
@@ -88,8 +92,12 @@ impl Seat {
             Some(spare)
         });
         let reactor = spare.or_else(|| {
-            let made = Reactor::owned();
-            made.inspect_err(|error| tracing::warn!(%error, "no io_uring for this thread")).ok()
+            let refused = |error: &io::Error| {
+                if is_first(&SAID) {
+                    tracing::warn!(%error, "no io_uring for this thread");
+                }
+            };
+            Reactor::owned().inspect_err(refused).ok()
         })?;
         let unpark = Arc::clone(reactor.unpark()?);
         Some(Self { reactor, unpark })

@@ -4,13 +4,17 @@
 use std::cell::RefCell;
 use std::io;
 use std::mem;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
+use std::time::Instant;
 
 use parkline_core::driver::hold_forks;
 
 use crate::backend::{Backend, backend};
+use crate::event_loop::LoopTimer;
 use crate::looking::{self, Looker};
+use crate::pause::{self, is_first};
 use crate::reactor::{Reactor, lock};
 use crate::unpark::Unpark;
 
@@ -24,6 +28,8 @@ struct Frame {
     reactor: Option<Arc<Reactor>>,
     /// What wakes the thread, if it sleeps when none of its tasks can go on.
     thread: Option<Waker>,
+    /// The event loop's, where no reactor is to be had.
+    timer: Option<Arc<dyn LoopTimer>>,
     /// Whom the thread looks for before it sleeps.
     lookers: Vec<Looker>,
     /// The tokio runtime around the call: a runtime entered inside it is another one, and serves
@@ -36,7 +42,7 @@ struct Frame {
 /// tokio's, or, for everything else and without io_uring, the process's helper thread.
 ///
 /// # Errors
-/// When not even a thread can be had.
+/// When not even a thread can be had, which is said once.
 pub(crate) fn current() -> io::Result<Arc<Reactor>> {
     if let Backend::Futex(_) = backend() {
         return helper();
@@ -87,18 +93,38 @@ impl Frame {
     }
 }
 
+/// Whether the innermost runtime around the caller is a [`block_on`](crate::block_on).
+#[cfg(feature = "tokio")]
+pub(crate) fn is_served_by_its_thread() -> bool {
+    let is_block_on = |frame: &Frame| frame.serves() && frame.thread.is_some();
+    STACK.with_borrow(|stack| stack.last().is_some_and(is_block_on))
+}
+
 /// Makes `reactor` the innermost on this thread until the result is dropped. `thread` wakes this one, if
 /// it sleeps when none of its tasks can go on.
 pub(crate) fn enter(reactor: Option<Arc<Reactor>>, thread: Option<Waker>) -> Entered {
     let frame = Frame {
         reactor,
         thread,
+        timer: None,
         lookers: Vec::new(),
         #[cfg(feature = "tokio")]
         around: crate::tokio::runtime_id(),
     };
     STACK.with_borrow_mut(|stack| stack.push(frame));
     Entered(())
+}
+
+/// Has tasks that can wait nowhere wait by `timer`, until the result is dropped.
+pub(crate) fn enter_timer(timer: Arc<dyn LoopTimer>) -> Entered {
+    let entered = enter(None, None);
+    STACK.with_borrow_mut(|stack| stack.last_mut().map(|frame| frame.timer = Some(timer)));
+    entered
+}
+
+/// The timer of the innermost runtime around the caller, if that is an event loop.
+pub(crate) fn loop_timer() -> Option<Arc<dyn LoopTimer>> {
+    STACK.with_borrow(|stack| stack.last().filter(|frame| frame.serves())?.timer.clone())
 }
 
 pub(crate) struct Entered(());
@@ -144,14 +170,43 @@ impl Drop for Entered {
 /// The reactor of the process's helper thread, which is started by the first call.
 pub(crate) fn helper() -> io::Result<Arc<Reactor>> {
     static HELPER: Mutex<Option<Arc<Reactor>>> = Mutex::new(None);
-    // A child must not find it locked.
-    let _forks = hold_forks();
-    let mut helper = lock(&HELPER);
-    // A forked child has no such thread, and starts its own.
-    if let Some(reactor) = helper.as_ref().filter(|reactor| !reactor.is_forked()) {
-        return Ok(Arc::clone(reactor));
+    /// When it was refused, and why: it is not asked for by each of those who wait.
+    static REFUSED: Mutex<Option<(Instant, Option<i32>)>> = Mutex::new(None);
+    static SAID: AtomicU32 = AtomicU32::new(0);
+    let error = {
+        // A child must not find them locked.
+        let _forks = hold_forks();
+        let mut helper = lock(&HELPER);
+        // A forked child has no such thread, and starts its own.
+        if let Some(reactor) = helper.as_ref().filter(|reactor| !reactor.is_forked()) {
+            return Ok(Arc::clone(reactor));
+        }
+        let mut refused = lock(&REFUSED);
+        if let Some((at, errno)) = *refused
+            && at.elapsed() < pause::MOST
+        {
+            let other = || io::ErrorKind::WouldBlock.into();
+            return Err(errno.map_or_else(other, io::Error::from_raw_os_error));
+        }
+        match Reactor::helper() {
+            Ok(reactor) => {
+                *refused = None;
+                std::mem::forget(helper.replace(Arc::clone(&reactor)));
+                return Ok(reactor);
+            }
+            Err(error) => {
+                *refused = Some((Instant::now(), error.raw_os_error()));
+                error
+            }
+        }
+    };
+    if is_first(&SAID) {
+        tracing::error!(
+            %error,
+            "neither an io_uring nor a helper thread is to be had: tasks that wait in parkline look \
+             every {:?}; allow io_uring, or one thread more (`ulimit -u`, the control group's pids.max)",
+            pause::MOST
+        );
     }
-    let reactor = Reactor::helper()?;
-    std::mem::forget(helper.replace(Arc::clone(&reactor)));
-    Ok(reactor)
+    Err(error)
 }

@@ -1,12 +1,15 @@
 //! A ring for an event loop that this crate does not know: asyncio's, libuv's, any that polls a
 //! descriptor.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::task::Waker;
+use std::time::Instant;
 
 use crate::backend::{Backend, backend};
-use crate::current::enter;
+use crate::current::{enter, enter_timer};
 use crate::reactor::Reactor;
 
 /// How often one call of [`LoopRing::drive`] looks again: the loop has other work, too.
@@ -70,6 +73,20 @@ impl LoopRing {
         let _entered = enter(Some(Arc::clone(&self.reactor)), None);
         poll()
     }
+}
+
+/// The timer of an event loop without a ring, for bindings: of use where the helper thread is not to be
+/// had either.
+pub trait LoopTimer: fmt::Debug + Send + Sync {
+    /// Has `waker` called at `at`; `false` if there is no timer, and the thread must sleep.
+    fn wake_at(&self, at: Instant, waker: &Waker) -> bool;
+}
+
+/// Calls `poll`: futures that are polled in it wait by the helper thread, and by `timer` where that is
+/// not to be had.
+pub fn within_timer<R>(timer: Arc<dyn LoopTimer>, poll: impl FnOnce() -> R) -> R {
+    let _entered = enter_timer(timer);
+    poll()
 }
 
 impl AsRawFd for LoopRing {

@@ -26,8 +26,9 @@
 //! | any other executor | one helper thread of the process |
 //! | a tokio runtime without `enable_io` | the same helper thread; a `tracing` warning tells |
 //! | anything, where io_uring is refused | the same helper thread; [`backend`] tells, and a `tracing` warning |
+//! | anything, where no thread is to be had either | nobody: the task looks every 16 ms; a `tracing` error tells once |
 //!
-//! No runtime needs `enable_time`. tokio tells by a panic alone that a runtime lacks I/O: this crate
+//! No runtime needs `enable_time`: it keeps the thread free between the looks of the last row. tokio tells by a panic alone that a runtime lacks I/O: this crate
 //! catches that panic, the message of which is printed, and provokes none in a process without any
 //! epoll descriptor. A program that aborts on panics and has a runtime with I/O needs `enable_io` in
 //! each runtime that waits here.
@@ -49,6 +50,7 @@ mod lane;
 mod looking;
 mod owed;
 mod owned;
+mod pause;
 mod peer;
 mod reactor;
 mod receiver;
@@ -68,7 +70,7 @@ mod waiting;
 
 /// The seams for bindings: foreign event loops, and waits for what is no call of this crate.
 pub mod driver {
-    pub use crate::event_loop::LoopRing;
+    pub use crate::event_loop::{LoopRing, LoopTimer, within_timer};
     pub use crate::waiting::{wait, wait_where};
 }
 

@@ -57,6 +57,10 @@ impl Return {
                 return;
             }
         };
+        // Not by pauses: this is the thread of another task.
+        if current().is_err() {
+            return;
+        }
         // Core returns what it can with each attempt, and holds the handle weakly.
         let _ = lock(&self.waiting).poll(
             &mut Context::from_waker(&waker),

@@ -1,8 +1,8 @@
 //! tokio: the ring's descriptor in the runtime's own poller, and one task a runtime that drains it.
 //!
 //! One, because each waiting task that polled the descriptor itself would be woken by every
-//! message. It serves any flavour, and so the runtime of tokio-uring. Nothing here needs tokio's
-//! timers. The tasks of a runtime without I/O wait on the helper thread.
+//! message. It serves any flavour, and so the runtime of tokio-uring. tokio's timers are of use where
+//! there is neither a ring nor a thread, and not needed. The tasks of a runtime without I/O wait on the helper thread.
 #![expect(unsafe_code, reason = "AsyncFd::register asks that the descriptor stay open")]
 
 use std::collections::HashMap;
@@ -12,6 +12,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use ::tokio::io::Interest;
 use ::tokio::io::unix::AsyncFd;
@@ -122,6 +123,43 @@ fn may_have_io() -> bool {
         fs::read_link(descriptor.path())
             .is_ok_and(|target| target.as_os_str() == "anon_inode:[eventpoll]")
     })
+}
+
+/// Has a timer of the runtime around the caller call `waker` at `until`, or when the runtime ends;
+/// `false` where there is no such timer.
+pub(crate) fn wake_at(waker: &Waker, until: Instant) -> bool {
+    /// Runtimes without timers.
+    static WITHOUT: Mutex<Vec<Id>> = Mutex::new(Vec::new());
+    let Ok(handle) = Handle::try_current() else { return false };
+    let is_without = {
+        // A child must not find it locked.
+        let _forks = hold_forks();
+        lock(&WITHOUT).contains(&handle.id())
+    };
+    if cfg!(panic = "abort") || is_without {
+        return false;
+    }
+    // tokio has no question whether a runtime has timers, only a panic where it has none.
+    let Ok(sleep) = catch_unwind(|| ::tokio::time::sleep_until(until.into())) else {
+        let _forks = hold_forks();
+        lock(&WITHOUT).push(handle.id());
+        return false;
+    };
+    let wake = WakeAtEnd(waker.clone());
+    handle.spawn(async move {
+        let _wake = wake;
+        sleep.await;
+    });
+    true
+}
+
+/// Also if the runtime ends before the timer.
+struct WakeAtEnd(Waker);
+
+impl Drop for WakeAtEnd {
+    fn drop(&mut self) {
+        self.0.wake_by_ref();
+    }
 }
 
 /// Drains the ring whenever it is readable, until the runtime drops this task.

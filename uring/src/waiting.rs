@@ -2,6 +2,7 @@
 //!
 //! [`WaitQueue::poll`]: parkline_core::driver::WaitQueue::poll
 
+use std::mem;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -13,6 +14,7 @@ use crate::current::{current, look_for};
 use crate::lane::Lane;
 use crate::looking::Looker;
 use crate::owed::drive_owed;
+use crate::pause::Pause;
 use crate::reactor::Reactor;
 use crate::timers::Timer;
 
@@ -29,11 +31,22 @@ pub(crate) struct Waiting<W> {
     waits_for: Option<W>,
     place: Option<Place>,
     deadline: Option<Instant>,
-    timer: Option<Timer>,
+    clock: Clock,
     /// Somebody has looked for it, or will not.
     has_looked: bool,
     #[cfg(feature = "tokio")]
     has_yielded: bool,
+}
+
+/// What wakes the task though no message comes.
+#[derive(Debug, Default)]
+enum Clock {
+    #[default]
+    None,
+    /// Of the lane's reactor, for the deadline.
+    Timer(Timer),
+    /// It has no lane, for no reactor is to be had.
+    Pause(Box<Pause>),
 }
 
 /// As [`wait_where`], for a call that waits at one side only.
@@ -84,13 +97,13 @@ pub fn wait_where<H, T, W: Copy + PartialEq>(
 
 impl<W> Waiting<W> {
     pub(crate) fn new(deadline: Option<Instant>) -> Self {
-        let (lane, waits_for, place, timer) = (None, None, None, None);
+        let (lane, waits_for, place, clock) = (None, None, None, Clock::None);
         Self {
             lane,
             waits_for,
             place,
             deadline,
-            timer,
+            clock,
             has_looked: false,
             #[cfg(feature = "tokio")]
             has_yielded: false,
@@ -137,13 +150,14 @@ impl<W: Copy + PartialEq> Waiting<W> {
             }
             let reactor = match current() {
                 Ok(reactor) => reactor,
-                // Neither a ring nor a thread to be had: all that is left is to look again.
-                Err(error) => {
-                    tracing::error!(%error, "parkline polls: it cannot wait here");
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
+                Err(_) => match self.pause(cx) {
+                    Poll::Ready(()) => continue,
+                    Poll::Pending => return Poll::Pending,
+                },
             };
+            if let Clock::Pause(_) = self.clock {
+                self.clock = Clock::None;
+            }
             let lane = self.lane_of(reactor, waits_for, || side(handle, waits_for));
             // A forked child has no gate, and the next attempt says so.
             let Some(gate) = lane.side.gate() else { continue };
@@ -175,10 +189,10 @@ impl<W: Copy + PartialEq> Waiting<W> {
             lane.reactor.set_watchdog(lane.side.watchdog());
             lane.reactor.watch_peers(&lane);
             if let Some(deadline) = self.deadline {
-                if let Some(timer) = self.timer.take() {
+                if let Clock::Timer(timer) = mem::take(&mut self.clock) {
                     lane.reactor.remove_timer(deadline, timer);
                 }
-                self.timer = Some(lane.reactor.add_timer(deadline, cx.waker().clone()));
+                self.clock = Clock::Timer(lane.reactor.add_timer(deadline, cx.waker().clone()));
             }
             return Poll::Pending;
         }
@@ -208,14 +222,26 @@ impl<W: Copy + PartialEq> Waiting<W> {
 }
 
 impl<W> Waiting<W> {
+    fn pause(&mut self, cx: &Context<'_>) -> Poll<()> {
+        // A reactor by which it waited has ended.
+        self.leave();
+        let mut pause = match mem::take(&mut self.clock) {
+            Clock::Pause(pause) => pause,
+            _ => Box::new(Pause::new()),
+        };
+        let polled = pause.poll(cx, self.deadline);
+        self.clock = Clock::Pause(pause);
+        polled
+    }
+
     fn leave(&mut self) {
         let Some(lane) = self.lane.take() else { return };
         if lane.reactor.is_forked() {
             // All of it is the parent's, and perhaps locked by a thread that does not exist here.
-            std::mem::forget((lane, self.place.take()));
+            mem::forget((lane, self.place.take()));
             return;
         }
-        if let (Some(deadline), Some(timer)) = (self.deadline, self.timer.take()) {
+        if let (Some(deadline), Clock::Timer(timer)) = (self.deadline, mem::take(&mut self.clock)) {
             lane.reactor.remove_timer(deadline, timer);
         }
         if let Some(place) = self.place.take() {

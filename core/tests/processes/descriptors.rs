@@ -35,6 +35,7 @@ pub(crate) fn close_all(queue: Queue) {
     let other = Queue::builder().capacity(1).create().unwrap();
     assert_is_gone(&queue);
     let files: Vec<_> = (0..8).map(|_| File::open("/dev/null").unwrap()).collect();
+    assert!(in_a_child(|| files.iter().all(|file| rustix::fs::fstat(file).is_ok())));
     drop((queue, event, semaphore, sender, receiver));
     for file in &files {
         rustix::fs::fstat(file).expect("a drop closed a file that is not its own");
@@ -43,6 +44,21 @@ pub(crate) fn close_all(queue: Queue) {
     sender_there.try_send(b"new").unwrap();
     assert_eq!(other.len(), 1);
     say("went on");
+}
+
+/// Whether `body` says so in a forked child.
+fn in_a_child(body: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child calls what is safe after a fork only.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    if child == 0 {
+        // SAFETY: the child ends.
+        unsafe { libc::_exit(i32::from(!body())) };
+    }
+    let mut status = -1;
+    // SAFETY: `status` is a valid place for the answer.
+    assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+    status == 0
 }
 
 /// All that needs the descriptor says that this process has closed it.
@@ -89,7 +105,8 @@ fn a_drop_closes_no_file_that_has_the_number_now() {
 
 /// Caught: an attach that takes whatever file has the number.
 ///
-/// Fails if a drop closes descriptors that are closed, or other files' (each seen failing).
+/// Fails if a drop closes descriptors that are closed, or other files', or if a forked child does (each
+/// seen failing).
 #[test]
 fn handles_outlive_the_descriptors_of_their_process() {
     let queue = Queue::builder().capacity(1).handles(2).create().unwrap();

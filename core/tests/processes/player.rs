@@ -13,7 +13,7 @@ use parkline_core::Queue;
 use parkline_core::driver::Side;
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, kill_process_group, waitpid};
 
-use crate::{descriptors, forks, kernel_objects};
+use crate::{deprived, descriptors, forks, kernel_objects};
 
 const PART: &str = "PARKLINE_TEST_PART";
 const ID: &str = "PARKLINE_TEST_ID";
@@ -28,12 +28,12 @@ pub(crate) struct Player {
 }
 
 impl Player {
-    pub(crate) fn start(queue: &Queue, part: &str, id: u32) -> Self {
+    pub(crate) fn start(queue: &impl AsFd, part: &str, id: u32) -> Self {
         let mut process = Command::new(env::current_exe().unwrap())
             .args(["--exact", "player::part", "--ignored", "--nocapture"])
             .env(PART, part)
             .env(ID, id.to_string())
-            .stdin(Stdio::from(queue.try_clone_fd().unwrap()))
+            .stdin(Stdio::from(queue.as_fd().try_clone_to_owned().unwrap()))
             .stdout(Stdio::piped())
             .process_group(0)
             .spawn()
@@ -93,6 +93,10 @@ fn part() {
         process::abort();
     });
     let id = env::var(ID).unwrap().parse().unwrap();
+    // The kernel gives no leases on a queue that is open.
+    if part == "lease the memfd" {
+        return kernel_objects::lease(id);
+    }
     let queue = Queue::open(io::stdin().as_fd().try_clone_to_owned().unwrap()).unwrap();
     match part.as_str() {
         "send" => {
@@ -142,7 +146,8 @@ fn part() {
         "close all descriptors" => descriptors::close_all(queue),
         "execute another program" => descriptors::execute(&queue),
         "fork while attaching" => forks::while_attaching(&queue, id),
-        "lease the memfd" => kernel_objects::lease(id),
+        "wait deprived" => deprived::wait(&queue, id),
+        "recover deprived" => deprived::recover(&queue),
         "lay locks" => kernel_objects::lay_locks(),
         "lease many and hang" => kernel_objects::lease_many(&queue, id),
         "hang in the handler" => {

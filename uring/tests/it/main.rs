@@ -4,6 +4,7 @@ mod cancel;
 mod coop;
 mod dead_letters;
 mod deaths;
+mod deprived;
 mod endings;
 mod forked;
 mod leases;

@@ -93,6 +93,11 @@ fn child() {
         Ok("a namesake") => crate::pids::a_namesake(),
         Ok("init of a namespace") => crate::pids::init_of_a_namespace(),
         Ok("quiet") => crate::pids::quiet(),
+        Ok("no rings") => crate::deprived::no_rings(),
+        Ok("no ring and no thread") => crate::deprived::no_ring_and_no_thread(),
+        Ok(role) if role.starts_with("deprived of ") => {
+            crate::deprived::child(role.trim_start_matches("deprived of "));
+        }
         Ok("echo") => crate::runtimes::child(),
         Ok(role) if role.starts_with("worker in ") => {
             crate::endings::child(role.trim_start_matches("worker in "));
