@@ -15,7 +15,7 @@ use parkline_core::{
 use crate::blocking::until_somebody_waits;
 use crate::without_hanging;
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// Without a watchdog that would heal a lost wake.
 fn queue(capacity: usize, leases: usize) -> Queue<u64> {
@@ -84,12 +84,12 @@ fn a_waiter_without_a_lease_takes_no_wake_from_another_handle() {
     without_hanging(|| {
         let queue = queue(2, 1);
         let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        let mut other = queue.receiver().unwrap();
         sender.try_send(&1).unwrap();
         let first = receiver.try_lease().unwrap();
         let of_leases = receiver.side_for(WaitsFor::Lease);
         let waiter = thread::spawn(move || receiver.lease_blocking().map(Lease::ack));
         until_somebody_waits(&of_leases);
-        let mut other = queue.receiver().unwrap();
         let of_messages = other.side();
         let other = thread::spawn(move || other.recv_blocking());
         until_somebody_waits(&of_messages);
@@ -402,6 +402,7 @@ fn a_join_does_not_wait_for_a_newer_message_that_comes_back_for_ever() {
     without_hanging(|| {
         let queue = Arc::new(queue(8, 1));
         let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        let bouncers = [queue.receiver().unwrap(), queue.receiver().unwrap()];
         sender.try_send(&1).unwrap();
         let job = receiver.try_lease().unwrap();
         let done = Arc::new(AtomicBool::new(false));
@@ -410,8 +411,7 @@ fn a_join_does_not_wait_for_a_newer_message_that_comes_back_for_ever() {
         thread::scope(|scope| {
             // More than one, and so one is in the ring or in hands at each instant.
             sender.try_send_many(&[2, 3]).unwrap();
-            for _ in 0..2 {
-                let mut receiver = queue.receiver().unwrap();
+            for mut receiver in bouncers {
                 let (is_joined, bounced) = (&is_joined, &bounced);
                 scope.spawn(move || {
                     bounce(&mut receiver, || {

@@ -8,6 +8,7 @@ use parkline_uring::{
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
+use crate::endings::HOUR;
 use crate::peer::Peer;
 use crate::required::not_tried;
 use crate::runtimes::current_thread;
@@ -53,7 +54,8 @@ pub(crate) fn child(role: &str) {
     assert!(why.to_string().contains(advice), "{why}");
     assert_eq!(parkline_uring::try_io_uring(), Err(expected));
 
-    let queue = Queue::builder().capacity(1).create().unwrap();
+    // An hour: a wake that is lost is not healed, and the test hangs.
+    let queue = Queue::builder().capacity(1).watchdog(HOUR).create().unwrap();
     let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     let other = std::thread::spawn(move || {
         block_on(async {
