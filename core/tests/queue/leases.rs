@@ -253,6 +253,24 @@ fn the_end_of_a_handle_returns_what_it_owes() {
     assert_eq!((other.try_recv(), queue.stats().owed), (Ok(1), 0));
 }
 
+/// The waiter is as of another process: it does not return what this one owes.
+///
+/// Fails if a handle that goes tells nobody of what it gave back (seen failing: hangs).
+#[test]
+fn the_end_of_a_handle_wakes_a_receiver_for_what_it_returns() {
+    without_hanging(|| {
+        let (queue, _sender, receiver) = owing();
+        let same = Queue::<u64>::open_typed(queue.try_clone_fd().unwrap()).unwrap();
+        let mut other = same.receiver().unwrap();
+        assert_eq!(other.try_recv(), Ok(2));
+        let side = other.side();
+        let waiter = thread::spawn(move || other.recv_blocking());
+        until_somebody_waits(&side);
+        drop(receiver);
+        assert_eq!(waiter.join().unwrap(), Ok(1));
+    });
+}
+
 /// Fails if those who wait do not look at what such a handle left (seen failing: hangs).
 #[test]
 fn a_wait_returns_what_a_handle_left_when_there_was_no_room() {
@@ -387,6 +405,21 @@ fn a_join_waits_for_what_is_owed() {
         job.ack();
         joiner.join().unwrap();
     });
+}
+
+/// A joiner that finds a handle in the midst of a receive sleeps, though the message may be none that it
+/// waits for.
+///
+/// Fails if the end of a receive that takes a lease tells no joiner (seen failing).
+#[test]
+fn a_lease_that_is_taken_has_joiners_look_again() {
+    let queue = queue(2, 1);
+    queue.sender().unwrap().try_send(&1).unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    let side = queue.joining().side();
+    let sleep = side.gate().unwrap().announce();
+    let _job = receiver.try_lease().unwrap();
+    assert_ne!(sleep.word().load(SeqCst), sleep.expected());
 }
 
 /// Leases and returns the first message that comes, until `is_over`.
