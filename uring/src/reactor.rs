@@ -659,14 +659,25 @@ mod tests {
         move |pid| segment.write_all_at(&pid.to_ne_bytes(), 4 * at).unwrap()
     }
 
-    /// A process that shares nothing with this one.
-    fn stranger() -> Child {
-        Command::new("sleep").arg("1000").stdout(Stdio::null()).spawn().unwrap()
+    /// A process that shares nothing with this one, and ends with this.
+    struct Stranger(Child);
+
+    impl Stranger {
+        fn start() -> Self {
+            let mut sleep = Command::new("sleep");
+            Self(sleep.arg("1000").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        }
+
+        fn id(&self) -> u32 {
+            self.0.id()
+        }
     }
 
-    fn kill(mut child: Child) {
-        child.kill().unwrap();
-        child.wait().unwrap();
+    impl Drop for Stranger {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
     }
 
     /// Fails if a poll stays when no queue names its process any more (seen failing): each queue that a
@@ -674,7 +685,7 @@ mod tests {
     #[test]
     fn queues_that_are_gone_leave_no_polls_behind() {
         let Some(reactor) = of_a_runtime() else { return };
-        let stranger = stranger();
+        let stranger = Stranger::start();
         for _ in 0..20 {
             let queue = Queue::builder().handles(1).create().unwrap();
             let handle = queue.receiver().unwrap();
@@ -687,7 +698,6 @@ mod tests {
             assert!(format!("{ring:?}").contains("flights: 1"), "{ring:?}");
         }
         reactor.shut_down();
-        kill(stranger);
     }
 
     fn is_soon(timer: Option<Instant>) -> bool {
@@ -703,14 +713,14 @@ mod tests {
         let (Some(first), Some(second)) = (of_a_runtime(), of_a_runtime()) else { return };
         let queue = Queue::builder().handles(1).watchdog(HOUR).create().unwrap();
         let handle = queue.receiver().unwrap();
-        let stranger = stranger();
+        let stranger = Stranger::start();
         owner_of(&queue)(stranger.id());
         let lanes = [&first, &second].map(|reactor| {
             let lane = reactor.lane(handle.side());
             reactor.look_at_peers(&lane.side);
             lane
         });
-        kill(stranger);
+        drop(stranger);
         for reactor in [&first, &second] {
             assert_eq!(reactor.next_timer(), None);
             assert!(until(|| reactor.drain()));
@@ -744,7 +754,7 @@ mod tests {
         let Some(reactor) = of_a_runtime() else { return };
         let queue = Queue::builder().handles(1).watchdog(HOUR).create().unwrap();
         let handle = queue.receiver().unwrap();
-        let (strangers, name) = ([stranger(), stranger()], owner_of(&queue));
+        let (strangers, name) = ([Stranger::start(), Stranger::start()], owner_of(&queue));
         let looks = strangers.iter().cycle().take(1000);
         let waits = looks.into_iter().find_map(|stranger| {
             name(stranger.id());
@@ -753,6 +763,5 @@ mod tests {
         });
         assert!(waits.is_some_and(|at| at <= Instant::now() + Duration::from_secs(1)));
         reactor.shut_down();
-        strangers.into_iter().for_each(kill);
     }
 }
