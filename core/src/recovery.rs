@@ -613,8 +613,36 @@ pub(crate) mod tests {
         assert_ne!(segment.watch.cursor.load(Relaxed), cursor, "the news was kept");
     }
 
-    /// Fails if news is forgotten while somebody else has the lock (seen failing). That who has it
-    /// looks again, too, is for the two fences to argue.
+    /// The look waits for the lock that keeps this process from forking, to open a description.
+    ///
+    /// Fails if who looks does not look again for news that came meanwhile (seen failing).
+    #[test]
+    fn news_of_a_death_in_a_look_is_looked_at_after_it() {
+        let queue = queue(1, 0);
+        let (segment, watch) = (queue.segment(), &queue.segment().watch);
+        loop {
+            leave_open(&queue, 0, 0);
+            std::thread::scope(|scope| {
+                let forks = crate::fork::hold_forks();
+                let looks = scope.spawn(|| segment.watch_now());
+                // It has the lock, and has seen the news that it brought.
+                while watch.looking.try_lock().is_ok() || watch.has_news.load(Relaxed) {
+                    std::thread::yield_now();
+                }
+                segment.watch_now();
+                assert!(watch.has_news.load(Relaxed));
+                drop(forks);
+                looks.join().unwrap();
+            });
+            // A look that took long is followed by a rest, in which news waits.
+            if watch.rest.swap(0, Relaxed) == 0 {
+                return assert!(!watch.has_news.load(Relaxed));
+            }
+            segment.watch_now();
+        }
+    }
+
+    /// Fails if news is forgotten while another thread has the lock (seen failing).
     #[test]
     fn news_of_a_death_waits_for_who_looks_already() {
         let queue = Queue::builder().create().unwrap();
