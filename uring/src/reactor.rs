@@ -581,13 +581,26 @@ mod tests {
     #[test]
     fn the_helper_lets_go_of_a_lane_in_which_no_task_waits() {
         let reactor = Reactor::helper().unwrap();
-        let queue = queue();
-        let lane = reactor.lane(queue.receiver().unwrap().side());
-        let (mut place, gate) = (None, lane.side.gate().unwrap());
-        let arm = |sleep: &Sleep<'_>| reactor.arm(&lane, sleep);
-        let polled = lane.queue.poll(&mut place, Waker::noop(), gate, || None::<()>, arm);
-        assert!(polled.unwrap().is_pending());
-        lane.settle(lane.queue.leave(place.unwrap()));
+        let helper = reactor.as_helper().unwrap();
+        let (queue, other) = (queue(), queue());
+        // A task waits in a lane of a queue, whose gate has moved on by so many epochs.
+        let wait = |queue: &Queue, waker: &Waker, epochs: u32| {
+            let lane = reactor.lane(queue.receiver().unwrap().side());
+            let (mut place, gate) = (None, lane.side.gate().unwrap());
+            let arm = |sleep: &Sleep<'_>| {
+                helper.arm(&lane, sleep.expected().wrapping_sub(2 * epochs));
+                Ok::<_, io::Error>(())
+            };
+            let polled = lane.queue.poll(&mut place, waker, gate, || None::<()>, arm);
+            assert!(polled.unwrap().is_pending());
+            (lane, place.unwrap())
+        };
+        let (lane, place) = wait(&queue, Waker::noop(), 0);
+        // When the thread wakes this one, it is about to sleep at the gate of the first.
+        let told = Arc::new(Unpark::default());
+        let (_other_lane, _place) = wait(&other, &Waker::from(Arc::clone(&told)), 1);
+        assert!(until(|| told.is_notified()));
+        lane.settle(lane.queue.leave(place));
         let weak = Arc::downgrade(&lane);
         drop(lane);
         assert!(until(|| weak.strong_count() == 0));
@@ -649,14 +662,22 @@ mod tests {
         reactor.shut_down();
     }
 
-    /// Where the one handle of `queue` names its process.
-    fn owner_of(queue: &Queue) -> impl Fn(u32) {
+    /// The one handle of `queue`, and what has it name another process.
+    fn named(queue: &Queue) -> (Receiver, impl Fn(u32)) {
         let segment = File::from(queue.try_clone_fd().unwrap());
         let own = std::process::id().to_ne_bytes();
         let mut word = [0; 4];
-        let names_us = |at: &u64| segment.read_exact_at(&mut word, 4 * at).is_ok() && word == own;
-        let at = (0..4096).find(names_us).unwrap();
-        move |pid| segment.write_all_at(&pid.to_ne_bytes(), 4 * at).unwrap()
+        let mut words_of_our_number = || {
+            let mut is_it =
+                |at: &u64| segment.read_exact_at(&mut word, 4 * at).is_ok() && word == own;
+            (0..4096).filter(|at| is_it(at)).collect::<Vec<u64>>()
+        };
+        // Another word may be the same number.
+        let before = words_of_our_number();
+        let handle = queue.receiver().unwrap();
+        let at = words_of_our_number().into_iter().find(|at| !before.contains(at)).unwrap();
+        let name = move |pid: u32| segment.write_all_at(&pid.to_ne_bytes(), 4 * at).unwrap();
+        (handle, name)
     }
 
     /// A process that shares nothing with this one, and ends with this.
@@ -688,8 +709,8 @@ mod tests {
         let stranger = Stranger::start();
         for _ in 0..20 {
             let queue = Queue::builder().handles(1).create().unwrap();
-            let handle = queue.receiver().unwrap();
-            owner_of(&queue)(stranger.id());
+            let (handle, name) = named(&queue);
+            name(stranger.id());
             let lane = reactor.lane(handle.side());
             reactor.watch_peers(&lane);
             while reactor.drain() {}
@@ -712,9 +733,9 @@ mod tests {
     fn each_reactor_that_hears_of_an_end_looks_twice() {
         let (Some(first), Some(second)) = (of_a_runtime(), of_a_runtime()) else { return };
         let queue = Queue::builder().handles(1).watchdog(HOUR).create().unwrap();
-        let handle = queue.receiver().unwrap();
+        let (handle, name) = named(&queue);
         let stranger = Stranger::start();
-        owner_of(&queue)(stranger.id());
+        name(stranger.id());
         let lanes = [&first, &second].map(|reactor| {
             let lane = reactor.lane(handle.side());
             reactor.look_at_peers(&lane.side);
@@ -737,9 +758,9 @@ mod tests {
     fn a_look_that_finds_the_dead_is_followed_by_another() {
         let Some(reactor) = of_a_runtime() else { return };
         let queue = Queue::builder().handles(1).watchdog(HOUR).create().unwrap();
-        let handle = queue.receiver().unwrap();
+        let (handle, name) = named(&queue);
         // No process has this number.
-        owner_of(&queue)(i32::MAX.cast_unsigned());
+        name(i32::MAX.cast_unsigned());
         reactor.look_at_peers(&handle.side());
         assert!(is_soon(reactor.next_timer()));
         reactor.shut_down();
@@ -753,8 +774,8 @@ mod tests {
     fn a_look_at_peers_that_had_no_time_is_made_up_for() {
         let Some(reactor) = of_a_runtime() else { return };
         let queue = Queue::builder().handles(1).watchdog(HOUR).create().unwrap();
-        let handle = queue.receiver().unwrap();
-        let (strangers, name) = ([Stranger::start(), Stranger::start()], owner_of(&queue));
+        let (handle, name) = named(&queue);
+        let strangers = [Stranger::start(), Stranger::start()];
         let looks = strangers.iter().cycle().take(1000);
         let waits = looks.into_iter().find_map(|stranger| {
             name(stranger.id());
