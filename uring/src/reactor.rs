@@ -514,12 +514,18 @@ mod tests {
 
     /// Has `waits` wait in `reactor`; the result is notified when the task is woken.
     fn begin(reactor: &Arc<Reactor>, waits: &mut Recv<'_>) -> Arc<Unpark> {
+        let told = poll(reactor, waits);
+        // An owned ring tells the kernel on its way to sleep.
+        reactor.glance(Instant::now());
+        told
+    }
+
+    /// The same on a thread that may not be the owner of the ring.
+    fn poll(reactor: &Arc<Reactor>, waits: &mut Recv<'_>) -> Arc<Unpark> {
         let told = Arc::new(Unpark::default());
         let waker = Waker::from(Arc::clone(&told));
         let _entered = enter(Some(Arc::clone(reactor)), None);
         assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        // An owned ring tells the kernel on its way to sleep.
-        reactor.glance(Instant::now());
         told
     }
 
@@ -621,6 +627,21 @@ mod tests {
             sender.try_send(b"message").unwrap();
             assert!(until(|| told.is_notified()));
         }
+    }
+
+    /// No completion tells of such a wait.
+    ///
+    /// Fails if a reactor that ends wakes only tasks whose waits land (seen failing).
+    #[test]
+    fn a_task_whose_wait_is_not_armed_yet_is_woken_when_the_reactor_ends() {
+        let Some(reactor) = with_rings().pop() else { return };
+        let queue = queue();
+        let mut receiver: Receiver = queue.receiver().unwrap();
+        let mut waits: Recv<'_> = Box::pin(receiver.recv());
+        let on_another = || poll(&reactor, &mut waits);
+        let told = thread::scope(|scope| scope.spawn(on_another).join().unwrap());
+        reactor.shut_down();
+        assert!(told.is_notified());
     }
 
     /// Fails if the watchdog is not set again after a look (seen failing: a wake that is lost after that
