@@ -152,7 +152,7 @@ mod barriers {
     }
 }
 
-#[cfg(all(test, not(kill_points)))]
+#[cfg(all(test, not(any(loom, kill_points))))]
 mod tests {
     use std::ops::ControlFlow;
 

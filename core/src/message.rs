@@ -162,7 +162,7 @@ impl<T: FromBytes + IntoBytes + Immutable> Message for T {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(any(loom, kill_points))))]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
