@@ -479,6 +479,7 @@ mod tests {
     use std::task::Context;
     use std::thread;
 
+    use parkline_core::driver::{Left, Place};
     use parkline_core::{Queue, Receiver, RecvError};
     use rustix::thread::futex::{self, Flags};
 
@@ -582,30 +583,75 @@ mod tests {
         reactor.shut_down();
     }
 
+    /// A task waits in a lane of the helper at a gate that has moved on since by so many `epochs`.
+    fn wait_by_helper(
+        reactor: &Arc<Reactor>,
+        side: Side,
+        waker: &Waker,
+        epochs: u32,
+    ) -> (Arc<Lane>, Place) {
+        let lane = reactor.lane(side);
+        let (mut place, gate) = (None, lane.side.gate().unwrap());
+        let arm = |sleep: &Sleep<'_>| {
+            let expected = sleep.expected().wrapping_sub(2 * epochs);
+            reactor.as_helper().unwrap().arm(&lane, expected);
+            Ok::<_, io::Error>(())
+        };
+        let polled = lane.queue.poll(&mut place, waker, gate, || None::<()>, arm);
+        assert!(polled.unwrap().is_pending());
+        (lane, place.unwrap())
+    }
+
+    /// Returns when the helper's thread is about to sleep at the gates of all others that wait.
+    fn until_the_helper_sleeps(reactor: &Arc<Reactor>) -> impl Sized {
+        let (news, told) = (queue(), Arc::new(Unpark::default()));
+        let side = news.receiver().unwrap().side();
+        let waiting = wait_by_helper(reactor, side, &Waker::from(Arc::clone(&told)), 1);
+        assert!(until(|| told.is_notified()));
+        waiting
+    }
+
+    /// Two tasks are dropped at the moment at which their waits are woken, and the helper hears of the
+    /// wakes alone. The kernel names one of the two.
+    ///
+    /// Fails if a wake is not passed on to the next handle: that of the wait which the kernel names, or
+    /// that of the other one (each seen failing).
+    #[test]
+    fn the_helper_passes_on_the_wakes_of_dropped_tasks() {
+        let Some(ring) = with_rings().into_iter().next() else { return };
+        let reactor = Reactor::helper().unwrap();
+        for _ in 0..50 {
+            let queues = [queue(), queue()];
+            let mut senders = queues.each_ref().map(|queue| queue.sender().unwrap());
+            let mut others = queues.each_ref().map(|queue| queue.receiver().unwrap());
+            let dropped = queues.each_ref().map(|queue| {
+                let side = queue.receiver().unwrap().side();
+                wait_by_helper(&reactor, side, Waker::noop(), 0)
+            });
+            let _news = until_the_helper_sleeps(&reactor);
+            let mut waits = others.each_mut().map(|it| -> Recv<'_> { Box::pin(it.recv()) });
+            let told = waits.each_mut().map(|waits| begin(&ring, waits));
+            for (lane, place) in dropped {
+                assert!(matches!(lane.queue.leave(place), Left::Disarm));
+            }
+            senders.iter_mut().for_each(|sender| sender.try_send(b"message").unwrap());
+            let are_told = || {
+                ring.drain();
+                told.iter().all(|told| told.is_notified())
+            };
+            assert!(until(are_told));
+        }
+        ring.shut_down();
+    }
+
     /// Fails if the helper is not told that a task was dropped (seen failing): it keeps the queue mapped
     /// until something else wakes it.
     #[test]
     fn the_helper_lets_go_of_a_lane_in_which_no_task_waits() {
-        let reactor = Reactor::helper().unwrap();
-        let helper = reactor.as_helper().unwrap();
-        let (queue, other) = (queue(), queue());
-        // A task waits in a lane of a queue, whose gate has moved on by so many epochs.
-        let wait = |queue: &Queue, waker: &Waker, epochs: u32| {
-            let lane = reactor.lane(queue.receiver().unwrap().side());
-            let (mut place, gate) = (None, lane.side.gate().unwrap());
-            let arm = |sleep: &Sleep<'_>| {
-                helper.arm(&lane, sleep.expected().wrapping_sub(2 * epochs));
-                Ok::<_, io::Error>(())
-            };
-            let polled = lane.queue.poll(&mut place, waker, gate, || None::<()>, arm);
-            assert!(polled.unwrap().is_pending());
-            (lane, place.unwrap())
-        };
-        let (lane, place) = wait(&queue, Waker::noop(), 0);
-        // When the thread wakes this one, it is about to sleep at the gate of the first.
-        let told = Arc::new(Unpark::default());
-        let (_other_lane, _place) = wait(&other, &Waker::from(Arc::clone(&told)), 1);
-        assert!(until(|| told.is_notified()));
+        let (reactor, queue) = (Reactor::helper().unwrap(), queue());
+        let waker = Waker::noop();
+        let (lane, place) = wait_by_helper(&reactor, queue.receiver().unwrap().side(), waker, 0);
+        let _news = until_the_helper_sleeps(&reactor);
         lane.settle(lane.queue.leave(place));
         let weak = Arc::downgrade(&lane);
         drop(lane);
