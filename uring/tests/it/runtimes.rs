@@ -168,7 +168,7 @@ fn block_on_wakes_for_what_is_no_queue() {
     other.join().unwrap();
 }
 
-/// Fails if a reactor that ends wakes nobody (seen failing: hangs).
+/// Fails if the end of a runtime does not end its reactor (seen failing: hangs).
 #[test]
 fn a_runtime_that_ends_sends_those_who_wait_in_it_elsewhere() {
     let queue = queue();
