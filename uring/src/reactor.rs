@@ -481,7 +481,7 @@ mod tests {
 
     use parkline_core::driver::{Left, Place};
     use parkline_core::{Queue, Receiver, RecvError};
-    use rustix::thread::futex::{self, Flags};
+    use rustix::thread::futex::{self, Flags, WakeOp, WakeOpCmp};
 
     use super::*;
     use crate::AsyncReceiver;
@@ -583,20 +583,14 @@ mod tests {
         reactor.shut_down();
     }
 
-    /// A task waits in a lane of the helper at a gate that has moved on since by so many `epochs`.
-    fn wait_by_helper(
-        reactor: &Arc<Reactor>,
-        side: Side,
+    /// A task waits in `lane`, whatever is there.
+    fn wait_in(
+        lane: Arc<Lane>,
         waker: &Waker,
-        epochs: u32,
+        arm: impl FnOnce(&Arc<Lane>, &Sleep<'_>) -> io::Result<()>,
     ) -> (Arc<Lane>, Place) {
-        let lane = reactor.lane(side);
         let (mut place, gate) = (None, lane.side.gate().unwrap());
-        let arm = |sleep: &Sleep<'_>| {
-            let expected = sleep.expected().wrapping_sub(2 * epochs);
-            reactor.as_helper().unwrap().arm(&lane, expected);
-            Ok::<_, io::Error>(())
-        };
+        let arm = |sleep: &Sleep<'_>| arm(&lane, sleep);
         let polled = lane.queue.poll(&mut place, waker, gate, || None::<()>, arm);
         assert!(polled.unwrap().is_pending());
         (lane, place.unwrap())
@@ -606,13 +600,18 @@ mod tests {
     fn until_the_helper_sleeps(reactor: &Arc<Reactor>) -> impl Sized {
         let (news, told) = (queue(), Arc::new(Unpark::default()));
         let side = news.receiver().unwrap().side();
-        let waiting = wait_by_helper(reactor, side, &Waker::from(Arc::clone(&told)), 1);
+        let waker = Waker::from(Arc::clone(&told));
+        // At a gate that has moved on since.
+        let waiting = wait_in(reactor.lane(side), &waker, |lane, sleep| {
+            reactor.as_helper().unwrap().arm(lane, sleep.expected().wrapping_sub(2));
+            Ok(())
+        });
         assert!(until(|| told.is_notified()));
         waiting
     }
 
-    /// Two tasks are dropped at the moment at which their waits are woken, and the helper hears of the
-    /// wakes alone. The kernel names one of the two.
+    /// Two tasks are dropped at the moment at which one call wakes their waits, and the helper hears of
+    /// the wake alone. The kernel names one of the two.
     ///
     /// Fails if a wake is not passed on to the next handle: that of the wait which the kernel names, or
     /// that of the other one (each seen failing).
@@ -622,26 +621,39 @@ mod tests {
         let reactor = Reactor::helper().unwrap();
         for _ in 0..50 {
             let queues = [queue(), queue()];
-            let mut senders = queues.each_ref().map(|queue| queue.sender().unwrap());
-            let mut others = queues.each_ref().map(|queue| queue.receiver().unwrap());
-            let dropped = queues.each_ref().map(|queue| {
-                let side = queue.receiver().unwrap().side();
-                wait_by_helper(&reactor, side, Waker::noop(), 0)
-            });
+            queues.iter().for_each(|it| it.sender().unwrap().try_send(b"message").unwrap());
+            // Arriving later, a handle would wake all that wait.
+            let sides = queues.each_ref().map(|it| it.receiver().unwrap().side());
+            let wait = |reactor: &Arc<Reactor>, n: usize, waker: &Waker| {
+                let lane = reactor.lane(sides[n].clone());
+                wait_in(lane, waker, |lane, sleep| lane.reactor.arm(lane, sleep))
+            };
+            let dropped = [0, 1].map(|n| wait(&reactor, n, Waker::noop()));
             let _news = until_the_helper_sleeps(&reactor);
-            let mut waits = others.each_mut().map(|it| -> Recv<'_> { Box::pin(it.recv()) });
-            let told = waits.each_mut().map(|waits| begin(&ring, waits));
+            let told = [(); 2].map(|()| Arc::new(Unpark::default()));
+            let others = [0, 1].map(|n| wait(&ring, n, &Waker::from(Arc::clone(&told[n]))));
             for (lane, place) in dropped {
                 assert!(matches!(lane.queue.leave(place), Left::Disarm));
             }
-            senders.iter_mut().for_each(|sender| sender.try_send(b"message").unwrap());
+            wake_both(&sides);
             let are_told = || {
                 ring.drain();
                 told.iter().all(|told| told.is_notified())
             };
             assert!(until(are_told));
+            for (lane, place) in others {
+                lane.settle(lane.queue.leave(place));
+            }
         }
         ring.shut_down();
+    }
+
+    /// Wakes the first waiter at the gate of each by one call, as two sends would.
+    fn wake_both(sides: &[Side; 2]) {
+        let [first, second] = sides.each_ref().map(|side| side.gate().unwrap().word());
+        first.fetch_add(2, Relaxed);
+        let (add, always) = (WakeOp::Add, WakeOpCmp::Ge);
+        futex::wake_op(first, Flags::empty(), 1, 1, second, add, always, 2, 0).unwrap();
     }
 
     /// Fails if the helper is not told that a task was dropped (seen failing): it keeps the queue mapped
@@ -650,7 +662,8 @@ mod tests {
     fn the_helper_lets_go_of_a_lane_in_which_no_task_waits() {
         let (reactor, queue) = (Reactor::helper().unwrap(), queue());
         let waker = Waker::noop();
-        let (lane, place) = wait_by_helper(&reactor, queue.receiver().unwrap().side(), waker, 0);
+        let lane = reactor.lane(queue.receiver().unwrap().side());
+        let (lane, place) = wait_in(lane, waker, |lane, sleep| reactor.arm(lane, sleep));
         let _news = until_the_helper_sleeps(&reactor);
         lane.settle(lane.queue.leave(place));
         let weak = Arc::downgrade(&lane);
