@@ -505,6 +505,31 @@ pub(crate) mod tests {
         assert!(!queue.segment().watch.is_owed.load(Relaxed));
     }
 
+    /// The look waits for the lock that keeps this process from forking, to open a description.
+    ///
+    /// Fails if a look begins with what is owed when it ends (seen failing): it would forget what came
+    /// meanwhile.
+    #[test]
+    fn what_is_owed_since_a_look_began_stays_so() {
+        let queue = queue(1, 0);
+        leave_open(&queue, 0, 0);
+        let is_owed = &queue.segment().watch.is_owed;
+        queue.segment().owe(1);
+        std::thread::scope(|scope| {
+            let forks = crate::fork::hold_forks();
+            scope.spawn(|| glance(&queue));
+            let begun = Instant::now();
+            while is_owed.load(Relaxed) && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::yield_now();
+            }
+            let has_begun = !is_owed.load(Relaxed);
+            queue.segment().owe(1);
+            drop(forks);
+            assert!(has_begun);
+        });
+        assert!(!is_open(&queue, 0) && is_owed.load(Relaxed));
+    }
+
     /// A creator's shape: 16,384 records without an owner, each with 58 messages, and a full ring.
     ///
     /// Fails if a look goes on when its time is over (seen failing: 0.3 s a look).
@@ -588,8 +613,36 @@ pub(crate) mod tests {
         assert_ne!(segment.watch.cursor.load(Relaxed), cursor, "the news was kept");
     }
 
-    /// Fails if news is forgotten while somebody else has the lock (seen failing). That who has it
-    /// looks again, too, is for the two fences to argue.
+    /// The look waits for the lock that keeps this process from forking, to open a description.
+    ///
+    /// Fails if who looks does not look again for news that came meanwhile (seen failing).
+    #[test]
+    fn news_of_a_death_in_a_look_is_looked_at_after_it() {
+        let queue = queue(1, 0);
+        let (segment, watch) = (queue.segment(), &queue.segment().watch);
+        loop {
+            leave_open(&queue, 0, 0);
+            std::thread::scope(|scope| {
+                let forks = crate::fork::hold_forks();
+                let looks = scope.spawn(|| segment.watch_now());
+                // It has the lock, and has seen the news that it brought.
+                while watch.looking.try_lock().is_ok() || watch.has_news.load(Relaxed) {
+                    std::thread::yield_now();
+                }
+                segment.watch_now();
+                assert!(watch.has_news.load(Relaxed));
+                drop(forks);
+                looks.join().unwrap();
+            });
+            // A look that took long is followed by a rest, in which news waits.
+            if watch.rest.swap(0, Relaxed) == 0 {
+                return assert!(!watch.has_news.load(Relaxed));
+            }
+            segment.watch_now();
+        }
+    }
+
+    /// Fails if news is forgotten while another thread has the lock (seen failing).
     #[test]
     fn news_of_a_death_waits_for_who_looks_already() {
         let queue = Queue::builder().create().unwrap();
