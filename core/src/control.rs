@@ -70,6 +70,17 @@ impl Control {
         }
     }
 
+    /// Tells of a handle that has named its process.
+    pub(crate) fn announce_arrival(&self) {
+        self.rare.arrivals.fetch_add(1, Release); // [arrival]
+    }
+
+    /// A number that moves with every handle that is made. Who sees it move sees that handle's
+    /// process.
+    pub(crate) fn arrivals(&self) -> u32 {
+        self.rare.arrivals.load(Acquire) // [arrival]
+    }
+
     /// All gates: whoever waits anywhere looks again.
     pub(crate) fn gates(&self) -> [&Gate; 3] {
         [&self.after_send.readable, &self.after_recv.writable, &self.after_recv.acknowledged]
@@ -97,7 +108,8 @@ const LEFT: u32 = 1 << 31;
 impl Record {
     /// Names the process of a new owner.
     pub(crate) fn name(&self, pid: u32) {
-        self.pid.store(pid & !LEFT, Release); // [arrival]
+        // Relaxed: what is told of the arrival carries it ([arrival]).
+        self.pid.store(pid & !LEFT, Relaxed);
     }
 
     /// The owner is gone. If it left messages, its process stays named, because the end of that process
@@ -110,7 +122,7 @@ impl Record {
     /// The process that made the handle that has the record or had it last, if that left something.
     /// What a peer wrote: it decides nothing but when something is looked for.
     pub(crate) fn process(&self) -> Option<u32> {
-        let pid = self.pid.load(Acquire) & !LEFT; // [arrival]
+        let pid = self.pid.load(Relaxed) & !LEFT;
         (pid != 0).then_some(pid)
     }
 

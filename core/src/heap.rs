@@ -116,6 +116,24 @@ impl HeapRing {
         HeapJoin { ring: self.ring(), join: join.expect("nobody scribbles on a private ring") }
     }
 
+    /// Handle `id` begins to be one of process `pid`.
+    pub fn arrive(&self, id: usize, pid: u32) {
+        if let Some(record) = self.records.get(id) {
+            record.name(pid);
+        }
+        self.control.announce_arrival();
+    }
+
+    /// A number that moves with every handle that arrives.
+    pub fn arrivals(&self) -> u32 {
+        self.control.arrivals()
+    }
+
+    /// The process of handle `id`.
+    pub fn process(&self, id: usize) -> Option<u32> {
+        self.records.get(id)?.process()
+    }
+
     /// Refuses all further sends. The caller wakes both gates.
     pub fn close(&self) {
         let closed = self.ring().close();

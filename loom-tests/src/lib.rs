@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, missing_debug_implementations, reason = "parts of models, read with them")]
 
+pub mod litmus;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed as StdRelaxed};
 use std::task::{Wake, Waker};
