@@ -1,5 +1,6 @@
 //! News of a death, the arrival of a handle, and the driver of what a handle owes: the parts of a process
 //! that threads share without a lock.
+#![cfg_attr(not(loom), allow(missing_docs))]
 
 #[cfg(not(loom))]
 #[test]
@@ -8,9 +9,6 @@ fn built_for_loom() {
     panic!("built without --cfg loom: an environment RUSTFLAGS replaces the flags of `cargo loom`");
 }
 
-#[cfg(loom)]
-mod models {
-    use std::collections::BTreeSet;
 #[cfg(loom)]
 mod models {
     use std::sync::Arc;
