@@ -26,7 +26,8 @@ impl News {
 
     /// A peer has died. The caller looks then: see [`look`](Self::look).
     pub fn bring(&self) {
-        self.has_news.store(1, Release); // [death]
+        // No plain store: that would hide what another thread brought from the thread that takes it.
+        self.has_news.swap(1, Release); // [death]
         fence(SeqCst); // [news]
     }
 

@@ -20,8 +20,8 @@ mod models {
 
     /// Two peers die, and a thread each learns of one of them. Each death has left one word.
     ///
-    /// Fails without either fence, or if one is AcqRel; if the news is stored, or taken, Relaxed; or if it
-    /// is brought after the lock was tried (each seen failing): [news], [death].
+    /// Fails without either fence, or if one is AcqRel; if the news is brought, or taken, Relaxed; or if it
+    /// is brought by a plain store (each seen failing): [news], [death].
     #[test]
     fn what_each_of_two_dead_left_is_found() {
         model(Size::Small, || {
