@@ -96,10 +96,8 @@ impl Attachment {
 
     /// Has those who wait look whom they wait with: see [`Side::peers`](crate::driver::Side::peers).
     fn announce_arrival(&self) {
-        let control = self.port.ring().control;
-        control.announce_arrival();
-        for gate in control.gates() {
-            self.carry_out(gate.notify(u32::MAX));
+        for wake in self.port.ring().control.announce_arrival() {
+            self.wake(wake);
         }
     }
 
@@ -261,7 +259,7 @@ impl Attachment {
         // A joiner or a waiter at the end could not be woken by the receiver that acknowledged the
         // message meanwhile: then our cell was not free yet.
         self.notify_of_hands();
-        self.carry_out(self.returns.leases.notify(count));
+        self.carry_out(self.returns.leases.notify_of_store(count));
     }
 
     /// The cells whose messages must not go yet.

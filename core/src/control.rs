@@ -1,7 +1,7 @@
 //! The words that handles share, apart from the slots: the gates, and what each tells of itself.
 
 use crate::flag::Flag;
-use crate::gate::Gate;
+use crate::gate::{Gate, Wake};
 use crate::slot::{OpWord, Verb};
 use crate::stats::Tally;
 use crate::sync::{AtomicU32, AtomicU64};
@@ -70,9 +70,11 @@ impl Control {
         }
     }
 
-    /// Tells of a handle that has named its process.
-    pub(crate) fn announce_arrival(&self) {
+    /// Tells of a handle that has named its process. The wakes are of those that wait, who look whom
+    /// they wait with.
+    pub(crate) fn announce_arrival(&self) -> impl Iterator<Item = Wake<'_>> {
         self.rare.arrivals.fetch_add(1, Release); // [arrival]
+        self.gates().into_iter().filter_map(|gate| gate.notify_of_stores(u32::MAX))
     }
 
     /// A number that moves with every handle that is made. Who sees it move sees that handle's

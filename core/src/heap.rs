@@ -10,7 +10,7 @@ use crate::control::{Control, Record};
 use crate::error::{Corrupt, CreateError, Fault, TryRecvError, TrySendError};
 use crate::finding::Finding;
 use crate::frame::{Block, Frame};
-use crate::gate::Gate;
+use crate::gate::{Gate, Wake};
 use crate::geometry::{Geometry, Share, Wishes};
 use crate::join::Join;
 use crate::port::{Cell, Port};
@@ -116,12 +116,12 @@ impl HeapRing {
         HeapJoin { ring: self.ring(), join: join.expect("nobody scribbles on a private ring") }
     }
 
-    /// Handle `id` begins to be one of process `pid`.
-    pub fn arrive(&self, id: usize, pid: u32) {
+    /// Handle `id` begins to be one of process `pid`. The caller carries out the wakes.
+    pub fn arrive(&self, id: usize, pid: u32) -> Vec<Wake<'_>> {
         if let Some(record) = self.records.get(id) {
             record.name(pid);
         }
-        self.control.announce_arrival();
+        self.control.announce_arrival().collect()
     }
 
     /// A number that moves with every handle that arrives.

@@ -14,6 +14,7 @@ fn built_for_loom() {
 mod models {
     use std::sync::Arc;
 
+    use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
     use loom::thread;
     use parkline_core::TryRecvError;
     use parkline_core::driver::{HeapPort, HeapRing, Stopped, stop_after, wait_at};
@@ -289,6 +290,30 @@ mod models {
             let census = ring.census().unwrap();
             assert_eq!((census.in_ring, census.held, census.busy), (0, 0, 0));
             receiver.join().unwrap();
+        });
+    }
+
+    /// What happened before an acknowledgement happens before the join returns.
+    ///
+    /// Fails if the cell is stored, or loaded, Relaxed (each seen failing): [settle].
+    #[test]
+    fn who_joins_sees_what_came_before_the_acknowledgement() {
+        model(Size::Small, || {
+            let (ring, letter) = (ring(1), Arc::new(AtomicU32::new(0)));
+            send(&ring, 1);
+            let (mut port, leases) = ring.port_for_two(0).unwrap();
+            let (held, _) = port.try_hold().unwrap();
+            let worker = {
+                let letter = Arc::clone(&letter);
+                thread::spawn(move || {
+                    letter.store(1, Relaxed);
+                    leases.acknowledge(held);
+                })
+            };
+            if ring.join().is_done() {
+                assert_eq!(letter.load(Relaxed), 1);
+            }
+            worker.join().unwrap();
         });
     }
 

@@ -58,7 +58,7 @@ mod models {
             let ring = ring(1);
             let handle = {
                 let ring = Arc::clone(&ring);
-                thread::spawn(move || ring.arrive(0, 7))
+                thread::spawn(move || drop(ring.arrive(0, 7)))
             };
             if ring.arrivals() == 1 {
                 assert_eq!(ring.process(0), Some(7));

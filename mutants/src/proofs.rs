@@ -28,10 +28,9 @@ const MODEL: Duration = Duration::from_secs(900);
 /// Where the work is done: `target/mutants`.
 #[derive(Debug)]
 pub(crate) struct Workshop {
-    root: PathBuf,
     folder: PathBuf,
-    /// All files of the repository that git does not ignore.
-    files: Vec<PathBuf>,
+    /// All files of the repository that git does not ignore, as they were at the beginning.
+    files: Vec<(PathBuf, Vec<u8>)>,
     hash: u64,
 }
 
@@ -49,15 +48,15 @@ impl Workshop {
         let mut files: Vec<_> = names.split_terminator('\0').map(PathBuf::from).collect();
         files.retain(|file| root.join(file).is_file());
         files.sort();
+        let with_text = |file: PathBuf| Ok((file.clone(), fs::read(root.join(file))?));
+        let files = files.into_iter().map(with_text).collect::<Result<Vec<_>>>()?;
         let mut hasher = DefaultHasher::new();
-        let of_proofs = |file: &&PathBuf| {
+        let of_proofs = |file: &Path| {
             let starts = ["core", "loom-tests", "mutants/src/proofs.rs", "Cargo.lock"];
             starts.iter().any(|start| file.starts_with(start))
         };
-        for file in files.iter().filter(of_proofs) {
-            (file, fs::read(root.join(file))?).hash(&mut hasher);
-        }
-        Ok(Self { root: root.to_owned(), folder, files, hash: hasher.finish() })
+        files.iter().filter(|(file, _)| of_proofs(file)).for_each(|it| it.hash(&mut hasher));
+        Ok(Self { folder, files, hash: hasher.finish() })
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -72,13 +71,13 @@ impl Workshop {
     /// A copy of the tree for one worker.
     pub(crate) fn tree(&self, worker: usize) -> Result<Tree> {
         let at = self.folder.join(format!("tree-{worker}"));
-        for file in &self.files {
+        for (file, text) in &self.files {
+            let to = at.join(file);
             // Cargo goes by the time of a file: what is the same stays.
-            let (from, to) = (fs::read(self.root.join(file))?, at.join(file));
-            if fs::read(&to).ok().is_none_or(|old| old != from) {
+            if fs::read(&to).ok().is_none_or(|old| old != *text) {
                 let parent = to.parent().context("a file lies in a folder")?;
                 fs::create_dir_all(parent)?;
-                fs::write(to, from)?;
+                fs::write(to, text)?;
             }
         }
         Ok(Tree { at, target: self.folder.join(format!("target-{worker}")) })
