@@ -185,7 +185,7 @@ impl Program {
                         }
                     }
                     let weaker = weaker.map_or("none".to_owned(), |order| format!("{order:?}"));
-                    all.push((format!("{thread}: {what} {:?} to {weaker}", step.order), program));
+                    all.push((format!("{thread}: {what} to {weaker}"), program));
                 }
             }
         }

@@ -85,10 +85,10 @@ mod programs {
                             && run.last("wait", "slot") == empty
                     },
                     &[
-                        "send: slot SeqCst to AcqRel",
-                        "send: gate SeqCst to Acquire",
-                        "wait: fence SeqCst to AcqRel",
-                        "wait: fence SeqCst to none",
+                        "send: slot to AcqRel",
+                        "send: gate to Acquire",
+                        "wait: fence to AcqRel",
+                        "wait: fence to none",
                     ],
                 );
         });
@@ -120,10 +120,10 @@ mod programs {
                         run.first("recv", "gate") & WAITERS == 0 && run.last("wait", "slot") == full
                     },
                     &[
-                        "recv: slot SeqCst to AcqRel",
-                        "recv: gate SeqCst to Acquire",
-                        "wait: fence SeqCst to AcqRel",
-                        "wait: fence SeqCst to none",
+                        "recv: slot to AcqRel",
+                        "recv: gate to Acquire",
+                        "wait: fence to AcqRel",
+                        "wait: fence to none",
                     ],
                 );
         });
@@ -154,7 +154,7 @@ mod programs {
                 .thread("wait", events(&wait))
                 .forbids(
                     |run| run.last("wait", "gate") >= 2 && run.last("wait", "closing") == 0,
-                    &["close: gate Release to Relaxed", "wait: fence SeqCst to none"],
+                    &["close: gate to Relaxed", "wait: fence to none"],
                 );
         });
     }
@@ -195,10 +195,10 @@ mod programs {
                 .forbids(
                     |run| run.last("set", "gate") & WAITERS == 0 && run.last("wait", "flag") == 0,
                     &[
-                        "set: flag SeqCst to AcqRel",
-                        "set: gate SeqCst to Acquire",
-                        "wait: fence SeqCst to AcqRel",
-                        "wait: fence SeqCst to none",
+                        "set: flag to AcqRel",
+                        "set: gate to Acquire",
+                        "wait: fence to AcqRel",
+                        "wait: fence to none",
                     ],
                 );
         });
@@ -228,11 +228,11 @@ mod programs {
                             && run.last("wait", "flag") == 0
                     },
                     &[
-                        "dead: flag SeqCst to AcqRel",
-                        "dead: flag SeqCst to Acquire",
-                        "clear: gate SeqCst to Acquire",
-                        "wait: fence SeqCst to AcqRel",
-                        "wait: fence SeqCst to none",
+                        "dead: flag to AcqRel",
+                        "dead: flag to Acquire",
+                        "clear: gate to Acquire",
+                        "wait: fence to AcqRel",
+                        "wait: fence to none",
                     ],
                 );
         });
@@ -260,11 +260,11 @@ mod programs {
                             && run.last("wait", "flag") == 0
                     },
                     &[
-                        "clear: flag SeqCst to Acquire",
-                        "clear: gate SeqCst to Acquire",
-                        "dead: flag SeqCst to AcqRel",
-                        "wait: fence SeqCst to AcqRel",
-                        "wait: fence SeqCst to none",
+                        "clear: flag to Acquire",
+                        "clear: gate to Acquire",
+                        "dead: flag to AcqRel",
+                        "wait: fence to AcqRel",
+                        "wait: fence to none",
                     ],
                 );
         });
@@ -290,7 +290,7 @@ mod programs {
                     .thread("look", [events(&look), vec![load(LETTER)]].concat())
                     .forbids(
                         |run| run.last("look", "flag") == 1 && run.last("look", "letter") == 0,
-                        &["look: flag Acquire to Relaxed"],
+                        &["look: flag to Relaxed"],
                     );
             }
         });
@@ -317,7 +317,7 @@ mod programs {
                         run.last_is_from("clear", "flag", "second")
                             && run.last("clear", "letter") == 0
                     },
-                    &["clear: flag Acquire to Relaxed"],
+                    &["clear: flag to Relaxed"],
                 );
         });
     }
@@ -345,10 +345,10 @@ mod programs {
                             && run.last("wait", "arrivals") == 0
                     },
                     &[
-                        "notify: fence SeqCst to AcqRel",
-                        "notify: fence SeqCst to none",
-                        "wait: fence SeqCst to AcqRel",
-                        "wait: fence SeqCst to none",
+                        "notify: fence to AcqRel",
+                        "notify: fence to none",
+                        "wait: fence to AcqRel",
+                        "wait: fence to none",
                     ],
                 );
         });
@@ -399,7 +399,7 @@ mod programs {
                         run.last("recv", "cell") == freed
                             && run.last("lease", "payload") == u64::from_ne_bytes([4; 8])
                     },
-                    &["lease: cell Release to Relaxed", "lease: cell Acquire to Relaxed"],
+                    &["lease: cell to Relaxed", "lease: cell to Relaxed"],
                 );
         });
     }
@@ -436,10 +436,8 @@ mod programs {
             let bad = |run: &Execution<'_>| {
                 run.last("acknowledge", "gate") & WAITERS == 0 && run.last("join", "cell") != free
             };
-            program(&[membarrier()]).forbids(
-                bad,
-                &["acknowledge: fence SeqCst to AcqRel", "acknowledge: fence SeqCst to none"],
-            );
+            program(&[membarrier()])
+                .forbids(bad, &["acknowledge: fence to AcqRel", "acknowledge: fence to none"]);
             assert!(program(&[]).allows(&bad));
         });
     }
