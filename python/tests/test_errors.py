@@ -209,13 +209,18 @@ def leased(fd: int) -> Iterator[None]:
 @each_attach
 def test_a_lease_on_the_memfd_is_an_error_that_says_try_again(attach: Attach) -> None:
     """Fails if it is a `RuntimeError` (seen failing): no caller could tell it from others."""
-    q = parkline.Queue[int](4)
-    with leased(q.fileno()):
+    first = parkline.Queue[int](4)
+    fd = os.dup(first.fileno())
+    # Nobody has it open, or the kernel would grant no lease.
+    first.close()
+    with leased(fd):
+        q = parkline.Queue[int].from_fd(fd)
         with pytest.raises(BlockingIOError, match="F_SETLEASE.* try again: .*lease-break-time") as told:
             attach(q)
         assert told.value.errno == errno.EAGAIN == errno.EWOULDBLOCK
     q.put(1)
     assert q.get() == 1
+    os.close(fd)
 
 
 def test_a_lease_on_the_memfd_of_a_semaphore_is_the_same_error() -> None:

@@ -27,17 +27,17 @@ pub(crate) struct Ambush {
 const FARTHEST: u8 = 64;
 /// Most changes of one ambush.
 const MOST: u8 = 8;
-/// Most times that the process's mappings are read anew.
-const MOST_READ: u8 = 8;
+/// Most accesses to words that lie in no segment. Looking for each where it lies makes a call slow.
+const MOST_MISSED: u8 = 64;
 
-/// A mapping: from, to, and where that is in the file if it is a segment's.
-type Mapped = (usize, usize, Option<u64>);
+/// A segment's mapping: from, to, and where that is in the file.
+type Mapped = (usize, usize, u64);
 
 struct Laid {
     ambush: Ambush,
     segment: Arc<Segment>,
     mapped: Vec<Mapped>,
-    read: u8,
+    missed: u8,
 }
 
 static LAID: Mutex<Option<Laid>> = Mutex::new(None);
@@ -46,7 +46,7 @@ static LAID: Mutex<Option<Laid>> = Mutex::new(None);
 pub(crate) fn lay(mut ambush: Ambush, segment: &Arc<Segment>) {
     (ambush.after, ambush.times) = (ambush.after % FARTHEST, ambush.times % MOST + 1);
     let (segment, mapped) = (Arc::clone(segment), mapped());
-    *laid() = Some(Laid { ambush, segment, mapped, read: 0 });
+    *laid() = Some(Laid { ambush, segment, mapped, missed: 0 });
     arm(reached);
 }
 
@@ -75,7 +75,7 @@ fn reached(point: KillPoint) {
         it.segment.write(at, &it.ambush.word);
         it.ambush.times -= 1;
     }
-    if it.ambush.times == 0 || it.read == MOST_READ {
+    if it.ambush.times == 0 || it.missed == MOST_MISSED {
         drop(laid);
         clear();
     }
@@ -88,13 +88,13 @@ impl Laid {
             mapped.iter().copied().find(|(from, to, _)| (*from..*to).contains(&address))
         };
         let within = find(&self.mapped).or_else(|| {
+            self.missed += 1;
             // A handle that was just made has a mapping of its own.
-            self.read += 1;
-            self.mapped = mapped();
+            self.missed.is_power_of_two().then(|| self.mapped = mapped());
             find(&self.mapped)
         });
         let (from, _, offset) = within?;
-        Some((offset? + (address - from) as u64) / 8 * 8)
+        Some((offset + (address - from) as u64) / 8 * 8)
     }
 }
 
@@ -105,9 +105,8 @@ fn mapped() -> Vec<Mapped> {
         let (from, to) = words.next()?.split_once('-')?;
         let offset = words.nth(1)?;
         let parse = |hex| usize::from_str_radix(hex, 16).ok();
-        let is_segment = line.contains("/memfd:parkline ");
-        let offset = parse(offset).filter(|_| is_segment);
-        Some((parse(from)?, parse(to)?, offset.map(|offset| offset as u64)))
+        Some((parse(from)?, parse(to)?, parse(offset)? as u64))
     };
-    maps.lines().filter_map(of_line).collect()
+    let segments = maps.lines().filter(|line| line.contains("/memfd:parkline "));
+    segments.filter_map(of_line).collect()
 }
