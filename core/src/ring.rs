@@ -380,7 +380,8 @@ impl<'a> Ring<'a> {
         fence(SeqCst); // [due]
         let until = Position::from_low_bits(rare.joined_before.load(Relaxed));
         if origin.is_none_or(|origin| origin.is_before(until)) {
-            rare.due_returns.fetch_add(1, Release); // [return]
+            // Relaxed: the fence releases it.
+            rare.due_returns.fetch_add(1, Relaxed); // [return]
         }
     }
 

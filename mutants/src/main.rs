@@ -120,8 +120,7 @@ fn run(root: &Path, wanted: &Orderings, mutants: &[&Mutant]) -> Result<Vec<Outco
     if mutants.iter().all(|mutant| kept(mutant).is_some()) {
         return Ok(mutants.iter().filter_map(|mutant| kept(mutant)).collect());
     }
-    // A proof that fails without a mutant proves nothing.
-    let proofs = Proofs::of(&workshop, jobs)?;
+    let proofs = Proofs::new(&workshop)?;
     let outcomes = Mutex::new(vec![None; mutants.len()]);
     let next = Mutex::new(0);
     let work = |worker: usize| -> Result<()> {
@@ -139,7 +138,7 @@ fn run(root: &Path, wanted: &Orderings, mutants: &[&Mutant]) -> Result<Vec<Outco
                 None => {
                     let tree = match &mut tree {
                         Some(tree) => tree,
-                        None => tree.insert(workshop.tree(worker)?),
+                        None => tree.insert(workshop.tree(&worker.to_string())?),
                     };
                     let outcome = proofs.judge(tree, mutant)?;
                     results.keep(mutant, &outcome)?;

@@ -1,14 +1,14 @@
 //! The proofs: the tests of `loom-tests`, built in a copy of the tree with one mutant.
 //!
-//! Each test is run by itself, the quickest first, for most mutants are caught by a quick one. How long each
-//! takes, and that it passes, is found out on the tree as it is.
+//! Each test is run by itself, the quickest first, for most mutants are caught by a quick one. What catches a
+//! mutant is run on the tree as it is, too: there it must pass.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -68,9 +68,9 @@ impl Workshop {
         self.hash
     }
 
-    /// A copy of the tree for one worker.
-    pub(crate) fn tree(&self, worker: usize) -> Result<Tree> {
-        let at = self.folder.join(format!("tree-{worker}"));
+    /// A copy of the tree.
+    pub(crate) fn tree(&self, name: &str) -> Result<Tree> {
+        let at = self.folder.join(format!("tree-{name}"));
         for (file, text) in &self.files {
             let to = at.join(file);
             // Cargo goes by the time of a file: what is the same stays.
@@ -80,7 +80,7 @@ impl Workshop {
                 fs::write(to, text)?;
             }
         }
-        Ok(Tree { at, target: self.folder.join(format!("target-{worker}")) })
+        Ok(Tree { at, target: self.folder.join(format!("target-{name}")) })
     }
 }
 
@@ -149,84 +149,40 @@ fn run(command: &mut Command, log: &Path, limit: Duration) -> Result<(Option<Exi
     Ok((ended, String::from_utf8_lossy(&fs::read(log)?).into_owned()))
 }
 
-/// The proofs, by stage and by the time that each takes.
+/// The proofs, and what is known of them.
 #[derive(Debug)]
 pub(crate) struct Proofs {
-    stages: Vec<Vec<Proof>>,
+    /// How long each takes, from this run and those before.
+    times: Mutex<BTreeMap<Proof, Duration>>,
+    times_file: PathBuf,
+    /// The tree as it is, where what caught a mutant must pass.
+    clean: Mutex<Clean>,
 }
 
-#[derive(Clone, Debug)]
-struct Proof {
-    /// Its file's place in the stage.
-    file: usize,
-    test: String,
-    took: Duration,
+/// A test file, and the name of the test.
+type Proof = (String, String);
+
+#[derive(Debug)]
+struct Clean {
+    tree: Tree,
+    /// What was built of it, and what passed.
+    binaries: BTreeMap<&'static str, PathBuf>,
+    passed: BTreeSet<Proof>,
 }
 
 impl Proofs {
-    /// Runs all on the tree as it is, or reads how long they took.
-    ///
-    /// # Errors
-    /// When one fails.
-    pub(crate) fn of(workshop: &Workshop, jobs: usize) -> Result<Self> {
-        let path = workshop.folder.join(format!("proofs-{:016x}.txt", workshop.hash));
-        let kept = fs::read_to_string(&path).unwrap_or_default();
-        let kept: BTreeMap<(usize, usize, String), Duration> =
-            kept.lines().filter_map(entry).collect();
-        let tree = workshop.tree(0)?;
-        let mut wanted = Vec::new();
-        let mut binaries = Vec::new();
-        if kept.is_empty() {
-            println!("the models, as they are:");
-            for (stage, files) in STAGES.iter().enumerate() {
-                let built = tree.build(files)?;
-                for (file, binary) in built.iter().enumerate() {
-                    let tests = list(binary)?.into_iter().map(|test| (stage, file, test));
-                    wanted.extend(tests);
-                }
-                binaries.push(built);
-            }
-        }
-        let next = Mutex::new(wanted.into_iter());
-        let found = Mutex::new(kept);
-        let work = |worker: usize| -> Result<()> {
-            // The binaries are of the first; only the log is the worker's own.
-            let target = workshop.folder.join(format!("target-{worker}"));
-            let tree = Tree { at: tree.at.clone(), target };
-            loop {
-                let taken = next.lock().unwrap_or_else(|it| it.into_inner()).next();
-                let Some((stage, file, test)) = taken else { return Ok(()) };
-                let begin = Instant::now();
-                let passed = tree.run(&binaries[stage][file], &test, MODEL)?;
-                let name = STAGES[stage][file];
-                ensure!(passed == Some(true), "{name} {test} does not pass without a mutant");
-                let took = begin.elapsed();
-                println!("{name} {test}: {:.1} s", took.as_secs_f64());
-                found.lock().unwrap_or_else(|it| it.into_inner()).insert((stage, file, test), took);
-            }
-        };
-        thread::scope(|scope| {
-            let workers: Vec<_> =
-                (0..jobs).map(|worker| scope.spawn(move || work(worker))).collect();
-            workers.into_iter().try_for_each(|worker| match worker.join() {
-                Ok(done) => done,
-                Err(_) => bail!("a worker panicked"),
-            })
-        })?;
-        let found = found.into_inner().unwrap_or_else(|it| it.into_inner());
-        let line = |((stage, file, test), took): (&(usize, usize, String), &Duration)| {
-            format!("{stage} {file} {test} {}\n", took.as_millis())
-        };
-        fs::write(path, found.iter().map(line).collect::<String>())?;
-        let mut stages = vec![Vec::new(); STAGES.len()];
-        for ((stage, file, test), took) in found {
-            stages[stage].push(Proof { file, test, took });
-        }
-        stages.iter_mut().for_each(|stage| stage.sort_by_key(|proof| proof.took));
-        Ok(Self { stages })
+    pub(crate) fn new(workshop: &Workshop) -> Result<Self> {
+        let times_file = workshop.folder.join("times.txt");
+        let text = fs::read_to_string(&times_file).unwrap_or_default();
+        let times = Mutex::new(text.lines().filter_map(entry).collect());
+        let (tree, binaries, passed) = (workshop.tree("clean")?, BTreeMap::new(), BTreeSet::new());
+        Ok(Self { times, times_file, clean: Mutex::new(Clean { tree, binaries, passed }) })
     }
 
     /// Runs the proofs on `mutant` until one fails.
+    ///
+    /// # Errors
+    /// When that one fails without the mutant, too.
     pub(crate) fn judge(&self, tree: &Tree, mutant: &Mutant) -> Result<Outcome> {
         if !mutant.is_in_models {
             return Ok(Outcome::Unseen);
@@ -241,16 +197,25 @@ impl Proofs {
 
     fn run_all(&self, tree: &Tree) -> Result<Outcome> {
         let mut late = 0;
-        for (files, proofs) in STAGES.iter().zip(&self.stages) {
-            let binaries = tree.build(files)?;
-            for Proof { file, test, took } in proofs {
+        for files in STAGES {
+            let mut proofs = Vec::new();
+            for (file, binary) in files.iter().copied().zip(tree.build(files)?) {
+                for test in list(&binary)? {
+                    let took = lock(&self.times).get(&(file.to_owned(), test.clone())).copied();
+                    proofs.push((took, file, test, binary.clone()));
+                }
+            }
+            proofs.sort();
+            for (took, file, test, binary) in proofs {
                 // A weaker ordering has more executions.
-                let limit = *took * 10 + Duration::from_secs(60);
-                match tree.run(&binaries[*file], test, limit)? {
-                    Some(true) => {}
+                let limit = took.map_or(MODEL, |took| took * 10 + Duration::from_secs(60));
+                let begin = Instant::now();
+                match tree.run(&binary, &test, limit)? {
+                    Some(true) => self.keep_time((file.to_owned(), test), begin.elapsed())?,
                     Some(false) => {
-                        let name = test.rsplit("::").next().unwrap_or(test);
-                        return Ok(Outcome::Caught { by: format!("{} {name}", files[*file]) });
+                        self.confirm(files, file, &test)?;
+                        let name = test.rsplit("::").next().unwrap_or(&test);
+                        return Ok(Outcome::Caught { by: format!("{file} {name}") });
                     }
                     None => late += 1,
                 }
@@ -258,13 +223,43 @@ impl Proofs {
         }
         Ok(Outcome::Survived { late })
     }
+
+    /// That `test` passes without a mutant: otherwise its failure proves nothing.
+    fn confirm(&self, files: &'static [&'static str], file: &str, test: &str) -> Result<()> {
+        let mut clean = lock(&self.clean);
+        let proof = (file.to_owned(), test.to_owned());
+        if clean.passed.contains(&proof) {
+            return Ok(());
+        }
+        if !clean.binaries.contains_key(file) {
+            let built = clean.tree.build(files)?;
+            clean.binaries.extend(files.iter().copied().zip(built));
+        }
+        let binary = clean.binaries.get(file).context("it was built")?;
+        let passed = clean.tree.run(binary, test, MODEL)?;
+        ensure!(passed == Some(true), "{file} {test} does not pass without a mutant");
+        clean.passed.insert(proof);
+        Ok(())
+    }
+
+    fn keep_time(&self, proof: Proof, took: Duration) -> Result<()> {
+        let mut times = lock(&self.times);
+        times.insert(proof, took);
+        let line = |((file, test), took): (&Proof, &Duration)| {
+            format!("{file} {test} {}\n", took.as_millis())
+        };
+        Ok(fs::write(&self.times_file, times.iter().map(line).collect::<String>())?)
+    }
 }
 
-fn entry(line: &str) -> Option<((usize, usize, String), Duration)> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn entry(line: &str) -> Option<(Proof, Duration)> {
     let mut parts = line.split(' ');
-    let (stage, file) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    let (test, took) = (parts.next()?.to_owned(), parts.next()?.parse().ok()?);
-    Some(((stage, file, test), Duration::from_millis(took)))
+    let (file, test) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+    Some(((file, test), Duration::from_millis(parts.next()?.parse().ok()?)))
 }
 
 /// The tests in a binary.
