@@ -1,11 +1,11 @@
 //! An attachment: a handle's record, its mapping, and the lock that the mapping is.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
 use crate::claim::claim;
+use crate::driven::Driven;
 use crate::error::{AttachError, Corrupt, Fault};
 use crate::frame::Frame;
 use crate::futex::Futex;
@@ -15,8 +15,6 @@ use crate::port::Port;
 use crate::position::Position;
 use crate::segment::{Mapping, Segment};
 use crate::side::{Side, WaitsFor};
-use crate::sync::Ordering::{Release, SeqCst};
-use crate::sync::fence;
 
 /// What a handle and its leases share.
 pub(crate) struct Attachment {
@@ -57,7 +55,7 @@ struct Returns {
     /// The cells that owe a message before whose time it does not go.
     held_back: Mutex<Vec<(usize, Instant)>>,
     /// A driver waits for room on our behalf.
-    is_driven: AtomicBool,
+    driven: Driven,
     /// Ends the driver's wait when we go.
     driver: Mutex<Option<Waker>>,
 }
@@ -82,7 +80,7 @@ impl Attachment {
         let returns = Returns {
             leases: Arc::new(Gate::new()),
             held_back: Mutex::default(),
-            is_driven: AtomicBool::new(false),
+            driven: Driven::new(),
             driver: Mutex::default(),
         };
         let left = Left { segment: Arc::clone(segment), count: 0 };
@@ -98,10 +96,8 @@ impl Attachment {
 
     /// Has those who wait look whom they wait with: see [`Side::peers`](crate::driver::Side::peers).
     fn announce_arrival(&self) {
-        let control = self.port.ring().control;
-        control.rare.arrivals.fetch_add(1, Release); // [arrival]
-        for gate in control.gates() {
-            self.carry_out(gate.notify(u32::MAX));
+        for wake in self.port.ring().control.announce_arrival() {
+            self.wake(wake);
         }
     }
 
@@ -151,10 +147,9 @@ impl Attachment {
     /// After a message was held back: has those who wait sleep until its time at most.
     #[cold]
     pub(crate) fn shorten_sleeps(&self) {
-        // [announce]: who announces after this finds the message.
-        fence(SeqCst);
+        // Who announces after this finds the message.
         for gate in self.port.ring().control.gates() {
-            self.carry_out(gate.notify(u32::MAX));
+            self.carry_out(gate.notify_of_stores(u32::MAX));
         }
     }
 
@@ -240,7 +235,7 @@ impl Attachment {
 
     /// Whether a driver is to be told: there is none.
     pub(crate) fn begin_driving_owed(&self) -> bool {
-        !self.returns.is_driven.swap(true, SeqCst)
+        self.returns.driven.begin()
     }
 
     /// Has `driver` woken when this handle goes.
@@ -255,12 +250,7 @@ impl Attachment {
 
     /// Whether the driver is not needed any more.
     pub(crate) fn stop_driving_owed(&self) -> bool {
-        if self.owes_now() {
-            return false;
-        }
-        // A lease that was dropped meanwhile found a driver at work: the swap acquires what it owes.
-        self.returns.is_driven.swap(false, SeqCst);
-        !self.owes_now() || !self.begin_driving_owed()
+        self.returns.driven.end(|| self.owes_now())
     }
 
     /// Wakes after `count` messages went back.
@@ -269,7 +259,7 @@ impl Attachment {
         // A joiner or a waiter at the end could not be woken by the receiver that acknowledged the
         // message meanwhile: then our cell was not free yet.
         self.notify_of_hands();
-        self.carry_out(self.returns.leases.notify(count));
+        self.carry_out(self.returns.leases.notify_of_store(count));
     }
 
     /// The cells whose messages must not go yet.

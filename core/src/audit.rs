@@ -35,7 +35,7 @@ use crate::error::Corrupt;
 use crate::port::Port;
 use crate::ring::Ring;
 use crate::slot::{CellWord, OpWord, SlotWord, Verb};
-use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Release};
+use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
 /// What became of an announced exchange.
 enum Verdict {
@@ -58,7 +58,8 @@ impl<'a> Ring<'a> {
     /// Settles the exchange that `announced`, a word of `port`'s record, tells of; `false` if that must
     /// wait.
     fn settle(&self, port: &Port<'_>, announced: &AtomicU64) -> Result<bool, Corrupt> {
-        let op = OpWord::from_bits(announced.load(Acquire)); // [settle]
+        // Relaxed: the record's lock orders us after its last owner.
+        let op = OpWord::from_bits(announced.load(Relaxed));
         let Some(verb) = op.verb() else {
             // Idle, or no word of ours, which would be found again for ever.
             announced.store(OpWord::IDLE.bits(), Release);
@@ -123,7 +124,8 @@ impl<'a> Ring<'a> {
     /// How many messages all handles owe.
     #[cfg(not(loom))]
     pub(crate) fn owed(&self) -> u64 {
-        let is_owed = |cell: &&AtomicU64| CellWord::from_bits(cell.load(Acquire)).is_owed();
+        // Relaxed: a number for people.
+        let is_owed = |cell: &&AtomicU64| CellWord::from_bits(cell.load(Relaxed)).is_owed();
         let rows = (0..self.geometry.handles()).filter_map(|id| self.cells_of(id));
         rows.flatten().filter(is_owed).count() as u64
     }
@@ -132,12 +134,13 @@ impl<'a> Ring<'a> {
     /// midst of a swap, or has messages that are not acknowledged.
     pub(crate) fn is_dirty(&self, id: u32) -> bool {
         let index = id as usize;
-        let is_busy = |word: &AtomicU64| word.load(Acquire) != OpWord::IDLE.bits();
+        // Relaxed: where the end of the owner is known, its stores are, too. All others look again.
+        let is_busy = |word: &AtomicU64| word.load(Relaxed) != OpWord::IDLE.bits();
         if self.records.get(index).is_some_and(|it| it.announcements().into_iter().any(is_busy)) {
             return true;
         }
         let row = self.cells_of(id).unwrap_or_default();
-        row.iter().any(|cell| CellWord::from_bits(cell.load(Acquire)).is_held())
+        row.iter().any(|cell| CellWord::from_bits(cell.load(Relaxed)).is_held())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::message::Message;
 use crate::queue::Queue;
 use crate::ring::Ring;
 use crate::slot::{CellWord, OpWord, SlotState, SlotWord};
-use crate::sync::{AtomicU64, Ordering::Acquire};
+use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 /// Where the blocks of a queue are. Right when nobody moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,15 +52,16 @@ impl Census {
         let mut census = Self::default();
         let mut blocks = Vec::new();
         for slot in ring.slots {
-            let slot = SlotWord::from_bits(slot.load(Acquire));
+            // Relaxed, here and below: right when nobody moves.
+            let slot = SlotWord::from_bits(slot.load(Relaxed));
             census.in_ring += usize::from(slot.state() == SlotState::Full);
             blocks.push(slot.block().index());
         }
         for (id, record) in (0..).zip(ring.records) {
-            let is_busy = |word: &AtomicU64| OpWord::from_bits(word.load(Acquire)).verb().is_some();
+            let is_busy = |word: &AtomicU64| OpWord::from_bits(word.load(Relaxed)).verb().is_some();
             census.busy += usize::from(record.announcements().into_iter().any(is_busy));
             for cell in ring.cells_of(id).unwrap_or_default() {
-                let cell = CellWord::from_bits(cell.load(Acquire));
+                let cell = CellWord::from_bits(cell.load(Relaxed));
                 census.held += usize::from(cell.is_held());
                 blocks.push(cell.block().index());
             }

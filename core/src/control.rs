@@ -1,7 +1,7 @@
 //! The words that handles share, apart from the slots: the gates, and what each tells of itself.
 
 use crate::flag::Flag;
-use crate::gate::Gate;
+use crate::gate::{Gate, Wake};
 use crate::slot::{OpWord, Verb};
 use crate::stats::Tally;
 use crate::sync::{AtomicU32, AtomicU64};
@@ -70,6 +70,19 @@ impl Control {
         }
     }
 
+    /// Tells of a handle that has named its process. The wakes are of those that wait, who look whom
+    /// they wait with.
+    pub(crate) fn announce_arrival(&self) -> impl Iterator<Item = Wake<'_>> {
+        self.rare.arrivals.fetch_add(1, Release); // [arrival]
+        self.gates().into_iter().filter_map(|gate| gate.notify_of_stores(u32::MAX))
+    }
+
+    /// A number that moves with every handle that is made. Who sees it move sees that handle's
+    /// process.
+    pub(crate) fn arrivals(&self) -> u32 {
+        self.rare.arrivals.load(Acquire) // [arrival]
+    }
+
     /// All gates: whoever waits anywhere looks again.
     pub(crate) fn gates(&self) -> [&Gate; 3] {
         [&self.after_send.readable, &self.after_recv.writable, &self.after_recv.acknowledged]
@@ -97,7 +110,8 @@ const LEFT: u32 = 1 << 31;
 impl Record {
     /// Names the process of a new owner.
     pub(crate) fn name(&self, pid: u32) {
-        self.pid.store(pid & !LEFT, Release); // [arrival]
+        // Relaxed: what is told of the arrival carries it ([arrival]).
+        self.pid.store(pid & !LEFT, Relaxed);
     }
 
     /// The owner is gone. If it left messages, its process stays named, because the end of that process
@@ -110,7 +124,7 @@ impl Record {
     /// The process that made the handle that has the record or had it last, if that left something.
     /// What a peer wrote: it decides nothing but when something is looked for.
     pub(crate) fn process(&self) -> Option<u32> {
-        let pid = self.pid.load(Acquire) & !LEFT; // [arrival]
+        let pid = self.pid.load(Relaxed) & !LEFT;
         (pid != 0).then_some(pid)
     }
 

@@ -13,7 +13,7 @@
 //! wake.
 
 use crate::gate::{Gate, Wake};
-use crate::sync::{AtomicU64, Ordering::SeqCst};
+use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::SeqCst};
 
 const SET: u64 = 1;
 
@@ -44,27 +44,31 @@ impl Flag {
     /// Clears it. Has everybody look who waits at `gate` since before it was set: his wake may have
     /// died with who set it, or with who cleared it first.
     pub fn clear<'a>(&self, gate: &'a Gate) -> Option<Wake<'a>> {
-        let seen = self.word.load(SeqCst);
+        // Of a clear that finds nothing to change this load is the commit.
+        let seen = self.word.load(SeqCst); // [set], [announce]
         if seen & SET != 0 {
             // Refused, another has cleared it meanwhile: so have we, just before whoever set it again.
-            let _ = self.word.compare_exchange(seen, seen.wrapping_add(1), SeqCst, SeqCst); // [announce]
+            // Acquire: of two sets that left the same word, it may find the later. [set]
+            let _ = self.word.compare_exchange(seen, seen.wrapping_add(1), Acquire, Relaxed);
         }
         gate.notify(u32::MAX)
     }
 
     /// Whether it is set now.
     pub fn is_set(&self) -> bool {
-        self.word.load(SeqCst) & SET != 0 // [set]
+        self.word.load(Acquire) & SET != 0 // [set]
     }
 
     /// Now: for [`was_set_since`](Self::was_set_since).
     pub fn since(&self) -> Since {
-        Since(self.word.load(SeqCst)) // [set]
+        // Relaxed: from an older word on, it was set too.
+        Since(self.word.load(Relaxed))
     }
 
     /// Whether it was set at any time since then, `since` included.
     pub fn was_set_since(&self, since: Since) -> bool {
-        let now = self.word.load(SeqCst); // [set]
+        // The fence of [announce] orders it.
+        let now = self.word.load(Acquire); // [set]
         now & SET != 0 || now != since.0
     }
 }

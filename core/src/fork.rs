@@ -19,8 +19,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU32, Ordering::AcqRel, Ordering::Acquire, Ordering::Relaxed,
-    Ordering::Release,
+    AtomicBool, AtomicPtr, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -181,7 +180,7 @@ fn page_of_process() -> rustix::io::Result<&'static AtomicU32> {
     if page.is_null() {
         let new = map_page()?;
         // Who was second leaves his page alone for ever.
-        let first = PAGE_OF_PROCESS.compare_exchange(ptr::null_mut(), new, AcqRel, Acquire);
+        let first = PAGE_OF_PROCESS.compare_exchange(ptr::null_mut(), new, Release, Acquire);
         page = first.map_or_else(|other| other, |_| new);
     }
     // SAFETY: the page is aligned, zeroed, never unmapped, and only ever used as this one atomic.

@@ -15,15 +15,16 @@
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
-//! | [announce] | announce: fetch_or, fence | notify: SeqCst load after a SeqCst commit | "I sleep unless I see your commit": one of the two sees the other |
-//! | [bump] | notify: fetch_add | announce: fetch_or; the kernel's compare | a sleep that began before the bump does not begin |
+//! | [announce] | announce: fetch_or, then a SeqCst fence | notify: SeqCst load after a SeqCst commit; or any load after a fence, or after a store that `membarrier` orders | "I sleep unless I see your commit": one of the two sees the other |
+//! | [bump] | notify: fetch_add | announce: fetch_or, then a fence; the kernel's compare | a sleep that began before the bump does not begin, and one that begins after it sees what the wake is for |
 //!
 //! The gate makes no system call. [`Gate::announce`] returns a [`Sleep`] and [`Gate::notify`] a
 //! [`Wake`] for a [`Kernel`] to carry out: the futex, io_uring, or a model.
 
 use core::time::Duration;
 
-use crate::sync::{AtomicU32, Ordering::Relaxed, Ordering::SeqCst, fence};
+use crate::sync::{AtomicU32, fence};
+use crate::sync::{Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 
 const WAITERS: u32 = 1;
 const EPOCH: u32 = 2;
@@ -75,7 +76,8 @@ impl Gate {
 
     /// Announces a waiter. Look again before sleeping.
     pub fn announce(&self) -> Sleep<'_> {
-        let expected = self.word.fetch_or(WAITERS, SeqCst) | WAITERS;
+        // Relaxed: the fence acquires what it finds, too ([bump]).
+        let expected = self.word.fetch_or(WAITERS, Relaxed) | WAITERS;
         fence(SeqCst); // [announce]
         Sleep { word: &self.word, expected }
     }
@@ -99,8 +101,18 @@ impl Gate {
     #[inline]
     pub fn notify_of_store(&self, count: u32) -> Option<Wake<'_>> {
         crate::sync::order_store_before_load();
-        // [announce]
-        if self.word.load(SeqCst) & WAITERS == 0 {
+        // Relaxed: the barrier orders it. [announce]
+        if self.word.load(Relaxed) & WAITERS == 0 {
+            return None;
+        }
+        Some(self.bump(count))
+    }
+
+    /// Call after stores of any kind that up to `count` waiters wait for.
+    pub fn notify_of_stores(&self, count: u32) -> Option<Wake<'_>> {
+        fence(SeqCst); // [announce]
+        // Relaxed: the fence orders it.
+        if self.word.load(Relaxed) & WAITERS == 0 {
             return None;
         }
         Some(self.bump(count))
@@ -113,7 +125,7 @@ impl Gate {
 
     #[cold]
     fn bump(&self, count: u32) -> Wake<'_> {
-        let epoch = self.word.fetch_add(EPOCH, SeqCst).wrapping_add(EPOCH); // [bump]
+        let epoch = self.word.fetch_add(EPOCH, Release).wrapping_add(EPOCH); // [bump]
         Wake { word: &self.word, epoch, count }
     }
 }
@@ -137,8 +149,9 @@ impl Wake<'_> {
             return;
         }
         let cleared = (self.epoch & !WAITERS).wrapping_add(EPOCH);
-        // Relaxed on failure: somebody else moved the word, and heals it in turn.
-        if self.word.compare_exchange(self.epoch, cleared, SeqCst, Relaxed).is_ok() {
+        // Relaxed: a waiter finds the word moved and looks again, and [bump] goes on through the
+        // exchange. If it fails, another notify moved the word, and heals it in turn.
+        if self.word.compare_exchange(self.epoch, cleared, Relaxed, Relaxed).is_ok() {
             kernel.wake(self.word, u32::MAX);
         }
     }

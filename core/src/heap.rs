@@ -10,7 +10,7 @@ use crate::control::{Control, Record};
 use crate::error::{Corrupt, CreateError, Fault, TryRecvError, TrySendError};
 use crate::finding::Finding;
 use crate::frame::{Block, Frame};
-use crate::gate::Gate;
+use crate::gate::{Gate, Wake};
 use crate::geometry::{Geometry, Share, Wishes};
 use crate::join::Join;
 use crate::port::{Cell, Port};
@@ -114,6 +114,24 @@ impl HeapRing {
     pub fn join(&self) -> HeapJoin<'_> {
         let join = self.ring().begin_join();
         HeapJoin { ring: self.ring(), join: join.expect("nobody scribbles on a private ring") }
+    }
+
+    /// Handle `id` begins to be one of process `pid`. The caller carries out the wakes.
+    pub fn arrive(&self, id: usize, pid: u32) -> Vec<Wake<'_>> {
+        if let Some(record) = self.records.get(id) {
+            record.name(pid);
+        }
+        self.control.announce_arrival().collect()
+    }
+
+    /// A number that moves with every handle that arrives.
+    pub fn arrivals(&self) -> u32 {
+        self.control.arrivals()
+    }
+
+    /// The process of handle `id`.
+    pub fn process(&self, id: usize) -> Option<u32> {
+        self.records.get(id)?.process()
     }
 
     /// Refuses all further sends. The caller wakes both gates.

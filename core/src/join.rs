@@ -77,7 +77,7 @@ impl Ring<'_> {
             // Relaxed: [due] orders it.
             let before = word.load(Relaxed);
             let Some(raised) = raise(before) else { return };
-            if word.compare_exchange(before, raised, SeqCst, Relaxed).is_ok() {
+            if word.compare_exchange(before, raised, Relaxed, Relaxed).is_ok() {
                 return;
             }
         }

@@ -117,6 +117,13 @@ macro_rules! killable {
 
             #[track_caller]
             #[inline]
+            pub fn swap(&self, word: $word, order: Ordering) -> $word {
+                access("swap", self);
+                self.0.swap(word, order)
+            }
+
+            #[track_caller]
+            #[inline]
             pub fn fetch_or(&self, bits: $word, order: Ordering) -> $word {
                 access("fetch_or", self);
                 self.0.fetch_or(bits, order)

@@ -48,6 +48,7 @@ mod audit;
 mod census;
 mod control;
 mod copy;
+mod driven;
 mod error;
 mod finding;
 mod flag;
@@ -57,6 +58,7 @@ mod geometry;
 mod heap;
 mod join;
 mod line;
+mod news;
 mod port;
 mod position;
 mod prefetch;
@@ -129,6 +131,7 @@ pub mod driver {
     pub use crate::census::census;
     #[cfg(not(loom))]
     pub use crate::dead_letters::DeferredLetters;
+    pub use crate::driven::Driven;
     #[cfg(not(loom))]
     pub use crate::event::Expecting;
     pub use crate::flag::{Flag, Since};
@@ -139,6 +142,7 @@ pub mod driver {
     pub use crate::heap::{HeapJoin, HeapPort, HeapReturns, HeapRing, decode_block};
     #[cfg(kill_points)]
     pub use crate::kill_points::{KillPoint, arm, disarm};
+    pub use crate::news::News;
     #[cfg(not(loom))]
     pub use crate::owed::{Owed, Until, on_owed};
     #[cfg(not(loom))]
@@ -150,7 +154,7 @@ pub mod driver {
     #[cfg(not(loom))]
     pub use crate::sync::kill_point;
     #[cfg(loom)]
-    pub use crate::sync::{AtomicU32, Stopped, stop_after};
+    pub use crate::sync::{Act, AtomicU32, Step, Stopped, steps_of, stop_after};
     pub use crate::wait::{Patience, wait_at};
     pub use crate::waitqueue::{Left, Place, WaitQueue};
 }

@@ -110,7 +110,8 @@ impl<'a> Port<'a> {
         let shared = ring.cells_of(id).ok_or(missing)?;
         let mut cells = Vec::with_capacity(shared.len());
         for (number, shared) in shared.iter().enumerate() {
-            let word = CellWord::from_bits(shared.load(Acquire)); // [settle]
+            // Relaxed: the record's lock orders us after its last owner.
+            let word = CellWord::from_bits(shared.load(Relaxed));
             ring.block(word.block())?;
             let (mine, tag) = (word.taken(), ring.geometry.cell_tag(id, number));
             cells.push(Cell { number, tag, shared, mine: AtomicU64::new(mine.bits()) });

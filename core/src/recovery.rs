@@ -18,11 +18,10 @@
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
-//! | [news] | `watch_now`: has_news, fence, try_lock | `look`: unlock, fence, has_news | who brings news finds the lock free, or who has it sees the news: a fence on both sides |
 //! | [arrival] | a new handle's pid, then arrivals | `Side::arrivals`, then `Side::peers` | who sees that somebody came sees who |
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use crate::control::Record;
@@ -30,11 +29,11 @@ use crate::error::{AttachError, Corrupt};
 use crate::futex::Futex;
 use crate::gone::Gone;
 use crate::locks::Owner;
+use crate::news::News;
 use crate::port::Port;
 use crate::ring::Ring;
 use crate::segment::{AuditLocks, Segment};
-use crate::sync::Mutex;
-use crate::sync::Ordering::{Relaxed, SeqCst};
+use crate::sync::Ordering::Relaxed;
 
 /// After news of a death: when to look once more, should the kernel not be done with the dead.
 const SECOND_LOOK: Duration = Duration::from_millis(1);
@@ -92,8 +91,8 @@ pub(crate) struct Watch {
     begun: Instant,
     /// Nanoseconds from `begun` to the next look; written under the lock.
     next: AtomicU64,
-    /// Some peer has died: look now.
-    has_news: AtomicBool,
+    /// Some peer has died: look now. And who looks.
+    news: News,
     /// Messages wait for room to go back: look whenever there may be some.
     is_owed: AtomicBool,
     /// How many records no look has reached since the last news. Written under the lock.
@@ -102,17 +101,15 @@ pub(crate) struct Watch {
     rest: AtomicU64,
     /// The record with which the next look begins.
     cursor: AtomicU32,
-    /// Of who looks.
-    looking: Mutex<()>,
 }
 
 impl Watch {
     pub(crate) fn begin(period: Duration) -> Self {
-        let (has_news, is_owed) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (news, is_owed) = (News::new(), AtomicBool::new(false));
         let next = AtomicU64::new(nanos(period));
         let (rest, cursor) = (AtomicU64::new(0), AtomicU32::new(0));
-        let (unseen, looking, begun) = (AtomicU32::new(0), Mutex::new(()), Instant::now());
-        Self { begun, next, has_news, is_owed, unseen, rest, cursor, looking }
+        let (unseen, begun) = (AtomicU32::new(0), Instant::now());
+        Self { begun, next, news, is_owed, unseen, rest, cursor }
     }
 
     fn is_due(&self, now: Instant) -> bool {
@@ -122,7 +119,7 @@ impl Watch {
 
     /// Whether the next look is not to wait for the watchdog's period.
     fn is_urgent(&self) -> bool {
-        self.has_news.load(Relaxed) || self.unseen.load(Relaxed) > 0
+        self.news.is_any() || self.unseen.load(Relaxed) > 0
     }
 
     /// In what time to look next, if that is not to wait for the watchdog's period.
@@ -171,18 +168,8 @@ impl Segment {
 
     #[cold]
     fn look(&self, now: Instant) {
-        loop {
-            {
-                // Who holds the lock is looking, and looks again for the news we may have brought.
-                let Ok(_looking) = self.watch.looking.try_lock() else { return };
-                self.look_if_due(now);
-            }
-            fence(SeqCst); // [news]
-            // After a rest, news is still news.
-            if !self.watch.has_news.load(Relaxed) || self.watch.is_resting(now) {
-                return;
-            }
-        }
+        // After a rest, news is still news.
+        self.watch.news.look(|| self.look_if_due(now), || self.watch.is_resting(now));
     }
 
     fn look_if_due(&self, now: Instant) {
@@ -190,7 +177,7 @@ impl Segment {
         if !self.watch.is_due(now) {
             return;
         }
-        let has_news = self.watch.has_news.swap(false, SeqCst);
+        let has_news = self.watch.news.take();
         let period = self.geometry().watchdog();
         let period = if has_news { period.min(SECOND_LOOK) } else { period };
         let next = now.saturating_duration_since(self.watch.begun).saturating_add(period);
@@ -205,8 +192,7 @@ impl Segment {
     /// Looks for the dead now, since some peer has died. Whoever waits looks once more after the
     /// time that is returned.
     pub(crate) fn watch_now(&self) -> Duration {
-        self.watch.has_news.store(true, SeqCst);
-        fence(SeqCst); // [news]
+        self.watch.news.bring();
         self.keep_watch();
         SECOND_LOOK
     }
@@ -613,47 +599,19 @@ pub(crate) mod tests {
         assert_ne!(segment.watch.cursor.load(Relaxed), cursor, "the news was kept");
     }
 
-    /// The look waits for the lock that keeps this process from forking, to open a description.
-    ///
-    /// Fails if who looks does not look again for news that came meanwhile (seen failing).
-    #[test]
-    fn news_of_a_death_in_a_look_is_looked_at_after_it() {
-        let queue = queue(1, 0);
-        let (segment, watch) = (queue.segment(), &queue.segment().watch);
-        loop {
-            leave_open(&queue, 0, 0);
-            std::thread::scope(|scope| {
-                let forks = crate::fork::hold_forks();
-                let looks = scope.spawn(|| segment.watch_now());
-                // It has the lock, and has seen the news that it brought.
-                while watch.looking.try_lock().is_ok() || watch.has_news.load(Relaxed) {
-                    std::thread::yield_now();
-                }
-                segment.watch_now();
-                assert!(watch.has_news.load(Relaxed));
-                drop(forks);
-                looks.join().unwrap();
-            });
-            // A look that took long is followed by a rest, in which news waits.
-            if watch.rest.swap(0, Relaxed) == 0 {
-                return assert!(!watch.has_news.load(Relaxed));
-            }
-            segment.watch_now();
-        }
-    }
-
-    /// Fails if news is forgotten while another thread has the lock (seen failing).
+    /// Fails if news is forgotten while somebody else has the lock (seen failing). That who has it
+    /// looks again, too, is for `loom-tests/tests/news.rs`.
     #[test]
     fn news_of_a_death_waits_for_who_looks_already() {
         let queue = Queue::builder().create().unwrap();
         let segment = queue.segment();
         let begun = segment.watch.next.load(Relaxed);
         {
-            let _looking = segment.watch.looking.lock().unwrap();
+            let _looking = segment.watch.news.keep_looking();
             segment.watch_now();
         }
         segment.keep_watch();
-        assert!(!segment.watch.has_news.load(Relaxed), "looked");
+        assert!(!segment.watch.news.is_any(), "looked");
         assert!(segment.watch.next.load(Relaxed) < begun, "and looks once more, soon");
     }
 
@@ -665,9 +623,9 @@ pub(crate) mod tests {
         let (segment, side) = (queue.segment(), queue.receiver().unwrap().side());
         segment.watch.rest(Instant::now().checked_sub(Duration::from_millis(1)).unwrap());
         segment.watch_now();
-        assert!(segment.watch.has_news.load(Relaxed), "it rests");
+        assert!(segment.watch.news.is_any(), "it rests");
         assert!(side.watchdog() < Duration::from_secs(1), "{:?}", side.watchdog());
-        while segment.watch.has_news.load(Relaxed) {
+        while segment.watch.news.is_any() {
             segment.keep_watch();
         }
         assert_eq!(side.watchdog(), Duration::from_secs(3600), "seen");

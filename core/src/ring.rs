@@ -33,7 +33,7 @@
 //! |---|---|---|---|
 //! | [message] | send's exchange to FULL | recv's exchange | the frame and its payload |
 //! | [space] | recv's exchange to EMPTY | send's exchange | the last read of the parked block |
-//! | [closed] | close's exchange to CLOSED | anybody's load of the slot | all that was sent before |
+//! | [closed] | the exchange to CLOSED | anybody's load of the slot, also when a return has filled it | `closing`: no send goes on past the slot |
 //! | [announce-op] | op or returning = busy, before the exchange | an audit's load of it | which two blocks are in question |
 //! | [settle] | op or returning = idle, after owner tag and cell | an audit's load of it | the owner tag and the cell |
 //! | [return] | `returns` and `due_returns`, after the exchange and before the cell is free | `is_joined`, `has_ended` | a cell that is free again was acknowledged, or its return is counted |
@@ -349,7 +349,8 @@ impl<'a> Ring<'a> {
     /// there is one. While the ring is full the first receiver that finds it drained does that
     /// instead.
     pub(crate) fn close(&self) -> Result<(), Fault> {
-        self.control.rare.closing.store(1, SeqCst);
+        // Relaxed: the seal carries it ([closed]), and so do the wakes that follow ([bump]).
+        self.control.rare.closing.store(1, Relaxed);
         match self.turn(Verb::Send, &mut self.start(Verb::Send)?) {
             Err(Stop::Fault(fault)) => Err(fault),
             Err(Stop::Closed | Stop::NotNow) | Ok(()) => Ok(()),
@@ -360,7 +361,7 @@ impl<'a> Ring<'a> {
     fn seal(&self, slot: &AtomicU64, seen: SlotWord) {
         let closed = SlotWord::new(seen.lap(), SlotState::Closed, seen.block());
         // [closed]
-        let _ = slot.compare_exchange(seen.bits(), closed.bits(), SeqCst, Relaxed);
+        let _ = slot.compare_exchange(seen.bits(), closed.bits(), Release, Relaxed);
     }
 
     /// Whether somebody asked to close. A send that begins after that is refused.
@@ -379,7 +380,8 @@ impl<'a> Ring<'a> {
         fence(SeqCst); // [due]
         let until = Position::from_low_bits(rare.joined_before.load(Relaxed));
         if origin.is_none_or(|origin| origin.is_before(until)) {
-            rare.due_returns.fetch_add(1, Release); // [return]
+            // Relaxed: the fence releases it.
+            rare.due_returns.fetch_add(1, Relaxed); // [return]
         }
     }
 

@@ -16,7 +16,7 @@ use crate::recovery::wake_everybody;
 use crate::segment::Segment;
 use crate::slot::Verb;
 use crate::spin::Spin;
-use crate::sync::{AtomicU32, Ordering::Acquire};
+use crate::sync::AtomicU32;
 use crate::wait::{Patience, wait_at};
 
 /// What a thread or task waits for.
@@ -163,8 +163,7 @@ impl Side {
 
     /// A number that moves when the [`peers`](Self::peers) may have changed.
     pub fn arrivals(&self) -> u32 {
-        let ring = self.segment.ring();
-        ring.map_or(0, |ring| ring.control.rare.arrivals.load(Acquire)) // [arrival]
+        self.segment.ring().map_or(0, |ring| ring.control.arrivals())
     }
 
     /// What a driver keeps for this queue as this process opened it, made by `make` when it is first

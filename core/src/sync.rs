@@ -6,10 +6,9 @@ mod native {
     pub use crate::kill_points::kill_point;
     #[cfg(kill_points)]
     pub(crate) use crate::kill_points::{AtomicU32, AtomicU64};
-    use core::sync::atomic::compiler_fence;
     #[cfg(not(kill_points))]
     pub(crate) use core::sync::atomic::{AtomicU32, AtomicU64};
-    pub(crate) use core::sync::atomic::{Ordering, fence};
+    pub(crate) use core::sync::atomic::{Ordering, compiler_fence, fence};
     pub(crate) use std::sync::{Mutex, MutexGuard};
 
     /// Where the kill tests kill, in a build for them: see `kill_points.rs`.
@@ -21,39 +20,90 @@ mod native {
     /// language orders them already: nothing to do.
     #[inline(always)]
     pub(crate) fn order_commit_before_load() {}
-
-    /// Keeps a store before the load that follows it, for the compiler; for the processor the
-    /// waiter's `membarrier` does, which is a full barrier in every running thread.
-    #[inline(always)]
-    pub(crate) fn order_store_before_load() {
-        compiler_fence(Ordering::SeqCst);
-    }
 }
 
 #[cfg(loom)]
 #[allow(unreachable_pub, reason = "of two atomics made alike, models name one")]
 mod model {
-    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+    use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 
     use loom::sync::Arc;
     use loom::thread::{self, ThreadId};
 
-    pub(crate) use loom::sync::atomic::{Ordering, fence};
+    pub(crate) use loom::sync::atomic::Ordering;
     pub(crate) use loom::sync::{Mutex, MutexGuard};
 
-    /// loom treats SeqCst accesses as AcqRel; the fence gives back what the language promises.
+    /// loom treats SeqCst accesses as AcqRel; the fence gives back what the language promises. It is
+    /// not recorded: the litmus programs show that the shipped orderings need none.
     pub(crate) fn order_commit_before_load() {
-        fence(Ordering::SeqCst);
+        loom::sync::atomic::fence(Ordering::SeqCst);
     }
 
-    /// loom has no `membarrier`: the fence that it stands for.
-    pub(crate) fn order_store_before_load() {
-        fence(Ordering::SeqCst);
+    /// As the standard library's.
+    #[track_caller]
+    pub(crate) fn fence(order: Ordering) {
+        record(0, Act::Fence, order);
+        loom::sync::atomic::fence(order);
+    }
+
+    /// loom has no `membarrier`: the fence that the two stand for.
+    #[track_caller]
+    pub(crate) fn compiler_fence(order: Ordering) {
+        record(0, Act::CompilerFence, order);
+        loom::sync::atomic::fence(order);
     }
 
     loom::thread_local! {
         /// How many more accesses this thread lives to do; without end if `None`.
         static LEFT: std::cell::Cell<Option<usize>> = std::cell::Cell::new(None);
+        /// What this thread does, while it records that.
+        static STEPS: std::cell::RefCell<Option<Vec<Step>>> = std::cell::RefCell::new(None);
+    }
+
+    /// One access of a thread to a shared word, or a fence of it.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Step {
+        /// The address of the word; 0 for a fence.
+        pub word: usize,
+        /// What was done.
+        pub act: Act,
+        /// The ordering that the code names.
+        pub order: Ordering,
+        /// The place in the code.
+        pub at: &'static Location<'static>,
+    }
+
+    /// What a step does to its word. A compare-exchange that fails is a load.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[allow(missing_docs, reason = "named as the operations of an atomic")]
+    pub enum Act {
+        Load { found: u64 },
+        Store { to: u64 },
+        Exchange { from: u64, to: u64 },
+        Add { found: u64, more: u64 },
+        Or { found: u64, bits: u64 },
+        Swap { found: u64, to: u64 },
+        Fence,
+        CompilerFence,
+    }
+
+    /// Runs `operation`, and returns what this thread did to shared words meanwhile. For litmus
+    /// programs, which so have the orderings of the code that ships.
+    pub fn steps_of<R>(operation: impl FnOnce() -> R) -> (R, Vec<Step>) {
+        STEPS.with(|steps| *steps.borrow_mut() = Some(Vec::new()));
+        let result = operation();
+        let steps = STEPS.with(|steps| steps.borrow_mut().take());
+        (result, steps.unwrap_or_default())
+    }
+
+    #[track_caller]
+    fn record(word: usize, act: Act, order: Ordering) {
+        let at = Location::caller();
+        STEPS.with(|steps| {
+            if let Some(steps) = steps.borrow_mut().as_mut() {
+                steps.push(Step { word, act, order, at });
+            }
+        });
     }
 
     /// A thread that stopped for ever, as by SIGKILL or SIGSTOP.
@@ -171,7 +221,9 @@ mod model {
                 pub fn load(&self, order: Ordering) -> $word {
                     access();
                     self.1.before_load();
-                    self.0.load(order)
+                    let found = self.0.load(order);
+                    self.record(Act::Load { found: found.into() }, order);
+                    found
                 }
 
                 /// As the standard library's.
@@ -179,6 +231,7 @@ mod model {
                 pub fn store(&self, word: $word, order: Ordering) {
                     access();
                     self.1.before_store();
+                    self.record(Act::Store { to: word.into() }, order);
                     self.0.store(word, order);
                 }
 
@@ -192,21 +245,47 @@ mod model {
                 ) -> Result<$word, $word> {
                     access();
                     self.1.before_store();
-                    self.0.compare_exchange(current, new, success, failure)
+                    let result = self.0.compare_exchange(current, new, success, failure);
+                    match result {
+                        Ok(_) => {
+                            let (from, to) = (current.into(), new.into());
+                            self.record(Act::Exchange { from, to }, success);
+                        }
+                        Err(found) => self.record(Act::Load { found: found.into() }, failure),
+                    }
+                    result
                 }
 
                 #[track_caller]
                 pub(crate) fn fetch_add(&self, more: $word, order: Ordering) -> $word {
                     access();
                     self.1.before_store();
-                    self.0.fetch_add(more, order)
+                    let found = self.0.fetch_add(more, order);
+                    self.record(Act::Add { found: found.into(), more: more.into() }, order);
+                    found
                 }
 
                 #[track_caller]
                 pub(crate) fn fetch_or(&self, bits: $word, order: Ordering) -> $word {
                     access();
                     self.1.before_store();
-                    self.0.fetch_or(bits, order)
+                    let found = self.0.fetch_or(bits, order);
+                    self.record(Act::Or { found: found.into(), bits: bits.into() }, order);
+                    found
+                }
+
+                #[track_caller]
+                pub(crate) fn swap(&self, word: $word, order: Ordering) -> $word {
+                    access();
+                    self.1.before_store();
+                    let found = self.0.swap(word, order);
+                    self.record(Act::Swap { found: found.into(), to: word.into() }, order);
+                    found
+                }
+
+                #[track_caller]
+                fn record(&self, act: Act, order: Ordering) {
+                    record(core::ptr::from_ref(self).addr(), act, order);
                 }
             }
         };
@@ -217,13 +296,20 @@ mod model {
 }
 
 #[cfg(loom)]
-pub use model::{AtomicU32, Stopped, stop_after};
+pub use model::{Act, AtomicU32, Step, Stopped, steps_of, stop_after};
 #[cfg(loom)]
 pub(crate) use model::{
-    AtomicU64, Mutex, MutexGuard, Ordering, fence, order_commit_before_load,
-    order_store_before_load,
+    AtomicU64, Mutex, MutexGuard, Ordering, compiler_fence, fence, order_commit_before_load,
 };
 #[cfg(not(loom))]
 pub use native::kill_point;
 #[cfg(not(loom))]
 pub(crate) use native::*;
+
+/// Keeps a store before the load that follows it, for the compiler; for the processor the waiter's
+/// `membarrier` does, which is a full barrier in every running thread.
+#[inline(always)]
+#[cfg_attr(loom, track_caller)]
+pub(crate) fn order_store_before_load() {
+    compiler_fence(Ordering::SeqCst);
+}

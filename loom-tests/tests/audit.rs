@@ -14,6 +14,7 @@ fn built_for_loom() {
 mod models {
     use std::sync::Arc;
 
+    use loom::sync::atomic::{AtomicU32, Ordering::Relaxed};
     use loom::thread;
     use parkline_core::TryRecvError;
     use parkline_core::driver::{HeapPort, HeapRing, Stopped, stop_after, wait_at};
@@ -203,6 +204,71 @@ mod models {
         });
     }
 
+    /// A receiver was told of the end of the ring, and a message that another handle held fills the slot
+    /// that was sealed. A sender that sees the slot full must not send to the next.
+    ///
+    /// Fails if the seal is Relaxed, or the look at a slot (each seen failing): [closed].
+    #[test]
+    fn no_send_goes_past_a_seal_that_a_return_has_filled() {
+        model(Size::Large, || {
+            let ring = ring(2);
+            send(&ring, 1);
+            let (mut port, returns) = ring.port_for_two(0).unwrap();
+            let (held, _) = port.try_hold().unwrap();
+            let returner = thread::spawn(move || assert!(returns.give_back(held).unwrap()));
+            let sender = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || ring.port(1).unwrap().try_send(&[2; 8]).is_ok())
+            };
+            ring.close();
+            let told = port.try_hold().map(|(cell, _)| port.acknowledge(cell));
+            returner.join().unwrap();
+            let is_sent = sender.join().unwrap();
+            if told == Err(TryRecvError::Closed) {
+                assert!(!is_sent, "sent after the end");
+            }
+        });
+    }
+
+    /// A sender stopped after its exchange, and a receiver that took its message stops anywhere. Their
+    /// audits run at once: that of the sender finds the slot without its offer, and the receiver's word
+    /// idle, by the receiver itself or by its auditor. Then it must find the receiver's tag.
+    ///
+    /// Fails if an audit stores idle Relaxed, over a word that is idle already or over another (each seen
+    /// failing: a block is in two places); or if it loads the slot or the other's word Relaxed (each seen
+    /// failing): [settle].
+    #[test]
+    fn two_audits_at_once_agree_on_a_block() {
+        at_every_step(Size::Small, |steps| {
+            let ring = ring(1);
+            // It is stopped at the first access after its exchange.
+            let mut sender = ring.port(0).unwrap();
+            let mut accesses = 0;
+            while !ring.is_readable() {
+                let stopped = stop_after(accesses, || sender.try_send(&[1; 8]));
+                assert_eq!(stopped, Err(Stopped));
+                accesses += 1;
+            }
+            let receiver = {
+                let ring = Arc::clone(&ring);
+                thread::spawn(move || {
+                    let end = stop_after(steps, || drop(ring.port(1).unwrap().try_hold()));
+                    (end, ring.recover(1))
+                })
+            };
+            let of_sender = ring.recover(0);
+            let (end, of_receiver) = receiver.join().unwrap();
+            for (id, early) in [(0, of_sender), (1, of_receiver)] {
+                if early.is_none() {
+                    ring.recover(id).expect("nobody else is in the midst of anything");
+                }
+            }
+            assert_whole(&ring);
+            assert_eq!(rest(&ring).len(), 1);
+            end == Err(Stopped)
+        });
+    }
+
     /// Fails if a join does not look at busy handles (seen failing), or at cells (seen failing); if
     /// an acknowledgement tells nobody (seen failing: deadlock), or does so before it is stored (seen
     /// failing).
@@ -224,6 +290,30 @@ mod models {
             let census = ring.census().unwrap();
             assert_eq!((census.in_ring, census.held, census.busy), (0, 0, 0));
             receiver.join().unwrap();
+        });
+    }
+
+    /// What happened before an acknowledgement happens before the join returns.
+    ///
+    /// Fails if the cell is stored, or loaded, Relaxed (each seen failing): [settle].
+    #[test]
+    fn who_joins_sees_what_came_before_the_acknowledgement() {
+        model(Size::Small, || {
+            let (ring, letter) = (ring(1), Arc::new(AtomicU32::new(0)));
+            send(&ring, 1);
+            let (mut port, leases) = ring.port_for_two(0).unwrap();
+            let (held, _) = port.try_hold().unwrap();
+            let worker = {
+                let letter = Arc::clone(&letter);
+                thread::spawn(move || {
+                    letter.store(1, Relaxed);
+                    leases.acknowledge(held);
+                })
+            };
+            if ring.join().is_done() {
+                assert_eq!(letter.load(Relaxed), 1);
+            }
+            worker.join().unwrap();
         });
     }
 

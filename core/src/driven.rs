@@ -1,0 +1,34 @@
+//! Whether a driver waits for room on behalf of a handle that owes messages.
+//!
+//! | edge | release | acquire | carries |
+//! |---|---|---|---|
+//! | [driven] | `begin`, also where a driver is found at work | `end` | what the caller of `begin` owes: the driver sees it before it stops |
+
+use crate::sync::{AtomicU32, Ordering::Acquire, Ordering::Release};
+
+/// Set while a driver is at work.
+#[derive(Debug)]
+pub struct Driven(AtomicU32);
+
+impl Driven {
+    /// No driver is at work.
+    #[expect(clippy::new_without_default, reason = "loom's atomics are made inside a model only")]
+    pub fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// Call when something is owed: whether no driver was at work. The caller starts one then.
+    pub fn begin(&self) -> bool {
+        self.0.swap(1, Release) == 0 // [driven]
+    }
+
+    /// Whether the driver that asks can stop: nothing is owed, or another driver began meanwhile.
+    pub fn end(&self, owes: impl Fn() -> bool) -> bool {
+        if owes() {
+            return false;
+        }
+        // What began to be owed meanwhile may have found us at work.
+        self.0.swap(0, Acquire); // [driven]
+        !owes() || !self.begin()
+    }
+}

@@ -1,0 +1,198 @@
+//! Puts the proofs to the test: weakens each memory ordering of the shipped code by one step, and runs the
+//! models until one notices.
+//!
+//! A mutant that no model catches is a missing model, an ordering that is stronger than needed, or
+//! equivalent to the code that ships: `equivalent.md` argues each of the last.
+#![forbid(unsafe_code)]
+
+mod argued;
+mod proofs;
+mod results;
+mod sites;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Parser, Subcommand};
+
+use argued::Argued;
+use proofs::{Proofs, Workshop};
+use results::{Outcome, Results};
+use sites::Mutant;
+
+/// Puts Parkline's proofs to the test.
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Weakens each memory ordering of core/src by one step, and runs the models until one fails.
+    ///
+    /// The results are kept under target/mutants: a run that was interrupted goes on where it ended, as
+    /// long as the sources are the same. Exits with 1 if a mutant survives that is not argued to be
+    /// equivalent.
+    Orderings(Orderings),
+}
+
+#[derive(Debug, Args)]
+struct Orderings {
+    /// Only the mutants of this file, e.g. `gate.rs`.
+    #[arg(long)]
+    only: Option<String>,
+    /// So many mutants, drawn by the seed.
+    #[arg(long)]
+    count: Option<usize>,
+    /// What `--count` draws by.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Mutants that are tried at a time, each in its own copy of the tree.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Runs the models on the mutants that are argued to be equivalent, too: none may be caught.
+    #[arg(long)]
+    argued: bool,
+    /// Shows the mutants and runs nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    let Command::Orderings(wanted) = Cli::parse().command;
+    match orderings(&wanted) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether no mutant survived.
+fn orderings(wanted: &Orderings) -> Result<bool> {
+    let root = root()?;
+    let all = sites::mutants(&root)?;
+    let argued = Argued::read(&root.join("mutants/equivalent.md"))?;
+    argued.check_against(&all)?;
+    let mut mutants: Vec<&Mutant> = all.iter().collect();
+    if let Some(only) = &wanted.only {
+        mutants.retain(|mutant| mutant.file.ends_with(only));
+        ensure!(!mutants.is_empty(), "{only} has no ordering to weaken");
+    }
+    if !wanted.argued {
+        mutants.retain(|mutant| argued.argument(mutant).is_none());
+    }
+    if let Some(count) = wanted.count {
+        fastrand::Rng::with_seed(wanted.seed).shuffle(&mut mutants);
+        mutants.truncate(count);
+    }
+    if wanted.list {
+        mutants.iter().for_each(|mutant| println!("{mutant}"));
+        println!("{} mutants, and {} argued to be equivalent", mutants.len(), argued.len());
+        return Ok(true);
+    }
+    let outcomes = run(&root, wanted, &mutants)?;
+    let found: Vec<_> = mutants.iter().copied().zip(outcomes).collect();
+    Ok(report(&found, &argued))
+}
+
+fn root() -> Result<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = here.parent().context("the crate lies in a workspace")?;
+    ensure!(root.join("core/src/ring.rs").exists(), "{} is not the repository", root.display());
+    Ok(root.to_owned())
+}
+
+/// The outcome of each mutant, by as many workers as there are jobs.
+fn run(root: &Path, wanted: &Orderings, mutants: &[&Mutant]) -> Result<Vec<Outcome>> {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let jobs = wanted.jobs.unwrap_or(processors).clamp(1, mutants.len().max(1));
+    let workshop = Workshop::new(root)?;
+    let results = Results::open(&workshop)?;
+    let kept = |mutant: &Mutant| results.kept(mutant);
+    if mutants.iter().all(|mutant| kept(mutant).is_some()) {
+        return Ok(mutants.iter().filter_map(|mutant| kept(mutant)).collect());
+    }
+    let proofs = Proofs::new(&workshop)?;
+    let outcomes = Mutex::new(vec![None; mutants.len()]);
+    let next = Mutex::new(0);
+    let work = |worker: usize| -> Result<()> {
+        let mut tree = None;
+        loop {
+            let at = {
+                let mut next = next.lock().unwrap_or_else(|it| it.into_inner());
+                *next += 1;
+                *next - 1
+            };
+            let Some(mutant) = mutants.get(at) else { return Ok(()) };
+            let begin = Instant::now();
+            let outcome = match results.kept(mutant) {
+                Some(outcome) => outcome,
+                None => {
+                    let tree = match &mut tree {
+                        Some(tree) => tree,
+                        None => tree.insert(workshop.tree(&worker.to_string())?),
+                    };
+                    let outcome = proofs.judge(tree, mutant)?;
+                    results.keep(mutant, &outcome)?;
+                    outcome
+                }
+            };
+            let (n, of, took) = (at + 1, mutants.len(), begin.elapsed().as_secs());
+            println!("[{n}/{of}] {mutant}: {outcome} ({took} s)");
+            outcomes.lock().unwrap_or_else(|it| it.into_inner())[at] = Some(outcome);
+        }
+    };
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs).map(|worker| scope.spawn(move || work(worker))).collect();
+        workers.into_iter().try_for_each(|worker| match worker.join() {
+            Ok(done) => done,
+            Err(_) => bail!("a worker panicked"),
+        })
+    })?;
+    let outcomes = outcomes.into_inner().unwrap_or_else(|it| it.into_inner());
+    outcomes.into_iter().map(|it| it.context("every mutant has an outcome")).collect()
+}
+
+/// Prints the table and the figures. Whether no mutant survived, and none was caught that was argued to be
+/// equivalent.
+fn report(found: &[(&Mutant, Outcome)], argued: &Argued) -> bool {
+    println!("\n| place | edge | mutation | outcome |\n|---|---|---|---|");
+    let (mut caught, mut total, mut wrong) = (0_usize, 0_usize, 0_usize);
+    for (mutant, outcome) in found {
+        let argument = argued.argument(mutant);
+        let is_caught = matches!(outcome, Outcome::Caught { .. });
+        match argument {
+            None => {
+                total += 1;
+                caught += usize::from(is_caught);
+            }
+            Some(_) => wrong += usize::from(is_caught),
+        }
+        let outcome = match argument {
+            Some(argument) if !is_caught => format!("equivalent: {argument}"),
+            Some(_) => format!("{outcome}, though argued to be equivalent"),
+            None => outcome.to_string(),
+        };
+        let Mutant { file, line, edge, .. } = mutant;
+        println!("| {file}:{line} | {edge} | {} | {outcome} |", mutant.change());
+    }
+    let share = (caught * 1000).checked_div(total).unwrap_or(1000);
+    println!(
+        "\ncaught {caught}/{total} ({}.{} %), and {} argued to be equivalent",
+        share / 10,
+        share % 10,
+        argued.len()
+    );
+    if wrong > 0 {
+        println!("{wrong} of the arguments are wrong");
+    }
+    caught == total && wrong == 0
+}

@@ -1,0 +1,272 @@
+//! The proofs: the tests of `loom-tests`, built in a copy of the tree with one mutant.
+//!
+//! Each test is run by itself, the quickest first, for most mutants are caught by a quick one. What catches a
+//! mutant is run on the tree as it is, too: there it must pass.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::results::Outcome;
+use crate::sites::Mutant;
+
+/// The test files that run shipped code, by when they are built: most mutants need the first alone.
+const STAGES: [&[&str]; 3] =
+    [&["litmus", "news", "flag"], &["ring", "audit", "gate"], &["stopped", "waitqueue"]];
+/// What a build may take.
+const BUILD: Duration = Duration::from_secs(900);
+/// What a model may take on the tree as it is.
+const MODEL: Duration = Duration::from_secs(900);
+
+/// Where the work is done: `target/mutants`.
+#[derive(Debug)]
+pub(crate) struct Workshop {
+    folder: PathBuf,
+    /// All files of the repository that git does not ignore, as they were at the beginning.
+    files: Vec<(PathBuf, Vec<u8>)>,
+    hash: u64,
+}
+
+impl Workshop {
+    pub(crate) fn new(root: &Path) -> Result<Self> {
+        let folder = root.join("target/mutants");
+        fs::create_dir_all(&folder)?;
+        let listed = Command::new("git")
+            .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+            .current_dir(root)
+            .output()
+            .context("git lists the files")?;
+        ensure!(listed.status.success(), "git: {}", String::from_utf8_lossy(&listed.stderr));
+        let names = String::from_utf8(listed.stdout)?;
+        let mut files: Vec<_> = names.split_terminator('\0').map(PathBuf::from).collect();
+        files.retain(|file| root.join(file).is_file());
+        files.sort();
+        let with_text = |file: PathBuf| Ok((file.clone(), fs::read(root.join(file))?));
+        let files = files.into_iter().map(with_text).collect::<Result<Vec<_>>>()?;
+        let mut hasher = DefaultHasher::new();
+        let of_proofs = |file: &Path| {
+            let starts = ["core", "loom-tests", "mutants/src/proofs.rs", "Cargo.lock"];
+            starts.iter().any(|start| file.starts_with(start))
+        };
+        files.iter().filter(|(file, _)| of_proofs(file)).for_each(|it| it.hash(&mut hasher));
+        Ok(Self { folder, files, hash: hasher.finish() })
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Of the sources that the proofs are built from.
+    pub(crate) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    /// A copy of the tree.
+    pub(crate) fn tree(&self, name: &str) -> Result<Tree> {
+        let at = self.folder.join(format!("tree-{name}"));
+        for (file, text) in &self.files {
+            let to = at.join(file);
+            // Cargo goes by the time of a file: what is the same stays.
+            if fs::read(&to).ok().is_none_or(|old| old != *text) {
+                let parent = to.parent().context("a file lies in a folder")?;
+                fs::create_dir_all(parent)?;
+                fs::write(to, text)?;
+            }
+        }
+        Ok(Tree { at, target: self.folder.join(format!("target-{name}")) })
+    }
+}
+
+/// A copy of the tree, and where it is built.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    at: PathBuf,
+    target: PathBuf,
+}
+
+impl Tree {
+    /// Builds test files of the models, and tells the binary of each.
+    fn build(&self, tests: &[&str]) -> Result<Vec<PathBuf>> {
+        let mut cargo = Command::new("cargo");
+        cargo.args(["test", "-p", "parkline-loom-tests", "--profile", "loom", "--no-run"]);
+        cargo.args(["--config", "build.rustflags=['--cfg','loom']"]);
+        cargo.args(["--config", "profile.loom.debug=0", "--color=never"]).arg("--target-dir");
+        cargo.arg(&self.target).args(tests.iter().flat_map(|test| ["--test", test]));
+        cargo.current_dir(&self.at).env_remove("RUSTFLAGS");
+        let log = self.target.with_extension("log");
+        let (ended, output) = run(&mut cargo, &log, BUILD)?;
+        match ended {
+            Some(status) if status.success() => {}
+            Some(_) => bail!("the tree does not compile:\n{output}"),
+            None => bail!("the build takes too long"),
+        }
+        let binary = |test: &&str| {
+            let line = output.lines().find(|line| line.contains(&format!("tests/{test}.rs (")));
+            let name = line.and_then(|line| line.split_once('(')?.1.strip_suffix(')'));
+            name.map(|it| self.at.join(it)).with_context(|| format!("no binary of {test}"))
+        };
+        tests.iter().map(binary).collect()
+    }
+
+    /// Whether a test passes; `None` if it takes longer than that.
+    fn run(&self, binary: &Path, test: &str, limit: Duration) -> Result<Option<bool>> {
+        let mut command = Command::new(binary);
+        command.args(["--include-ignored", "--exact", test, "--test-threads=1"]);
+        command.current_dir(&self.at).env("RUST_BACKTRACE", "0");
+        let log = self.target.with_extension("log");
+        let (ended, output) = run(&mut command, &log, limit)?;
+        let Some(status) = ended else { return Ok(None) };
+        // A name that names no test passes, too.
+        ensure!(!status.success() || output.contains("1 passed"), "{test} was not run:\n{output}");
+        Ok(Some(status.success()))
+    }
+}
+
+/// Runs `command` for at most `limit`: how it ended, if it did, and what it said.
+fn run(command: &mut Command, log: &Path, limit: Duration) -> Result<(Option<ExitStatus>, String)> {
+    let file = fs::File::create(log)?;
+    let same = file.try_clone()?;
+    let mut child = command.stdin(Stdio::null()).stdout(file).stderr(same).spawn()?;
+    let begin = Instant::now();
+    let ended = loop {
+        if let Some(status) = child.try_wait()? {
+            break Some(status);
+        }
+        if begin.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            break None;
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    Ok((ended, String::from_utf8_lossy(&fs::read(log)?).into_owned()))
+}
+
+/// The proofs, and what is known of them.
+#[derive(Debug)]
+pub(crate) struct Proofs {
+    /// How long each takes, from this run and those before.
+    times: Mutex<BTreeMap<Proof, Duration>>,
+    times_file: PathBuf,
+    /// The tree as it is, where what caught a mutant must pass.
+    clean: Mutex<Clean>,
+}
+
+/// A test file, and the name of the test.
+type Proof = (String, String);
+
+#[derive(Debug)]
+struct Clean {
+    tree: Tree,
+    /// What was built of it, and what passed.
+    binaries: BTreeMap<&'static str, PathBuf>,
+    passed: BTreeSet<Proof>,
+}
+
+impl Proofs {
+    pub(crate) fn new(workshop: &Workshop) -> Result<Self> {
+        let times_file = workshop.folder.join("times.txt");
+        let text = fs::read_to_string(&times_file).unwrap_or_default();
+        let times = Mutex::new(text.lines().filter_map(entry).collect());
+        let (tree, binaries, passed) = (workshop.tree("clean")?, BTreeMap::new(), BTreeSet::new());
+        Ok(Self { times, times_file, clean: Mutex::new(Clean { tree, binaries, passed }) })
+    }
+
+    /// Runs the proofs on `mutant` until one fails.
+    ///
+    /// # Errors
+    /// When that one fails without the mutant, too.
+    pub(crate) fn judge(&self, tree: &Tree, mutant: &Mutant) -> Result<Outcome> {
+        if !mutant.is_in_models {
+            return Ok(Outcome::Unseen);
+        }
+        let file = tree.at.join("core/src").join(&mutant.file);
+        let source = fs::read_to_string(&file)?;
+        fs::write(&file, mutant.apply(&source)?)?;
+        let outcome = self.run_all(tree);
+        fs::write(&file, source)?;
+        outcome.with_context(|| mutant.to_string())
+    }
+
+    fn run_all(&self, tree: &Tree) -> Result<Outcome> {
+        let mut late = 0;
+        for files in STAGES {
+            let mut proofs = Vec::new();
+            for (file, binary) in files.iter().copied().zip(tree.build(files)?) {
+                for test in list(&binary)? {
+                    let took = lock(&self.times).get(&(file.to_owned(), test.clone())).copied();
+                    proofs.push((took, file, test, binary.clone()));
+                }
+            }
+            proofs.sort();
+            for (took, file, test, binary) in proofs {
+                // A weaker ordering has more executions.
+                let limit = took.map_or(MODEL, |took| took * 10 + Duration::from_secs(60));
+                let begin = Instant::now();
+                match tree.run(&binary, &test, limit)? {
+                    Some(true) => self.keep_time((file.to_owned(), test), begin.elapsed())?,
+                    Some(false) => {
+                        self.confirm(files, file, &test)?;
+                        let name = test.rsplit("::").next().unwrap_or(&test);
+                        return Ok(Outcome::Caught { by: format!("{file} {name}") });
+                    }
+                    None => late += 1,
+                }
+            }
+        }
+        Ok(Outcome::Survived { late })
+    }
+
+    /// That `test` passes without a mutant: otherwise its failure proves nothing.
+    fn confirm(&self, files: &'static [&'static str], file: &str, test: &str) -> Result<()> {
+        let mut clean = lock(&self.clean);
+        let proof = (file.to_owned(), test.to_owned());
+        if clean.passed.contains(&proof) {
+            return Ok(());
+        }
+        if !clean.binaries.contains_key(file) {
+            let built = clean.tree.build(files)?;
+            clean.binaries.extend(files.iter().copied().zip(built));
+        }
+        let binary = clean.binaries.get(file).context("it was built")?;
+        let passed = clean.tree.run(binary, test, MODEL)?;
+        ensure!(passed == Some(true), "{file} {test} does not pass without a mutant");
+        clean.passed.insert(proof);
+        Ok(())
+    }
+
+    fn keep_time(&self, proof: Proof, took: Duration) -> Result<()> {
+        let mut times = lock(&self.times);
+        times.insert(proof, took);
+        let line = |((file, test), took): (&Proof, &Duration)| {
+            format!("{file} {test} {}\n", took.as_millis())
+        };
+        Ok(fs::write(&self.times_file, times.iter().map(line).collect::<String>())?)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn entry(line: &str) -> Option<(Proof, Duration)> {
+    let mut parts = line.split(' ');
+    let (file, test) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+    Some(((file, test), Duration::from_millis(parts.next()?.parse().ok()?)))
+}
+
+/// The tests in a binary.
+fn list(binary: &Path) -> Result<Vec<String>> {
+    let listed = Command::new(binary).args(["--list", "--include-ignored"]).output()?;
+    ensure!(listed.status.success(), "{} does not list its tests", binary.display());
+    let text = String::from_utf8(listed.stdout)?;
+    let tests = text.lines().filter_map(|line| line.strip_suffix(": test"));
+    Ok(tests.map(str::to_owned).collect())
+}
