@@ -212,6 +212,8 @@ fn block_on_within_block_on_and_tokio_within_it_are_served() {
 fn a_wait_goes_where_its_task_is_polled() {
     let queue = queue();
     let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    // It waits in the ring at once, in `block_on` too.
+    receiver.set_spin(Duration::ZERO);
     let mut recv: Recv<'_> = Box::pin(receiver.recv());
     let (idle, driven) = (current_thread(), current_thread());
     idle.block_on(async { begin(&mut recv) });
@@ -336,7 +338,10 @@ fn a_commit_waits_for_room_and_a_reservation_comes_back_from_a_closed_queue() {
 fn a_pack_waits_for_room_and_is_sent_once() {
     let builder = Queue::builder().capacity(1).max_message(64).watchdog(HOUR);
     let queue = builder.create_typed::<Pack>().unwrap();
-    let (mut sender, mut receiver) = (queue.sender().unwrap().share(), queue.receiver().unwrap());
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    // It waits at the gate, and needs the wake.
+    sender.set_spin(Duration::ZERO);
+    let mut sender = sender.share();
     block_on(async {
         assert_eq!(sender.send_packed(["first"]).await.unwrap(), 1);
         let mut dropped = sender.clone();

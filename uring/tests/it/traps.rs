@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
-use parkline_uring::{AsyncReceiver, Queue, RecvError, block_on};
+use parkline_uring::{AsyncReceiver, Queue, RecvError, RecvTimeoutError, block_on};
 use tokio::runtime::Runtime;
 use tokio::task::yield_now;
 
@@ -184,6 +184,8 @@ fn the_other_gets_it(end: impl Fn(Runtime, &mut Recv<'_>)) {
         let queue = queue(3);
         let mut sender = queue.sender().unwrap();
         let (mut first, mut second) = (queue.receiver().unwrap(), queue.receiver().unwrap());
+        // It waits in the ring at once, in `block_on` too.
+        first.set_spin(Duration::ZERO);
         let (mut waits, mut other): (Recv<'_>, Recv<'_>) =
             (Box::pin(first.recv()), Box::pin(second.recv()));
         end(current_thread(), &mut waits);
@@ -194,7 +196,8 @@ fn the_other_gets_it(end: impl Fn(Runtime, &mut Recv<'_>)) {
     }
 }
 
-/// Fails if a ring is closed without cancelling what flies (seen failing: hangs).
+/// Fails if a ring is closed without cancelling what flies, or if a thread keeps one in which a task
+/// waits (each seen failing: hangs).
 #[test]
 fn a_ring_that_ends_with_waits_eats_no_wake() {
     the_other_gets_it(|one, waits| {
@@ -202,7 +205,16 @@ fn a_ring_that_ends_with_waits_eats_no_wake() {
         drop(one);
     });
     // The ring of `block_on` that a task leaves waiting.
-    the_other_gets_it(|_, waits| drop(block_on(async { begin(waits) })));
+    the_other_gets_it(|_, waits| {
+        block_on(async {
+            begin(waits);
+            // The thread sleeps, and so tells the kernel of the wait.
+            let mut idle = queue(1).receiver().unwrap();
+            idle.set_spin(Duration::ZERO);
+            let slept = idle.recv_timeout(Duration::from_millis(1)).await;
+            assert_eq!(slept, Err(RecvTimeoutError::Timeout));
+        });
+    });
 }
 
 /// Fails if what had no room is not fetched (seen failing: hangs).
