@@ -143,3 +143,81 @@ impl<'a> Ring<'a> {
         row.iter().any(|cell| CellWord::from_bits(cell.load(Relaxed)).is_held())
     }
 }
+
+#[cfg(all(test, not(any(loom, kill_points))))]
+mod tests {
+    use super::*;
+    use crate::Queue;
+    use crate::sync::Ordering::Relaxed;
+
+    /// A queue with one message, and its ring.
+    fn queue() -> Queue {
+        let queue = Queue::builder().capacity(2).handles(2).max_message(8).create().unwrap();
+        queue.sender().unwrap().try_send(b"job").unwrap();
+        queue
+    }
+
+    /// The record whose owner dies.
+    const DEAD: u32 = 1;
+
+    fn port(queue: &Queue) -> Port<'_> {
+        Port::take_over(queue.segment().ring().unwrap(), DEAD).unwrap().unwrap()
+    }
+
+    /// Exchanges the block of the first cell by `exchange`, and has the record look as if its owner had
+    /// died right after that: the cell's word after the audit, and the block that it gained.
+    fn die_after(
+        queue: &Queue,
+        port: Port<'_>,
+        verb: Verb,
+        exchange: impl FnOnce(&Port<'_>),
+    ) -> (CellWord, CellWord) {
+        let ring = *port.ring();
+        let cell = &ring.cells_of(DEAD).unwrap()[0];
+        let slot = ring.geometry.laps().index(port.start(verb).unwrap());
+        let before = cell.load(Relaxed);
+        exchange(&port);
+        let after = CellWord::from_bits(cell.swap(before, Relaxed));
+        let busy = OpWord::busy(verb, 0, slot, after.block());
+        port.record().announcement(verb).store(busy.bits(), Relaxed);
+        drop(port);
+        drop(self::port(queue));
+        (CellWord::from_bits(cell.load(Relaxed)), after)
+    }
+
+    fn recv(port: &Port<'_>) {
+        let mut at = port.start(Verb::Recv).unwrap();
+        port.recv(port.cell(0).unwrap(), &mut at, || {}).map(drop).unwrap();
+    }
+
+    /// Fails if the audit writes down a position for what was received at an unknown one (seen failing):
+    /// a join would not wait for the message.
+    #[test]
+    fn what_the_dead_had_just_received_has_no_date() {
+        let queue = queue();
+        let port = port(&queue);
+        let (audited, lived) = die_after(&queue, port, Verb::Recv, recv);
+        assert!(audited.is_held() && lived.received_at().is_some());
+        assert_eq!((audited.block(), audited.received_at()), (lived.block(), None));
+    }
+
+    /// Fails if the audit does not count what the dead had just returned (seen failing): a join or the
+    /// end of a closed queue would not wait for the message.
+    #[test]
+    fn what_the_dead_had_just_returned_is_counted() {
+        let queue = queue();
+        let port = port(&queue);
+        recv(&port);
+        let rare = &port.ring().control.rare;
+        let counted = || (rare.returns.load(Relaxed), rare.due_returns.load(Relaxed));
+        let (audited, _) = die_after(&queue, port, Verb::Return, |port| {
+            let cell = port.cell(0).unwrap();
+            assert!(port.give_back(cell, port.frame(cell).unwrap()).unwrap());
+            // Of the one that lives.
+            rare.returns.store(0, Relaxed);
+            rare.due_returns.store(0, Relaxed);
+        });
+        assert!(!audited.is_held());
+        assert_eq!(counted(), (1, 1));
+    }
+}

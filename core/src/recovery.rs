@@ -491,6 +491,31 @@ pub(crate) mod tests {
         assert!(!queue.segment().watch.is_owed.load(Relaxed));
     }
 
+    /// The look waits for the lock that keeps this process from forking, to open a description.
+    ///
+    /// Fails if a look begins with what is owed when it ends (seen failing): it would forget what came
+    /// meanwhile.
+    #[test]
+    fn what_is_owed_since_a_look_began_stays_so() {
+        let queue = queue(1, 0);
+        leave_open(&queue, 0, 0);
+        let is_owed = &queue.segment().watch.is_owed;
+        queue.segment().owe(1);
+        std::thread::scope(|scope| {
+            let forks = crate::fork::hold_forks();
+            scope.spawn(|| glance(&queue));
+            let begun = Instant::now();
+            while is_owed.load(Relaxed) && begun.elapsed() < Duration::from_secs(20) {
+                std::thread::yield_now();
+            }
+            let has_begun = !is_owed.load(Relaxed);
+            queue.segment().owe(1);
+            drop(forks);
+            assert!(has_begun);
+        });
+        assert!(!is_open(&queue, 0) && is_owed.load(Relaxed));
+    }
+
     /// A creator's shape: 16,384 records without an owner, each with 58 messages, and a full ring.
     ///
     /// Fails if a look goes on when its time is over (seen failing: 0.3 s a look).

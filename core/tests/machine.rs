@@ -1,19 +1,23 @@
 //! What a machine refuses: memory that it does not have, limits of a process, system calls that a
 //! filter denies. Each refusal keeps its errno and says what to do. And what it does unasked: core
-//! dumps.
+//! dumps. And what it is not asked for: calls that no other thread waits for.
 //!
 //! Limits and filters stay with a process. So each part runs in one of its own, this very test
 //! binary anew, and asserts there.
 
 mod required;
 
+use std::collections::BTreeMap;
 use std::env;
 use std::fs::{self, File};
+use std::hint::spin_loop;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{self, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
 
 use parkline_core::{AttachError, Builder, CreateError, Event, OpenError, Queue, Semaphore};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -51,6 +55,7 @@ fn part() {
         ["address", "space"] => address_space(),
         ["descriptors"] => descriptors(),
         ["denied", call, errno] => denied(call, errno.parse().unwrap()),
+        ["no", "calls"] => no_calls(),
         ["dump", messages] => dump(messages == "messages"),
         _ => panic!("no part is called {part}"),
     }
@@ -302,6 +307,40 @@ fn denied(call: &str, errno: i32) {
             assert_os!(queue.sender(), AttachError, "lseek", errno, seccomp);
         }
         other => panic!("no call is called {other}"),
+    }
+}
+
+/// Fails if a change wakes at its gate although no thread has announced itself there, after a commit or
+/// after an acknowledgement (each seen failing: SIGSYS).
+#[test]
+fn what_no_thread_waits_for_makes_no_system_call() {
+    play("no calls");
+}
+
+fn no_calls() {
+    static IS_DONE: AtomicBool = AtomicBool::new(false);
+    let queue = small().leases(1).create_typed::<u64>().unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    thread::spawn(move || {
+        let (none, killed) = (BTreeMap::new(), SeccompAction::KillProcess);
+        let arch = env::consts::ARCH.try_into().unwrap();
+        let filter = SeccompFilter::new(none, killed, SeccompAction::Allow, arch).unwrap();
+        seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+        for n in 0..1000 {
+            sender.try_send(&n).unwrap();
+            assert_eq!(receiver.try_recv(), Ok(n));
+            sender.send_blocking(&n).unwrap();
+            receiver.try_lease().unwrap().nack();
+            receiver.lease_blocking().unwrap().ack();
+        }
+        IS_DONE.store(true, SeqCst);
+        // It cannot even end.
+        loop {
+            spin_loop();
+        }
+    });
+    while !IS_DONE.load(SeqCst) {
+        thread::yield_now();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Events and semaphores: what threads of one process see of them.
 
 use std::os::unix::fs::FileExt;
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
@@ -39,14 +40,27 @@ fn an_event_stays_set_until_it_is_cleared() {
 /// Fails if `Flag::set` notifies one (seen failing): the others wait for the watchdog.
 #[test]
 fn a_set_wakes_everybody() {
-    let event = event();
-    thread::scope(|scope| {
-        for _ in 0..8 {
-            let same = Event::open(event.try_clone_fd().unwrap()).unwrap();
-            scope.spawn(move || same.wait_blocking().unwrap());
-        }
-        event.set().unwrap();
-    });
+    const THREADS: usize = 8;
+    // Several threads sleep in most of the rounds.
+    for _ in 0..100 {
+        let (event, start) = (event(), Barrier::new(THREADS + 1));
+        let side = event.expecting().side();
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                let same = Event::open(event.try_clone_fd().unwrap()).unwrap();
+                let start = &start;
+                scope.spawn(move || {
+                    start.wait();
+                    same.wait_blocking().unwrap();
+                });
+            }
+            start.wait();
+            while side.gate().unwrap().word().load(SeqCst) & 1 == 0 {
+                thread::yield_now();
+            }
+            event.set().unwrap();
+        });
+    }
 }
 
 /// Fails if a clear leaves the word as it was before the set, or if a wait begins with its first look

@@ -1,7 +1,9 @@
 //! A queue with survivors at it: what they must still be able to do after a kill, and the account
 //! of every message, record and block.
 
+use std::fs;
 use std::os::fd::OwnedFd;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -81,6 +83,20 @@ impl Scene {
 
     pub(crate) fn fd(&self) -> Result<OwnedFd> {
         Ok(self.queue.try_clone_fd()?)
+    }
+
+    /// Waits until the dead have no lock on the queue any more.
+    pub(crate) fn until_only_survivors_have_locks(&self) -> Result<()> {
+        let inode = rustix::fs::fstat(&self.queue)?.st_ino;
+        let survivors = 2 + usize::from(self.waiter.is_some());
+        loop {
+            let locks = fs::read_to_string("/proc/locks")?;
+            let is_ours = |line: &&str| line.contains(&format!(":{inode} "));
+            if locks.lines().filter(is_ours).count() <= survivors {
+                return Ok(());
+            }
+            thread::yield_now();
+        }
     }
 
     /// Does what a victim waits for that sleeps.

@@ -244,6 +244,8 @@ fn set(case: Case, dead: Option<&DeadBefore>) -> Result<Scene> {
     let scene = Scene::set(case.operation, case.fill, case.len, records, Watch::Never)?;
     if let Some(dead) = dead {
         begin(dead.case, &scene)?.die_at(dead.spot, &dead.path, None)?;
+        // On a busy machine the kernel lets go of a dead process's locks some time after its end.
+        scene.until_only_survivors_have_locks()?;
     }
     Ok(scene)
 }

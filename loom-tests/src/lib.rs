@@ -10,13 +10,14 @@
 
 pub mod litmus;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed as StdRelaxed};
 use std::task::{Wake, Waker};
 use std::time::Duration;
 
 use loom::sync::atomic::Ordering::Relaxed;
-use loom::sync::{Condvar, Mutex};
+use loom::sync::{Condvar, Mutex, MutexGuard};
 use parkline_core::driver::{
     AtomicU32, Gate, HeapRing, Kernel, Left, Patience, Place, Sleep, WaitQueue,
 };
@@ -69,6 +70,8 @@ pub const FOR_EVER: Patience = Patience { until: None, watchdog: Duration::from_
 pub struct Futexes {
     sleepers: Mutex<Vec<Sleeper>>,
     woken: Condvar,
+    /// Whether each sleep is over as soon as it begins, as if the watchdog's period were.
+    is_watched: AtomicBool,
 }
 
 /// Who waits on a word, by its address: a thread, or the tasks of a process.
@@ -86,11 +89,46 @@ fn address(word: &AtomicU32) -> usize {
     std::ptr::from_ref(word).addr()
 }
 
+impl Futexes {
+    /// Has the watchdog's period be over for all who sleep, and for all who go to sleep until
+    /// `is_done`.
+    pub fn watch_until(&self, is_done: impl Fn() -> bool) {
+        self.is_watched.store(true, StdRelaxed);
+        let sleepers = std::mem::take(&mut *self.locked());
+        for sleeper in sleepers {
+            let Who::Thread(woken) = sleeper.who else { continue };
+            woken.store(true, StdRelaxed);
+        }
+        self.woken.notify_all();
+        while !is_done() {
+            loom::thread::yield_now();
+        }
+        self.is_watched.store(false, StdRelaxed);
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Vec<Sleeper>> {
+        self.sleepers.lock().unwrap()
+    }
+}
+
 impl Kernel for Futexes {
     fn wait(&self, sleep: &Sleep<'_>, _: Option<Duration>) {
-        let mut sleepers = self.sleepers.lock().unwrap();
+        let mut sleepers = self.locked();
         // Relaxed: the kernel compares under the lock that every wake takes after its change.
-        if sleep.word().load(Relaxed) != sleep.expected() {
+        let word = match catch_unwind(AssertUnwindSafe(|| sleep.word().load(Relaxed))) {
+            Ok(word) => word,
+            Err(stopped) => {
+                // Not in an unwinding thread, which would poison the lock.
+                drop(sleepers);
+                resume_unwind(stopped);
+            }
+        };
+        if word != sleep.expected() {
+            return;
+        }
+        if self.is_watched.load(StdRelaxed) {
+            drop(sleepers);
+            loom::thread::yield_now();
             return;
         }
         let woken = Arc::new(AtomicBool::new(false));
@@ -102,7 +140,7 @@ impl Kernel for Futexes {
     }
 
     fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
-        let mut sleepers = self.sleepers.lock().unwrap();
+        let mut sleepers = self.locked();
         let mut woken = 0;
         let mut lanes = Vec::new();
         while woken < count

@@ -40,6 +40,17 @@ def run(request: pytest.FixtureRequest) -> Runner:
     return runner
 
 
+def unhealed(maxsize: int, joinable: bool = False, **options: Any) -> parkline.Queue[Any]:
+    """A queue in which a lost wake is not healed: its watchdog looks once an hour, and both its handles
+    are there. One that attaches wakes everybody."""
+    q = parkline.Queue[Any](maxsize, joinable=joinable, watchdog=3600, **options)
+    q.put(0)
+    assert q.get() == 0
+    if joinable:
+        q.task_done()
+    return q
+
+
 async def waiters(q: parkline.Queue[Any], getters: int = 0, putters: int = 0) -> None:
     while (q.waiting_getters, q.waiting_putters) != (getters, putters):
         await asyncio.sleep(0)
@@ -47,7 +58,7 @@ async def waiters(q: parkline.Queue[Any], getters: int = 0, putters: int = 0) ->
 
 def test_a_get_waits_for_a_put(run: Runner) -> None:
     async def main() -> None:
-        q = parkline.Queue[str](1)
+        q = unhealed(1)
         task = asyncio.create_task(q.aio.get())
         await waiters(q, getters=1)
         await q.aio.put("here")
@@ -59,7 +70,7 @@ def test_a_get_waits_for_a_put(run: Runner) -> None:
 
 def test_a_put_waits_for_a_get(run: Runner) -> None:
     async def main() -> None:
-        q = parkline.Queue[str](1)
+        q = unhealed(1)
         await q.aio.put("first")
         with pytest.raises(asyncio.QueueFull):
             q.aio.put_nowait("refused")
@@ -90,7 +101,7 @@ def test_what_is_there_is_got_without_the_loop(run: Runner) -> None:
 
 def test_many_tasks_get_each_item_once(run: Runner) -> None:
     async def main() -> None:
-        q = parkline.Queue[int](4)
+        q = unhealed(4)
         got: list[int] = []
 
         async def work() -> None:
@@ -109,7 +120,7 @@ def test_many_tasks_get_each_item_once(run: Runner) -> None:
 
 def test_batches_wait_for_the_first(run: Runner) -> None:
     async def main() -> None:
-        q = parkline.Queue[int](8)
+        q = unhealed(8)
         task = asyncio.create_task(q.aio.get_many(10))
         await waiters(q, getters=1)
         q.put_many([1, 2, 3])
@@ -121,7 +132,7 @@ def test_batches_wait_for_the_first(run: Runner) -> None:
 
 def test_a_cancelled_get_has_taken_nothing(run: Runner) -> None:
     async def main() -> None:
-        q = parkline.Queue[int](4)
+        q = unhealed(4)
         tasks = [asyncio.create_task(q.aio.get()) for _ in range(10)]
         await waiters(q, getters=10)
         for task in tasks[:-1]:
@@ -138,9 +149,7 @@ def test_whoever_is_cancelled_when_woken_passes_the_wake_on(run: Runner) -> None
     its task (seen failing): the other then waits for the watchdog, an hour."""
 
     async def main() -> None:
-        q = parkline.Queue[int](4, watchdog=3600)
-        q.put(0)  # the first put attaches, and has everybody look
-        assert q.get() == 0
+        q = unhealed(4)
         first, second = (asyncio.create_task(q.aio.get()) for _ in range(2))
         await waiters(q, getters=2)
         q.put(7)
@@ -155,7 +164,7 @@ def test_whoever_is_cancelled_when_woken_passes_the_wake_on(run: Runner) -> None
 
 def test_a_cancelled_put_has_put_nothing(run: Runner) -> None:
     async def main() -> None:
-        q = parkline.Queue[int](1)
+        q = unhealed(1)
         await q.aio.put(1)
         tasks = [asyncio.create_task(q.aio.put(n)) for n in (2, 3)]
         await waiters(q, putters=2)
@@ -173,7 +182,7 @@ def test_timeouts_lose_and_repeat_nothing(run: Runner) -> None:
     rounds = 1000
 
     async def main() -> None:
-        q = parkline.Queue[int](4)
+        q = unhealed(4)
         thread = threading.Thread(target=q.put_many, args=(range(rounds),))
         thread.start()
         got: list[int] = []
@@ -200,7 +209,7 @@ def test_timeouts_lose_and_repeat_nothing(run: Runner) -> None:
 
 def test_join_waits_for_all_to_be_done(run: Runner) -> None:
     async def main() -> None:
-        q = parkline.Queue[int](16, joinable=True)
+        q = unhealed(16, joinable=True)
         done = 0
 
         async def work() -> None:
@@ -252,7 +261,7 @@ def test_each_task_is_done_with_its_own_item(run: Runner) -> None:
 
 def test_with_all_leases_out_tasks_take_turns(run: Runner) -> None:
     async def main() -> None:
-        q = parkline.Queue[int](64, joinable=True, leases=3)
+        q = unhealed(64, joinable=True, leases=3)
         got: list[int] = []
 
         async def work() -> None:
@@ -275,7 +284,7 @@ def test_with_all_leases_out_tasks_take_turns(run: Runner) -> None:
 
 def test_shutdown_wakes_all_that_wait(run: Runner) -> None:
     async def main() -> None:
-        q, full = parkline.Queue[int](1), parkline.Queue[int](1)
+        q, full = unhealed(1), unhealed(1)
         full.put(1)
         tasks: list[Awaitable[Any]] = [asyncio.create_task(q.aio.get()) for _ in range(50)]
         tasks += [asyncio.create_task(full.aio.put(2)) for _ in range(50)]
@@ -290,7 +299,7 @@ def test_shutdown_wakes_all_that_wait(run: Runner) -> None:
 
 
 def test_several_loops_in_one_process(run: Runner) -> None:
-    q, results = parkline.Queue[int](8), parkline.Queue[int](8)
+    q, results = unhealed(8), unhealed(8)
 
     async def work() -> None:
         async def one() -> None:
@@ -319,7 +328,7 @@ def test_several_loops_in_one_process(run: Runner) -> None:
 
 
 def test_loops_one_after_the_other_on_the_same_queue(run: Runner) -> None:
-    q = parkline.Queue[int](1)
+    q = unhealed(1)
     for number in range(20):
 
         async def main(number: int = number) -> None:
@@ -334,9 +343,7 @@ def test_loops_one_after_the_other_on_the_same_queue(run: Runner) -> None:
 def test_a_loop_that_is_closed_takes_no_wake_with_it() -> None:
     """Its task is still there, and was never cancelled. Fails if `EventLoop` is dropped without giving
     up what waits in it (seen failing)."""
-    q = parkline.Queue[int](1, watchdog=3600)
-    q.put(0)  # the first put attaches, and has everybody look
-    assert q.get() == 0
+    q = unhealed(1)
     loop = asyncio.new_event_loop()
     task = loop.create_task(q.aio.get())
     loop.run_until_complete(waiters(q, getters=1))
@@ -357,9 +364,7 @@ def test_a_loop_that_is_closed_passes_on_the_wake_of_a_task(is_seen: bool) -> No
     """The first of two that wait was woken, in a loop that is closed before it gets to run: whether
     that loop has seen the wake or not, it goes on to the second, which otherwise waits for the
     watchdog. Fails if `EventLoop` is dropped without giving up what waits in it (seen failing)."""
-    q = parkline.Queue[int](1, watchdog=3600)
-    q.put(0)  # the first put attaches, and has everybody look
-    assert q.get() == 0
+    q = unhealed(1)
     loop = asyncio.new_event_loop()
     task = loop.create_task(q.aio.get())
     loop.run_until_complete(waiters(q, getters=1))
@@ -470,7 +475,7 @@ def test_a_cycle_of_stages_goes_on() -> None:
     """Thousands of coroutines get from and put into the same two queues."""
 
     async def main() -> None:
-        there, back = parkline.Queue[int](8), parkline.Queue[int](8)
+        there, back = unhealed(8), unhealed(8)
         tokens, hops, hopped = 12, 5_000, 0
         finished = asyncio.Event()
 
@@ -521,7 +526,7 @@ def test_trio_waits_and_cancels() -> None:
     trio = pytest.importorskip("trio")
 
     async def main() -> None:
-        q = parkline.Queue[int](2)
+        q = unhealed(2)
         got: list[int] = []
 
         async def work() -> None:
@@ -549,7 +554,7 @@ def test_anyio_waits_and_cancels(backend: str) -> None:
     pytest.importorskip(backend)
 
     async def main() -> None:
-        q = parkline.Queue[int](2, joinable=True)
+        q = unhealed(2, joinable=True)
         got: list[int] = []
 
         async def work() -> None:

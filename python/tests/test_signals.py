@@ -94,7 +94,7 @@ def test_trio_waits_for_events_and_semaphores() -> None:
     trio = pytest.importorskip("trio")
 
     async def main() -> None:
-        event, semaphore = parkline.Event(), parkline.Semaphore(1)
+        event, semaphore = parkline.Event(watchdog=3600), parkline.Semaphore(1, watchdog=3600)
         with trio.fail_after(30):
             async with trio.open_nursery() as nursery:
                 for _ in range(5):
@@ -151,7 +151,7 @@ def test_both_go_through_a_queue_and_a_fork() -> None:
 
 
 def test_one_set_wakes_the_tasks_of_all_processes(spawn: Any) -> None:
-    event, ready = parkline.Event(), parkline.Queue[int](4)
+    event, ready = parkline.Event(watchdog=3600), parkline.Queue[int](4)
     args = (event, ready, 500)
     crew = [spawn.Process(target=children.wait_in_tasks, args=args) for _ in range(3)]
     for child in crew:

@@ -120,3 +120,64 @@ impl Drop for Seat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::required::not_tried;
+
+    /// The ring of a call in which `act` is done.
+    fn ring_of(act: impl FnOnce(&Arc<Reactor>)) -> Option<Arc<Reactor>> {
+        if let Backend::Futex(why) = backend() {
+            not_tried("io_uring", why);
+            return None;
+        }
+        let ring = block_on(async { current::current() }).unwrap();
+        drop(ring);
+        block_on(async {
+            let ring = current::current().unwrap();
+            act(&ring);
+            Some(ring)
+        })
+    }
+
+    /// Fails if each call makes a ring (seen failing): that takes several system calls.
+    #[test]
+    fn a_call_has_the_ring_of_the_last() {
+        let Some(first) = ring_of(|_| ()) else { return };
+        let second = ring_of(|_| ()).unwrap();
+        assert!(Arc::ptr_eq(&first, &second) && !first.is_dead());
+    }
+
+    /// Fails if a ring is used again after it broke down (seen failing).
+    #[test]
+    fn a_ring_that_broke_down_is_not_used_again() {
+        let broken = ring_of(|ring| ring.break_down(&io::Error::other("as the test wants it")));
+        let Some(broken) = broken else { return };
+        assert!(broken.is_dead());
+        let next = ring_of(|_| ()).unwrap();
+        assert!(next.unpark().is_some() && !next.is_dead(), "it has one of its own again");
+    }
+
+    /// Fails if the ring stays in which a task waits on (seen failing): no thread drives it.
+    #[test]
+    fn a_ring_whose_task_outlives_the_call_ends_with_it() {
+        let timed = ring_of(|ring| {
+            ring.add_timer(Instant::now() + Duration::from_secs(3600), Waker::noop().clone());
+        });
+        let Some(timed) = timed else { return };
+        assert!(timed.is_dead());
+    }
+
+    /// Fails if the second of two rings that a thread has does not end (seen failing).
+    #[test]
+    fn a_thread_keeps_one_ring() {
+        let mut inner = None;
+        let Some(outer) = ring_of(|_| inner = ring_of(|_| ())) else { return };
+        let inner = inner.unwrap();
+        assert!(!Arc::ptr_eq(&inner, &outer));
+        assert_eq!((inner.is_dead(), outer.is_dead()), (true, false));
+    }
+}

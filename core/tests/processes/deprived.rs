@@ -55,13 +55,14 @@ fn survive(how: u32, remedy: &str) {
     queue.sender().unwrap().try_send(b"job").unwrap();
     let mut holder = Player::start(&queue, "lease and hang", 0);
     assert_eq!(holder.says().as_deref(), Some("ready"));
+    // Arriving later it would wake the waiter.
+    let side = queue.receiver().unwrap().side();
     let mut waiter = Player::start(&queue, "wait deprived", how);
     let refused = waiter.says().unwrap();
     if refused.starts_with("not tried") {
         return not_tried("chroot", refused);
     }
     assert!(refused.contains(remedy), "{refused}");
-    let side = queue.receiver().unwrap().side();
     until_somebody_waits(&side);
     holder.kill();
     assert_eq!(waiter.says().as_deref(), Some("job"));

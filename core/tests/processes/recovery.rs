@@ -119,6 +119,8 @@ fn a_receiver_inherits_what_has_no_room() {
 #[test]
 fn whoever_waits_for_room_sees_to_the_dead_first() {
     let queue = builder().capacity(1).create().unwrap();
+    // Arriving later it would wake the waiter.
+    let mut receiver = queue.receiver().unwrap();
     let mut sender = queue.sender().unwrap();
     sender.try_send(b"1").unwrap();
     lease_and_die(&queue);
@@ -128,7 +130,6 @@ fn whoever_waits_for_room_sees_to_the_dead_first() {
         thread::yield_now();
     }
     assert_eq!(queue.recover().unwrap().waiting, 1);
-    let mut receiver = queue.receiver().unwrap();
     for expected in [b"2", b"1", b"3"] {
         // Not waiting: it would see to the dead as well.
         let received = loop {

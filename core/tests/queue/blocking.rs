@@ -212,14 +212,17 @@ fn a_lease_wakes_a_blocked_commit() {
 fn a_batch_wakes_as_many_as_it_has_messages() {
     without_hanging(|| {
         let queue = of_capacity(4);
+        // Arriving later it would wake all of them.
+        let mut sender = queue.sender().unwrap();
         let receivers: Vec<_> = (0..4).map(|_| queue.receiver().unwrap()).collect();
-        let side = receivers[0].side();
         let blocked: Vec<_> = receivers
             .into_iter()
             .map(|mut receiver| thread::spawn(move || receiver.recv_blocking()))
             .collect();
-        until_somebody_waits(&side);
-        let sent = queue.sender().unwrap().try_send_many([&b"x"[..]; 4]);
+        while queue.stats().parks < 4 {
+            thread::yield_now();
+        }
+        let sent = sender.try_send_many([&b"x"[..]; 4]);
         assert_eq!(sent, Ok(4));
         for receiver in blocked {
             assert_eq!(receiver.join().unwrap().unwrap(), b"x");

@@ -15,7 +15,7 @@ use parkline_core::{
 use crate::blocking::until_somebody_waits;
 use crate::without_hanging;
 
-const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// Without a watchdog that would heal a lost wake.
 fn queue(capacity: usize, leases: usize) -> Queue<u64> {
@@ -84,12 +84,12 @@ fn a_waiter_without_a_lease_takes_no_wake_from_another_handle() {
     without_hanging(|| {
         let queue = queue(2, 1);
         let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        let mut other = queue.receiver().unwrap();
         sender.try_send(&1).unwrap();
         let first = receiver.try_lease().unwrap();
         let of_leases = receiver.side_for(WaitsFor::Lease);
         let waiter = thread::spawn(move || receiver.lease_blocking().map(Lease::ack));
         until_somebody_waits(&of_leases);
-        let mut other = queue.receiver().unwrap();
         let of_messages = other.side();
         let other = thread::spawn(move || other.recv_blocking());
         until_somebody_waits(&of_messages);
@@ -253,6 +253,24 @@ fn the_end_of_a_handle_returns_what_it_owes() {
     assert_eq!((other.try_recv(), queue.stats().owed), (Ok(1), 0));
 }
 
+/// The waiter is as of another process: it does not return what this one owes.
+///
+/// Fails if a handle that goes tells nobody of what it gave back (seen failing: hangs).
+#[test]
+fn the_end_of_a_handle_wakes_a_receiver_for_what_it_returns() {
+    without_hanging(|| {
+        let (queue, _sender, receiver) = owing();
+        let same = Queue::<u64>::open_typed(queue.try_clone_fd().unwrap()).unwrap();
+        let mut other = same.receiver().unwrap();
+        assert_eq!(other.try_recv(), Ok(2));
+        let side = other.side();
+        let waiter = thread::spawn(move || other.recv_blocking());
+        until_somebody_waits(&side);
+        drop(receiver);
+        assert_eq!(waiter.join().unwrap(), Ok(1));
+    });
+}
+
 /// Fails if those who wait do not look at what such a handle left (seen failing: hangs).
 #[test]
 fn a_wait_returns_what_a_handle_left_when_there_was_no_room() {
@@ -389,6 +407,21 @@ fn a_join_waits_for_what_is_owed() {
     });
 }
 
+/// A joiner that finds a handle in the midst of a receive sleeps, though the message may be none that it
+/// waits for.
+///
+/// Fails if the end of a receive that takes a lease tells no joiner (seen failing).
+#[test]
+fn a_lease_that_is_taken_has_joiners_look_again() {
+    let queue = queue(2, 1);
+    queue.sender().unwrap().try_send(&1).unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    let side = queue.joining().side();
+    let sleep = side.gate().unwrap().announce();
+    let _job = receiver.try_lease().unwrap();
+    assert_ne!(sleep.word().load(SeqCst), sleep.expected());
+}
+
 /// Leases and returns the first message that comes, until `is_over`.
 fn bounce(receiver: &mut Receiver<u64>, mut is_over: impl FnMut() -> bool) {
     while !is_over() {
@@ -402,6 +435,7 @@ fn a_join_does_not_wait_for_a_newer_message_that_comes_back_for_ever() {
     without_hanging(|| {
         let queue = Arc::new(queue(8, 1));
         let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        let bouncers = [queue.receiver().unwrap(), queue.receiver().unwrap()];
         sender.try_send(&1).unwrap();
         let job = receiver.try_lease().unwrap();
         let done = Arc::new(AtomicBool::new(false));
@@ -410,8 +444,7 @@ fn a_join_does_not_wait_for_a_newer_message_that_comes_back_for_ever() {
         thread::scope(|scope| {
             // More than one, and so one is in the ring or in hands at each instant.
             sender.try_send_many(&[2, 3]).unwrap();
-            for _ in 0..2 {
-                let mut receiver = queue.receiver().unwrap();
+            for mut receiver in bouncers {
                 let (is_joined, bounced) = (&is_joined, &bounced);
                 scope.spawn(move || {
                     bounce(&mut receiver, || {

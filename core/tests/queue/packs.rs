@@ -7,10 +7,13 @@ use std::thread;
 
 use parkline_core::{Fault, OpenError, Pack, Queue, SendError, TryRecvError, TrySendError};
 
+use crate::blocking::until_somebody_waits;
+use crate::leases::HOUR;
 use crate::without_hanging;
 
 fn of_packs(capacity: usize, max_message: usize) -> Queue<Pack> {
-    Queue::builder().capacity(capacity).max_message(max_message).create_typed().unwrap()
+    let builder = Queue::builder().capacity(capacity).max_message(max_message);
+    builder.watchdog(HOUR).create_typed().unwrap()
 }
 
 fn ramp(len: usize) -> Vec<u8> {
@@ -150,8 +153,9 @@ fn a_blocking_call_waits_for_room_and_then_sends_all_at_once() {
         let queue = of_packs(1, 64);
         let mut sender = queue.sender().unwrap();
         sender.try_send_packed(["first"]).unwrap();
+        let (side, mut receiver) = (sender.side(), queue.receiver().unwrap());
         let waiter = thread::spawn(move || sender.send_packed_blocking(["second", "third"]));
-        let mut receiver = queue.receiver().unwrap();
+        until_somebody_waits(&side);
         for expected in [&["first"][..], &["second", "third"]] {
             assert_eq!(receiver.recv_blocking().unwrap(), expected.iter().collect());
         }

@@ -159,12 +159,14 @@ fn the_wake_of_a_dropped_task_goes_to_another_of_the_same_handle() {
     let queue = unhealed();
     let mut first = queue.receiver().unwrap().share();
     let mut second = first.clone();
+    // Arriving later it would wake everybody.
+    let mut sender = queue.sender().unwrap();
     current_thread().block_on(async {
         let (mut doomed, mut other): (Recv<'_>, Recv<'_>) =
             (Box::pin(first.recv()), Box::pin(second.recv()));
         let doomed_told = begin(&mut doomed);
         let other_told = begin(&mut other);
-        queue.sender().unwrap().try_send(&7).unwrap();
+        sender.try_send(&7).unwrap();
         until(&doomed_told).await;
         // The helper serves all tests of this process, and looks everywhere when one's watchdog is
         // due.
@@ -180,13 +182,14 @@ fn the_wake_of_a_dropped_task_goes_to_another_of_the_same_handle() {
 /// Two handles wait, each in a runtime of its own, and the kernel wakes the one that came first.
 fn two_handles(dropped: impl FnOnce(&Runtime, Recv<'_>, &Told, &mut dyn FnMut())) {
     let queue = unhealed();
+    // Arriving later it would wake both.
+    let mut sender = queue.sender().unwrap();
     let (mut first, mut second) = (queue.receiver().unwrap(), queue.receiver().unwrap());
     let (one, two) = (current_thread(), current_thread());
     let mut doomed: Recv<'_> = Box::pin(first.recv());
     let mut other: Recv<'_> = Box::pin(second.recv());
     let told = one.block_on(async { begin(&mut doomed) });
     let other_told = two.block_on(async { begin(&mut other) });
-    let mut sender = queue.sender().unwrap();
     dropped(&one, doomed, &told, &mut || sender.try_send(&7).unwrap());
     two.block_on(until(&other_told));
     assert_eq!(two.block_on(other), Ok(7));
@@ -226,13 +229,15 @@ fn a_dropped_wait_eats_no_wake() {
 fn a_wake_that_a_stopped_runtime_got_comes_by_the_watchdog() {
     let watchdog = Duration::from_millis(20);
     let queue = Queue::builder().capacity(4).watchdog(watchdog).create_typed::<u64>().unwrap();
+    // Arriving later it would wake both.
+    let mut sender = queue.sender().unwrap();
     let (mut first, mut second) = (queue.receiver().unwrap(), queue.receiver().unwrap());
     let (stopped, running) = (current_thread(), current_thread());
     let mut woken: Recv<'_> = Box::pin(first.recv());
     let mut other: Recv<'_> = Box::pin(second.recv());
     stopped.block_on(async { begin(&mut woken) });
     let told = running.block_on(async { begin(&mut other) });
-    queue.sender().unwrap().try_send(&7).unwrap();
+    sender.try_send(&7).unwrap();
     running.block_on(until(&told));
     assert_eq!(running.block_on(other), Ok(7));
 }

@@ -35,6 +35,8 @@ fn survive(how: &str) {
     let queue = Queue::builder().watchdog(watchdog()).create_typed().unwrap();
     let news = Queue::builder().create_typed::<u64>().unwrap();
     let mut said = news.receiver().unwrap();
+    // Arriving later it would wake the waiter.
+    let side = queue.receiver().unwrap().side();
     queue.sender().unwrap().try_send(&7).unwrap();
     for runtime in ["block_on", "tokio"] {
         let holder = leaser(&queue);
@@ -42,7 +44,7 @@ fn survive(how: &str) {
         if said.recv_blocking().unwrap() == 0 {
             return not_tried("chroot", "no right to do so");
         }
-        until_somebody_waits(&queue.receiver().unwrap().side());
+        until_somebody_waits(&side);
         drop(holder);
         waiter.assert_success();
     }

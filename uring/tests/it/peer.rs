@@ -93,6 +93,7 @@ fn child() {
         Ok("a namesake") => crate::pids::a_namesake(),
         Ok("init of a namespace") => crate::pids::init_of_a_namespace(),
         Ok("quiet") => crate::pids::quiet(),
+        Ok("no calls") => crate::refusals::no_calls(),
         Ok("no rings") => crate::deprived::no_rings(),
         Ok("no ring and no thread") => crate::deprived::no_ring_and_no_thread(),
         Ok(role) if role.starts_with("deprived of ") => {

@@ -55,12 +55,14 @@ impl Pids {
             let words = bytes.chunks_exact(4).map(|it| u32::from_ne_bytes(it.try_into().unwrap()));
             words.collect::<Vec<_>>()
         };
+        let before = words();
         let taken: Vec<_> = (0..handles).map(|_| queue.sender().unwrap()).collect();
         let while_taken = words();
         drop(taken);
-        let own = (while_taken, std::process::id());
-        let is_pid = |at: &u64| own.0[*at as usize] == own.1;
-        let at: Vec<u64> = (0..own.0.len() as u64).filter(is_pid).map(|at| 4 * at).collect();
+        let own = std::process::id();
+        // Another word may be the same number.
+        let is_pid = |at: &usize| while_taken[*at] == own && before[*at] != own;
+        let at: Vec<u64> = (0..before.len()).filter(is_pid).map(|at| 4 * at as u64).collect();
         assert_eq!(at.len(), handles);
         Self { segment, at }
     }

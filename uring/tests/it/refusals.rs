@@ -1,13 +1,18 @@
 //! Kernels and containers that refuse io_uring: each refusal has its own words, and all goes on.
 
+use std::collections::BTreeMap;
+use std::hint::spin_loop;
 use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
+use std::thread;
 
 use parkline_uring::{
     AsyncReceiver, AsyncSender, Backend, Queue, Unavailable, backend, block_on, try_io_uring,
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
+use crate::endings::HOUR;
 use crate::peer::Peer;
 use crate::required::not_tried;
 use crate::runtimes::current_thread;
@@ -53,9 +58,10 @@ pub(crate) fn child(role: &str) {
     assert!(why.to_string().contains(advice), "{why}");
     assert_eq!(parkline_uring::try_io_uring(), Err(expected));
 
-    let queue = Queue::builder().capacity(1).create().unwrap();
+    // An hour: a wake that is lost is not healed, and the test hangs.
+    let queue = Queue::builder().capacity(1).watchdog(HOUR).create().unwrap();
     let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
-    let other = std::thread::spawn(move || {
+    let other = thread::spawn(move || {
         block_on(async {
             for n in 0..1000_u32 {
                 sender.send(&n.to_ne_bytes()).await.unwrap();
@@ -96,6 +102,45 @@ const SYS_IO_URING_SETUP: i64 = 425;
 const SYS_IO_URING_ENTER: i64 = 426;
 const SYS_IO_URING_REGISTER: i64 = 427;
 const SYS_FUTEX_WAITV: i64 = 449;
+
+/// Fails if a call that is ready at its first poll waits for anything, or has the thread set anything up
+/// again (seen failing with a gate that is always woken: SIGSYS).
+#[test]
+fn what_is_ready_at_once_makes_no_system_call() {
+    Peer::start("no calls", &[]).assert_success();
+}
+
+/// In a process of its own, of which one thread may make no system call.
+pub(crate) fn no_calls() {
+    static IS_DONE: AtomicBool = AtomicBool::new(false);
+    let queue = Queue::builder().capacity(1).leases(1).create_typed::<u64>().unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+    thread::spawn(move || {
+        let mut exchange = |n| {
+            block_on(async {
+                sender.send(&n).await.unwrap();
+                assert_eq!(receiver.recv().await, Ok(n));
+                sender.send(&n).await.unwrap();
+                receiver.lease().await.unwrap().ack();
+            });
+        };
+        // The first call makes the thread's ring.
+        exchange(0);
+        let (none, killed) = (BTreeMap::new(), SeccompAction::KillProcess);
+        let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();
+        let filter = SeccompFilter::new(none, killed, SeccompAction::Allow, arch).unwrap();
+        seccompiler::apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+        (1..1000).for_each(exchange);
+        IS_DONE.store(true, SeqCst);
+        // It cannot even end.
+        loop {
+            spin_loop();
+        }
+    });
+    while !IS_DONE.load(SeqCst) {
+        thread::yield_now();
+    }
+}
 
 fn refused(role: &str) {
     if let Backend::Futex(why @ Unavailable::Asked) = backend() {

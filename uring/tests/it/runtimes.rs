@@ -12,6 +12,7 @@ use parkline_uring::{
 };
 
 use crate::cancel::{Recv, begin, until};
+use crate::endings::HOUR;
 use crate::peer::{Peer, inherited};
 use crate::required::not_tried;
 
@@ -19,8 +20,7 @@ const ROUNDS: u64 = 2_000;
 
 fn queue() -> Queue<u64> {
     // An hour: a wake that is lost is not healed, and the test hangs.
-    let watchdog = Duration::from_secs(3600);
-    Queue::builder().capacity(2).watchdog(watchdog).create_typed().unwrap()
+    Queue::builder().capacity(2).watchdog(HOUR).create_typed().unwrap()
 }
 
 pub(crate) async fn echo(mut from: Receiver<u64>, mut to: Sender<u64>) {
@@ -168,11 +168,11 @@ fn block_on_wakes_for_what_is_no_queue() {
     other.join().unwrap();
 }
 
-/// Fails if a reactor that ends wakes nobody (seen failing: hangs).
+/// Fails if the end of a runtime does not end its reactor (seen failing: hangs).
 #[test]
 fn a_runtime_that_ends_sends_those_who_wait_in_it_elsewhere() {
     let queue = queue();
-    let mut receiver = queue.receiver().unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     let runtime = multi_thread();
     let handle = runtime.handle().clone();
     let (polled, was_polled) = std::sync::mpsc::channel();
@@ -190,7 +190,7 @@ fn a_runtime_that_ends_sends_those_who_wait_in_it_elsewhere() {
     });
     was_polled.recv().unwrap();
     drop(runtime);
-    queue.sender().unwrap().try_send(&7).unwrap();
+    sender.try_send(&7).unwrap();
     assert_eq!(other.join().unwrap(), Ok(7));
 }
 
@@ -211,13 +211,13 @@ fn block_on_within_block_on_and_tokio_within_it_are_served() {
 #[test]
 fn a_wait_goes_where_its_task_is_polled() {
     let queue = queue();
-    let mut receiver = queue.receiver().unwrap();
+    let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     let mut recv: Recv<'_> = Box::pin(receiver.recv());
     let (idle, driven) = (current_thread(), current_thread());
     idle.block_on(async { begin(&mut recv) });
     block_on(async { begin(&mut recv) });
     let told = driven.block_on(async { begin(&mut recv) });
-    queue.sender().unwrap().try_send(&5).unwrap();
+    sender.try_send(&5).unwrap();
     driven.block_on(until(&told));
     assert_eq!(multi_thread().block_on(recv), Ok(5));
 }
@@ -306,7 +306,7 @@ fn a_call_for_many_that_is_asked_for_none_is_ready_at_once() {
 
 #[test]
 fn a_commit_waits_for_room_and_a_reservation_comes_back_from_a_closed_queue() {
-    let queue = Queue::builder().capacity(1).max_message(8).create().unwrap();
+    let queue = Queue::builder().capacity(1).max_message(8).watchdog(HOUR).create().unwrap();
     let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     block_on(async {
         let mut first = sender.reserve(5).await.unwrap();
@@ -334,7 +334,8 @@ fn a_commit_waits_for_room_and_a_reservation_comes_back_from_a_closed_queue() {
 /// Fails if a full queue is an answer (seen failing).
 #[test]
 fn a_pack_waits_for_room_and_is_sent_once() {
-    let queue = Queue::builder().capacity(1).max_message(64).create_typed::<Pack>().unwrap();
+    let builder = Queue::builder().capacity(1).max_message(64).watchdog(HOUR);
+    let queue = builder.create_typed::<Pack>().unwrap();
     let (mut sender, mut receiver) = (queue.sender().unwrap().share(), queue.receiver().unwrap());
     block_on(async {
         assert_eq!(sender.send_packed(["first"]).await.unwrap(), 1);

@@ -3,8 +3,8 @@
 use std::future::poll_fn;
 use std::os::unix::fs::FileExt;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
@@ -23,9 +23,12 @@ const FLAG_AT: u64 = 1024 + 2 * 128 + 16;
 
 #[test]
 fn a_set_wakes_all_tasks_of_all_threads() {
+    const THREADS: usize = 3;
     let event = Queue::builder().watchdog(AN_HOUR).create_event().unwrap();
+    let all_wait = Barrier::new(THREADS + 1);
     thread::scope(|scope| {
-        for _ in 0..3 {
+        for _ in 0..THREADS {
+            let all_wait = &all_wait;
             let same = Event::open(event.try_clone_fd().unwrap()).unwrap();
             scope.spawn(move || {
                 let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -38,12 +41,16 @@ fn a_set_wakes_all_tasks_of_all_threads() {
                             tokio::spawn(async move { same.wait().await })
                         })
                         .collect();
+                    // One thread runs the tasks in turn: after this one all others wait.
+                    tokio::spawn(async {}).await.unwrap();
+                    all_wait.wait();
                     for task in tasks {
                         task.await.unwrap().unwrap();
                     }
                 });
             });
         }
+        all_wait.wait();
         event.set().unwrap();
     });
 }
