@@ -126,7 +126,7 @@ impl Program {
     }
 
     /// Asserts that no execution is `bad`, and that the orderings that `needed` names are needed for that:
-    /// with each of them one step weaker, some execution is.
+    /// with each of them as weak as is named, some execution is.
     #[track_caller]
     pub fn forbids(&self, bad: impl Fn(&Execution<'_>) -> bool, needed: &[&str]) {
         let program = self.projected();
@@ -158,8 +158,7 @@ impl Program {
         program
     }
 
-    /// The program with each ordering one step weaker, wherever the code names it, and without each
-    /// fence.
+    /// The program with each ordering weaker, wherever the code names it, and without each fence.
     fn weakenings(&self) -> Vec<(String, Self)> {
         let mut all = Vec::new();
         let mut places = Vec::new();
@@ -170,7 +169,12 @@ impl Program {
                 }
                 places.push((step.at, step.order));
                 let word = self.words.iter().find(|it| it.1 == step.word);
-                let what = word.map_or("fence", |it| it.0);
+                let what = match (step.act, word.map_or("", |it| it.0)) {
+                    (Act::Load { .. }, word) => format!("load {word}"),
+                    (Act::Store { .. }, word) => format!("store {word}"),
+                    (Act::Fence | Act::CompilerFence, _) => "fence".to_owned(),
+                    (_, word) => format!("change {word}"),
+                };
                 for weaker in weaker(*step) {
                     let mut program = self.clone();
                     for (_, events) in &mut program.threads {
@@ -211,19 +215,19 @@ impl core::fmt::Debug for Program {
     }
 }
 
-/// The orderings that are one step weaker; `None` for a fence that is not there.
+/// The orderings that are weaker; `None` for a fence that is not there.
 fn weaker(step: Step) -> Vec<Option<Ordering>> {
-    let is_fence = matches!(step.act, Act::Fence | Act::CompilerFence);
-    let weaker = match (step.act, step.order) {
-        (_, Relaxed) => vec![],
-        (_, Acquire | Release) if !is_fence => vec![Some(Relaxed)],
-        (Act::Load { .. }, _) => vec![Some(Acquire)],
-        (Act::Store { .. }, _) => vec![Some(Release)],
-        (_, SeqCst) => vec![Some(AcqRel)],
-        (_, AcqRel) => vec![Some(Acquire), Some(Release)],
-        _ => vec![],
+    let weaker: &[_] = match (step.act, step.order) {
+        (Act::Fence | Act::CompilerFence, SeqCst) => &[Some(AcqRel), None],
+        (Act::Fence | Act::CompilerFence, _) => &[None],
+        (_, Relaxed) => &[],
+        (_, Acquire | Release) => &[Some(Relaxed)],
+        (Act::Load { .. }, _) => &[Some(Acquire), Some(Relaxed)],
+        (Act::Store { .. }, _) => &[Some(Release), Some(Relaxed)],
+        (_, SeqCst) => &[Some(AcqRel), Some(Acquire), Some(Release), Some(Relaxed)],
+        (_, _) => &[Some(Acquire), Some(Release), Some(Relaxed)],
     };
-    weaker.into_iter().chain(is_fence.then_some(None)).collect()
+    weaker.to_vec()
 }
 
 /// A relation between at most 32 events: for each, those that come after.

@@ -17,9 +17,11 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::results::Outcome;
 use crate::sites::Mutant;
 
-/// The test files that run shipped code, by when they are built: most mutants need the first alone.
-const STAGES: [&[&str]; 3] =
-    [&["litmus", "news", "flag"], &["ring", "audit", "gate"], &["stopped", "waitqueue"]];
+/// The test files that are built first, and those that are built then: most mutants need no more. All others
+/// are built last.
+const FIRST: [&[&str]; 2] = [&["litmus", "news", "flag"], &["ring", "audit", "gate"]];
+/// What a test file has whose tests run the shipped code under loom.
+const IN_MODELS: &str = "#[cfg(loom)]\nmod ";
 /// What a build may take.
 const BUILD: Duration = Duration::from_secs(900);
 /// What a model may take on the tree as it is.
@@ -68,6 +70,26 @@ impl Workshop {
         self.hash
     }
 
+    /// The test files of the models. One that tests loom itself sees no mutant, and costs next to nothing.
+    fn stages(&self) -> Result<Vec<Vec<String>>> {
+        let in_models = |text: &[u8]| String::from_utf8_lossy(text).contains(IN_MODELS);
+        let files = self.files.iter().filter(|(file, text)| {
+            file.parent() == Some(Path::new("loom-tests/tests")) && in_models(text)
+        });
+        let name = |file: &Path| file.file_stem()?.to_str().map(str::to_owned);
+        let mut all: Vec<String> = files.filter_map(|(file, _)| name(file)).collect();
+        let mut stages = Vec::new();
+        for first in FIRST {
+            let (these, rest) = all.into_iter().partition(|it| first.contains(&it.as_str()));
+            let these: Vec<String> = these;
+            ensure!(these.len() == first.len(), "of {first:?} there are {these:?}");
+            stages.push(these);
+            all = rest;
+        }
+        stages.extend((!all.is_empty()).then_some(all));
+        Ok(stages)
+    }
+
     /// A copy of the tree.
     pub(crate) fn tree(&self, name: &str) -> Result<Tree> {
         let at = self.folder.join(format!("tree-{name}"));
@@ -93,12 +115,12 @@ pub(crate) struct Tree {
 
 impl Tree {
     /// Builds test files of the models, and tells the binary of each.
-    fn build(&self, tests: &[&str]) -> Result<Vec<PathBuf>> {
+    fn build(&self, tests: &[String]) -> Result<Vec<PathBuf>> {
         let mut cargo = Command::new("cargo");
         cargo.args(["test", "-p", "parkline-loom-tests", "--profile", "loom", "--no-run"]);
         cargo.args(["--config", "build.rustflags=['--cfg','loom']"]);
         cargo.args(["--config", "profile.loom.debug=0", "--color=never"]).arg("--target-dir");
-        cargo.arg(&self.target).args(tests.iter().flat_map(|test| ["--test", test]));
+        cargo.arg(&self.target).args(tests.iter().flat_map(|test| ["--test", test.as_str()]));
         cargo.current_dir(&self.at).env_remove("RUSTFLAGS");
         let log = self.target.with_extension("log");
         let (ended, output) = run(&mut cargo, &log, BUILD)?;
@@ -107,7 +129,7 @@ impl Tree {
             Some(_) => bail!("the tree does not compile:\n{output}"),
             None => bail!("the build takes too long"),
         }
-        let binary = |test: &&str| {
+        let binary = |test: &String| {
             let line = output.lines().find(|line| line.contains(&format!("tests/{test}.rs (")));
             let name = line.and_then(|line| line.split_once('(')?.1.strip_suffix(')'));
             name.map(|it| self.at.join(it)).with_context(|| format!("no binary of {test}"))
@@ -152,6 +174,8 @@ fn run(command: &mut Command, log: &Path, limit: Duration) -> Result<(Option<Exi
 /// The proofs, and what is known of them.
 #[derive(Debug)]
 pub(crate) struct Proofs {
+    /// The test files, by when they are built.
+    stages: Vec<Vec<String>>,
     /// How long each takes, from this run and those before.
     times: Mutex<BTreeMap<Proof, Duration>>,
     times_file: PathBuf,
@@ -166,17 +190,19 @@ type Proof = (String, String);
 struct Clean {
     tree: Tree,
     /// What was built of it, and what passed.
-    binaries: BTreeMap<&'static str, PathBuf>,
+    binaries: BTreeMap<String, PathBuf>,
     passed: BTreeSet<Proof>,
 }
 
 impl Proofs {
     pub(crate) fn new(workshop: &Workshop) -> Result<Self> {
+        let stages = workshop.stages()?;
         let times_file = workshop.folder.join("times.txt");
         let text = fs::read_to_string(&times_file).unwrap_or_default();
         let times = Mutex::new(text.lines().filter_map(entry).collect());
         let (tree, binaries, passed) = (workshop.tree("clean")?, BTreeMap::new(), BTreeSet::new());
-        Ok(Self { times, times_file, clean: Mutex::new(Clean { tree, binaries, passed }) })
+        let clean = Mutex::new(Clean { tree, binaries, passed });
+        Ok(Self { stages, times, times_file, clean })
     }
 
     /// Runs the proofs on `mutant` until one fails.
@@ -197,21 +223,22 @@ impl Proofs {
 
     fn run_all(&self, tree: &Tree) -> Result<Outcome> {
         let mut late = 0;
-        for files in STAGES {
+        for files in &self.stages {
             let mut proofs = Vec::new();
-            for (file, binary) in files.iter().copied().zip(tree.build(files)?) {
+            for (file, binary) in files.iter().zip(tree.build(files)?) {
                 for test in list(&binary)? {
-                    let took = lock(&self.times).get(&(file.to_owned(), test.clone())).copied();
+                    let took = lock(&self.times).get(&(file.clone(), test.clone())).copied();
                     proofs.push((took, file, test, binary.clone()));
                 }
             }
-            proofs.sort();
+            // One that was never run is taken for a quick one.
+            proofs.sort_by_key(|(took, ..)| took.unwrap_or(Duration::from_secs(1)));
             for (took, file, test, binary) in proofs {
                 // A weaker ordering has more executions.
                 let limit = took.map_or(MODEL, |took| took * 10 + Duration::from_secs(60));
                 let begin = Instant::now();
                 match tree.run(&binary, &test, limit)? {
-                    Some(true) => self.keep_time((file.to_owned(), test), begin.elapsed())?,
+                    Some(true) => self.keep_time((file.clone(), test), begin.elapsed())?,
                     Some(false) => {
                         self.confirm(files, file, &test)?;
                         let name = test.rsplit("::").next().unwrap_or(&test);
@@ -225,7 +252,7 @@ impl Proofs {
     }
 
     /// That `test` passes without a mutant: otherwise its failure proves nothing.
-    fn confirm(&self, files: &'static [&'static str], file: &str, test: &str) -> Result<()> {
+    fn confirm(&self, files: &[String], file: &str, test: &str) -> Result<()> {
         let mut clean = lock(&self.clean);
         let proof = (file.to_owned(), test.to_owned());
         if clean.passed.contains(&proof) {
@@ -233,7 +260,7 @@ impl Proofs {
         }
         if !clean.binaries.contains_key(file) {
             let built = clean.tree.build(files)?;
-            clean.binaries.extend(files.iter().copied().zip(built));
+            clean.binaries.extend(files.iter().cloned().zip(built));
         }
         let binary = clean.binaries.get(file).context("it was built")?;
         let passed = clean.tree.run(binary, test, MODEL)?;
