@@ -5,7 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::sites::Mutant;
+/// What a mutant changes, where: as a row of the table names it.
+pub(crate) trait Named {
+    fn place(&self) -> String;
+    fn change(&self) -> String;
+}
 
 /// The rows of the table.
 #[derive(Debug)]
@@ -19,7 +23,7 @@ struct Row {
 }
 
 impl Row {
-    fn is_of(&self, mutant: &Mutant) -> bool {
+    fn is_of(&self, mutant: &impl Named) -> bool {
         self.place == mutant.place() && self.change == mutant.change()
     }
 }
@@ -45,7 +49,7 @@ impl Argued {
 
     /// # Errors
     /// When a row is of no mutant: its place has changed, and the argument with it.
-    pub(crate) fn check_against(&self, mutants: &[Mutant]) -> Result<()> {
+    pub(crate) fn check_against<M: Named>(&self, mutants: &[M]) -> Result<()> {
         for row in &self.0 {
             if !mutants.iter().any(|mutant| row.is_of(mutant)) {
                 bail!("an argument is of no place that exists: {} | {}", row.place, row.change);
@@ -54,7 +58,7 @@ impl Argued {
         Ok(())
     }
 
-    pub(crate) fn argument(&self, mutant: &Mutant) -> Option<&str> {
+    pub(crate) fn argument(&self, mutant: &impl Named) -> Option<&str> {
         self.0.iter().find(|row| row.is_of(mutant)).map(|row| row.argument.as_str())
     }
 
@@ -74,7 +78,7 @@ mod tests {
                     | a.rs f `w.load(Acquire)` | Acquire to Relaxed | since it is so |\n\nMore.\n";
         let argued = Argued::parse(text).unwrap();
         assert_eq!(argued.len(), 1);
-        assert!(argued.check_against(&[]).is_err());
+        assert!(argued.check_against::<crate::edits::Edit>(&[]).is_err());
         assert!(Argued::parse("|---|\n| a | b |\n").is_err());
     }
 }

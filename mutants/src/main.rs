@@ -1,11 +1,12 @@
-//! Puts the proofs to the test: weakens each memory ordering of the shipped code by one step, and runs the
-//! models until one notices.
+//! Puts the proofs to the test: weakens each memory ordering of the shipped code by one step and runs the
+//! models until one notices, or edits its logic and runs the tests.
 //!
-//! A mutant that no model catches is a missing model, an ordering that is stronger than needed, or
-//! equivalent to the code that ships: `equivalent.md` argues each of the last.
+//! A mutant that nothing catches is a missing model or test, an ordering that is stronger than needed, or
+//! equivalent to the code that ships: `equivalent.md` and `equivalent_edits.md` argue each of the last.
 #![forbid(unsafe_code)]
 
 mod argued;
+mod edits;
 mod proofs;
 mod results;
 mod sites;
@@ -19,8 +20,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 
-use argued::Argued;
-use proofs::{Proofs, Workshop};
+use argued::{Argued, Named};
+use edits::Edit;
+use proofs::{Proofs, Tree, Workshop};
 use results::{Outcome, Results};
 use sites::Mutant;
 
@@ -39,6 +41,31 @@ enum Command {
     /// long as the sources are the same. Exits with 1 if a mutant survives that is not argued to be
     /// equivalent.
     Orderings(Orderings),
+    /// Edits the logic of core and uring, as cargo-mutants does, and runs the tests until one fails.
+    ///
+    /// First those of the edited crate, then those of uring, then the models. The results are kept as for
+    /// the orderings. Exits with 1 if less than 95 % of the edits are caught that are not argued to be
+    /// equivalent.
+    Edits(Edits),
+}
+
+#[derive(Debug, Args)]
+struct Edits {
+    /// Only the edits of files whose path contains this.
+    #[arg(long)]
+    only: Option<String>,
+    /// So many edits, drawn by the seed.
+    #[arg(long, default_value_t = 200)]
+    count: usize,
+    /// What the edits are drawn by.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Edits that are tried at a time, each in its own copy of the tree.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Shows the edits and runs nothing.
+    #[arg(long)]
+    list: bool,
 }
 
 #[derive(Debug, Args)]
@@ -64,8 +91,11 @@ struct Orderings {
 }
 
 fn main() -> ExitCode {
-    let Command::Orderings(wanted) = Cli::parse().command;
-    match orderings(&wanted) {
+    let passed = match Cli::parse().command {
+        Command::Orderings(wanted) => orderings(&wanted),
+        Command::Edits(wanted) => edits(&wanted),
+    };
+    match passed {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -87,7 +117,7 @@ fn orderings(wanted: &Orderings) -> Result<bool> {
         ensure!(!mutants.is_empty(), "{only} has no ordering to weaken");
     }
     if !wanted.argued {
-        mutants.retain(|mutant| argued.argument(mutant).is_none());
+        mutants.retain(|mutant| argued.argument(*mutant).is_none());
     }
     if let Some(count) = wanted.count {
         fastrand::Rng::with_seed(wanted.seed).shuffle(&mut mutants);
@@ -98,9 +128,49 @@ fn orderings(wanted: &Orderings) -> Result<bool> {
         println!("{} mutants, and {} argued to be equivalent", mutants.len(), argued.len());
         return Ok(true);
     }
-    let outcomes = run(&root, wanted, &mutants)?;
+    let judge = |proofs: &Proofs, tree: &Tree, mutant: &Mutant| proofs.judge(tree, mutant);
+    let outcomes = run(&root, "orderings.txt", wanted.jobs, &mutants, judge)?;
     let found: Vec<_> = mutants.iter().copied().zip(outcomes).collect();
     Ok(report(&found, &argued))
+}
+
+/// Whether enough of the edits were caught.
+fn edits(wanted: &Edits) -> Result<bool> {
+    let root = root()?;
+    let all = Edit::all(&root)?;
+    let argued = Argued::read(&root.join("mutants/equivalent_edits.md"))?;
+    argued.check_against(&all)?;
+    let mut edits: Vec<&Edit> = all.iter().collect();
+    fastrand::Rng::with_seed(wanted.seed).shuffle(&mut edits);
+    if let Some(only) = &wanted.only {
+        edits.retain(|edit| edit.to_string().contains(only));
+    }
+    edits.truncate(wanted.count);
+    if wanted.list {
+        edits.iter().for_each(|edit| println!("{edit}"));
+        return Ok(true);
+    }
+    let judge = |proofs: &Proofs, tree: &Tree, edit: &Edit| edit.judge(proofs, tree);
+    let outcomes = run(&root, "edits.txt", wanted.jobs, &edits, judge)?;
+    let found: Vec<_> = edits.into_iter().zip(outcomes).collect();
+    println!("\nwhat survived:");
+    let (mut caught, mut equivalent, mut unviable) = (0_usize, 0_usize, 0_usize);
+    for (edit, outcome) in &found {
+        match (outcome, argued.argument(*edit)) {
+            (Outcome::Caught { .. }, _) => caught += 1,
+            (Outcome::Unviable, _) => unviable += 1,
+            (_, Some(argument)) => {
+                equivalent += 1;
+                println!("{edit}: equivalent: {argument}");
+            }
+            (_, None) => println!("{edit}: {outcome}"),
+        }
+    }
+    let total = found.len() - unviable - equivalent;
+    println!(
+        "\ncaught {caught}/{total}; {equivalent} argued to be equivalent, {unviable} do not compile"
+    );
+    Ok(caught * 100 >= total * 95)
 }
 
 fn root() -> Result<PathBuf> {
@@ -111,12 +181,18 @@ fn root() -> Result<PathBuf> {
 }
 
 /// The outcome of each mutant, by as many workers as there are jobs.
-fn run(root: &Path, wanted: &Orderings, mutants: &[&Mutant]) -> Result<Vec<Outcome>> {
+fn run<M: ToString + Sync>(
+    root: &Path,
+    results: &str,
+    jobs: Option<usize>,
+    mutants: &[&M],
+    judge: impl Fn(&Proofs, &Tree, &M) -> Result<Outcome> + Sync,
+) -> Result<Vec<Outcome>> {
     let processors = thread::available_parallelism().map_or(1, usize::from);
-    let jobs = wanted.jobs.unwrap_or(processors).clamp(1, mutants.len().max(1));
+    let jobs = jobs.unwrap_or(processors).clamp(1, mutants.len().max(1));
     let workshop = Workshop::new(root)?;
-    let results = Results::open(&workshop)?;
-    let kept = |mutant: &Mutant| results.kept(mutant);
+    let results = Results::open(&workshop, results)?;
+    let kept = |mutant: &M| results.kept(mutant);
     if mutants.iter().all(|mutant| kept(mutant).is_some()) {
         return Ok(mutants.iter().filter_map(|mutant| kept(mutant)).collect());
     }
@@ -133,20 +209,20 @@ fn run(root: &Path, wanted: &Orderings, mutants: &[&Mutant]) -> Result<Vec<Outco
             };
             let Some(mutant) = mutants.get(at) else { return Ok(()) };
             let begin = Instant::now();
-            let outcome = match results.kept(mutant) {
+            let outcome = match results.kept(*mutant) {
                 Some(outcome) => outcome,
                 None => {
                     let tree = match &mut tree {
                         Some(tree) => tree,
                         None => tree.insert(workshop.tree(&worker.to_string())?),
                     };
-                    let outcome = proofs.judge(tree, mutant)?;
-                    results.keep(mutant, &outcome)?;
+                    let outcome = judge(&proofs, tree, mutant)?;
+                    results.keep(*mutant, &outcome)?;
                     outcome
                 }
             };
             let (n, of, took) = (at + 1, mutants.len(), begin.elapsed().as_secs());
-            println!("[{n}/{of}] {mutant}: {outcome} ({took} s)");
+            println!("[{n}/{of}] {}: {outcome} ({took} s)", mutant.to_string());
             outcomes.lock().unwrap_or_else(|it| it.into_inner())[at] = Some(outcome);
         }
     };
@@ -167,7 +243,7 @@ fn report(found: &[(&Mutant, Outcome)], argued: &Argued) -> bool {
     println!("\n| place | edge | mutation | outcome |\n|---|---|---|---|");
     let (mut caught, mut total, mut wrong) = (0_usize, 0_usize, 0_usize);
     for (mutant, outcome) in found {
-        let argument = argued.argument(mutant);
+        let argument = argued.argument(*mutant);
         let is_caught = matches!(outcome, Outcome::Caught { .. });
         match argument {
             None => {

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -54,7 +55,7 @@ impl Workshop {
         let files = files.into_iter().map(with_text).collect::<Result<Vec<_>>>()?;
         let mut hasher = DefaultHasher::new();
         let of_proofs = |file: &Path| {
-            let starts = ["core", "loom-tests", "mutants/src/proofs.rs", "Cargo.lock"];
+            let starts = ["core", "uring", "loom-tests", "mutants/src/proofs.rs", "Cargo.lock"];
             starts.iter().any(|start| file.starts_with(start))
         };
         files.iter().filter(|(file, _)| of_proofs(file)).for_each(|it| it.hash(&mut hasher));
@@ -113,7 +114,53 @@ pub(crate) struct Tree {
     target: PathBuf,
 }
 
+/// What the tests of a crate said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Tested {
+    Passed,
+    /// The first test that failed, or what took too long.
+    Failed {
+        test: String,
+    },
+    DoesNotCompile,
+}
+
 impl Tree {
+    /// Where a file of the repository is in this tree.
+    pub(crate) fn path(&self, file: &str) -> PathBuf {
+        self.at.join(file)
+    }
+
+    /// Runs the tests of `package`, but for those in its docs.
+    pub(crate) fn test(&self, package: &str, limit: Duration) -> Result<Tested> {
+        let log = self.target.with_extension("log");
+        let cargo = |more: &[&str]| {
+            let mut cargo = Command::new("cargo");
+            cargo.args(["test", "-p", package, "--lib", "--tests", "--color=never"]).args(more);
+            cargo.args(["--config", "profile.dev.debug=0"]).arg("--target-dir").arg(&self.target);
+            cargo.current_dir(&self.at).env_remove("RUSTFLAGS").env("RUST_BACKTRACE", "0");
+            cargo
+        };
+        match run(&mut cargo(&["--no-run"]), &log, BUILD)? {
+            (Some(status), _) if status.success() => {}
+            (Some(_), _) => return Ok(Tested::DoesNotCompile),
+            (None, _) => bail!("the build takes too long"),
+        }
+        let (ended, output) = run(&mut cargo(&[]), &log, limit)?;
+        let failed = || {
+            let mut lines = output.lines();
+            let name = |line: &str| {
+                line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::to_owned)
+            };
+            lines.find_map(name).unwrap_or_else(|| "a test, whose process died".to_owned())
+        };
+        Ok(match ended {
+            Some(status) if status.success() => Tested::Passed,
+            Some(_) => Tested::Failed { test: failed() },
+            None => Tested::Failed { test: "a test that takes too long".to_owned() },
+        })
+    }
+
     /// Builds test files of the models, and tells the binary of each.
     fn build(&self, tests: &[String]) -> Result<Vec<PathBuf>> {
         let mut cargo = Command::new("cargo");
@@ -155,14 +202,17 @@ impl Tree {
 fn run(command: &mut Command, log: &Path, limit: Duration) -> Result<(Option<ExitStatus>, String)> {
     let file = fs::File::create(log)?;
     let same = file.try_clone()?;
-    let mut child = command.stdin(Stdio::null()).stdout(file).stderr(same).spawn()?;
+    command.stdin(Stdio::null()).stdout(file).stderr(same).process_group(0);
+    let mut child = command.spawn()?;
     let begin = Instant::now();
     let ended = loop {
         if let Some(status) = child.try_wait()? {
             break Some(status);
         }
         if begin.elapsed() > limit {
-            child.kill()?;
+            // With whatever it started.
+            let group = format!("-{}", child.id());
+            Command::new("kill").args(["-KILL", "--", &group]).status()?;
             child.wait()?;
             break None;
         }
@@ -221,7 +271,11 @@ impl Proofs {
         outcome.with_context(|| mutant.to_string())
     }
 
-    fn run_all(&self, tree: &Tree) -> Result<Outcome> {
+    /// Runs the models on the tree as it is until one fails.
+    ///
+    /// # Errors
+    /// When that one fails without the mutant, too.
+    pub(crate) fn run_all(&self, tree: &Tree) -> Result<Outcome> {
         let mut late = 0;
         for files in &self.stages {
             let mut proofs = Vec::new();

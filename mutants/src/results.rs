@@ -10,7 +10,6 @@ use std::sync::Mutex;
 use anyhow::Result;
 
 use crate::proofs::Workshop;
-use crate::sites::Mutant;
 
 /// What the proofs said of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +23,8 @@ pub(crate) enum Outcome {
     },
     /// No model is built with the code.
     Unseen,
+    /// It does not compile: no mutant at all.
+    Unviable,
 }
 
 impl fmt::Display for Outcome {
@@ -33,6 +34,7 @@ impl fmt::Display for Outcome {
             Self::Survived { late: 0 } => write!(f, "survived"),
             Self::Survived { late } => write!(f, "survived, {late} models took too long"),
             Self::Unseen => write!(f, "survived, no model runs it"),
+            Self::Unviable => write!(f, "does not compile"),
         }
     }
 }
@@ -43,6 +45,7 @@ impl Outcome {
             Self::Caught { by } => format!("caught {by}"),
             Self::Survived { late } => format!("survived {late}"),
             Self::Unseen => "unseen".to_owned(),
+            Self::Unviable => "unviable".to_owned(),
         }
     }
 
@@ -50,7 +53,8 @@ impl Outcome {
         match line.split_once(' ') {
             Some(("caught", by)) => Some(Self::Caught { by: by.to_owned() }),
             Some(("survived", late)) => Some(Self::Survived { late: late.parse().ok()? }),
-            _ => (line == "unseen").then_some(Self::Unseen),
+            _ if line == "unseen" => Some(Self::Unseen),
+            _ => (line == "unviable").then_some(Self::Unviable),
         }
     }
 }
@@ -64,8 +68,8 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    pub(crate) fn open(workshop: &Workshop) -> Result<Self> {
-        let path = workshop.folder().join("orderings.txt");
+    pub(crate) fn open(workshop: &Workshop, name: &str) -> Result<Self> {
+        let path = workshop.folder().join(name);
         let text = fs::read_to_string(&path).unwrap_or_default();
         let line = |line: &str| {
             let (key, outcome) = line.split_once(' ')?;
@@ -76,17 +80,17 @@ impl Results {
         Ok(Self { sources: workshop.hash(), kept, file: Mutex::new(file) })
     }
 
-    fn key(&self, mutant: &Mutant) -> u64 {
+    fn key(&self, mutant: &impl ToString) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.sources, mutant.to_string()).hash(&mut hasher);
         hasher.finish()
     }
 
-    pub(crate) fn kept(&self, mutant: &Mutant) -> Option<Outcome> {
+    pub(crate) fn kept(&self, mutant: &impl ToString) -> Option<Outcome> {
         self.kept.get(&self.key(mutant)).cloned()
     }
 
-    pub(crate) fn keep(&self, mutant: &Mutant, outcome: &Outcome) -> Result<()> {
+    pub(crate) fn keep(&self, mutant: &impl ToString, outcome: &Outcome) -> Result<()> {
         let line = format!("{:016x} {}\n", self.key(mutant), outcome.to_line());
         let mut file = self.file.lock().unwrap_or_else(|it| it.into_inner());
         Ok(file.write_all(line.as_bytes())?)
@@ -105,6 +109,7 @@ mod tests {
             Outcome::Survived { late: 0 },
             Outcome::Survived { late: 2 },
             Outcome::Unseen,
+            Outcome::Unviable,
         ];
         for outcome in outcomes {
             assert_eq!(Outcome::from_line(&outcome.to_line()), Some(outcome));

@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail, ensure};
 use proc_macro2::{Span, TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
+use crate::argued::Named;
+
 const ORDERINGS: [&str; 4] = ["SeqCst", "AcqRel", "Acquire", "Release"];
 
 /// One ordering, one step weaker.
@@ -35,17 +37,17 @@ pub(crate) struct Mutant {
     pub(crate) is_in_models: bool,
 }
 
-impl Mutant {
-    /// What is changed, to be found again in a table.
-    pub(crate) fn change(&self) -> String {
+impl Named for Mutant {
+    fn change(&self) -> String {
         format!("{}{} to {}", self.role, self.from, self.to)
     }
 
-    /// Where, for a table that outlives the line's number.
-    pub(crate) fn place(&self) -> String {
+    fn place(&self) -> String {
         format!("{} {} `{}`", self.file, self.function, self.call)
     }
+}
 
+impl Mutant {
     /// The text of the file with the mutation.
     pub(crate) fn apply(&self, source: &str) -> Result<String> {
         let before = source.get(..self.range.start);

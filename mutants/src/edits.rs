@@ -1,0 +1,154 @@
+//! Edits of the logic of core and uring, as cargo-mutants makes them: an operator is another, a function
+//! returns at once, a branch is left out.
+//!
+//! cargo-mutants lists the edits. Which of them are tried is drawn by a seed, and each is tried in a copy
+//! of the tree: by the tests of its crate, then by those of the crate that stands on it, then by the models.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::argued::Named;
+use crate::proofs::{Proofs, Tested, Tree};
+use crate::results::Outcome;
+
+/// The version whose edits the table of arguments is of.
+const VERSION: &str = "cargo-mutants 27.1.0";
+/// What the tests of a crate may take. On the tree as it is they take less than a minute.
+const TESTS: Duration = Duration::from_secs(300);
+
+/// An edit.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Edit {
+    /// With its file, line and column.
+    name: String,
+    file: String,
+    package: String,
+    function: Option<Function>,
+    replacement: String,
+    span: Span,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Function {
+    function_name: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Span {
+    start: Place,
+    end: Place,
+}
+
+/// Lines and columns, from 1; columns count characters.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Place {
+    line: usize,
+    column: usize,
+}
+
+impl Place {
+    fn offset_in(self, source: &str) -> Option<usize> {
+        let mut lines = source.split_inclusive('\n');
+        let before: usize = lines.by_ref().take(self.line.checked_sub(1)?).map(str::len).sum();
+        let line = lines.next().unwrap_or("");
+        let column = self.column.checked_sub(1)?;
+        let within = line.char_indices().map(|(at, _)| at).chain([line.len()]).nth(column)?;
+        Some(before + within)
+    }
+}
+
+impl std::fmt::Display for Edit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl Named for Edit {
+    fn place(&self) -> String {
+        let function = self.function.as_ref().map_or("", |it| it.function_name.as_str());
+        format!("{} {function}", self.file)
+    }
+
+    fn change(&self) -> String {
+        // After the file, the line and the column.
+        self.name.splitn(4, ':').nth(3).unwrap_or(&self.name).trim().to_owned()
+    }
+}
+
+impl Edit {
+    /// All edits of core and uring, in the order of the sources.
+    pub(crate) fn all(root: &Path) -> Result<Vec<Self>> {
+        let install = "cargo install cargo-mutants --locked --version 27.1.0";
+        let version = Command::new("cargo").args(["mutants", "--version"]).output()?;
+        let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
+        ensure!(version == VERSION, "{VERSION} is needed, not `{version}`: {install}");
+        let listed = Command::new("cargo")
+            .args(["mutants", "--list", "--json", "-p", "parkline-core", "-p", "parkline-uring"])
+            .current_dir(root)
+            .output()?;
+        ensure!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+        Ok(serde_json::from_slice(&listed.stdout)?)
+    }
+
+    fn apply(&self, source: &str) -> Result<String> {
+        let range = self.span.start.offset_in(source).zip(self.span.end.offset_in(source));
+        let (from, to) = range.context("the file is shorter than it was")?;
+        let (before, after) = source.get(..from).zip(source.get(to..)).context("an odd span")?;
+        Ok([before, &self.replacement, after].concat())
+    }
+
+    /// Runs the tests on the edit until one fails.
+    pub(crate) fn judge(&self, proofs: &Proofs, tree: &Tree) -> Result<Outcome> {
+        let file = tree.path(&self.file);
+        let source = fs::read_to_string(&file)?;
+        fs::write(&file, self.apply(&source)?)?;
+        let outcome = self.run_all(proofs, tree);
+        fs::write(&file, source)?;
+        outcome.with_context(|| self.name.clone())
+    }
+
+    fn run_all(&self, proofs: &Proofs, tree: &Tree) -> Result<Outcome> {
+        let of_core = self.package == "parkline-core";
+        let packages: &[&str] =
+            if of_core { &["parkline-core", "parkline-uring"] } else { &["parkline-uring"] };
+        for (nth, package) in packages.iter().enumerate() {
+            match tree.test(package, TESTS)? {
+                Tested::Passed => {}
+                Tested::DoesNotCompile if nth == 0 => return Ok(Outcome::Unviable),
+                Tested::DoesNotCompile => bail!("{package} does not compile"),
+                Tested::Failed { test } => {
+                    return Ok(Outcome::Caught { by: format!("{package} {test}") });
+                }
+            }
+        }
+        if of_core { proofs.run_all(tree) } else { Ok(Outcome::Survived { late: 0 }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails if columns are taken for bytes (seen failing).
+    #[test]
+    fn an_edit_replaces_what_it_spans() {
+        let place = |line, column| Place { line, column };
+        let edit = Edit {
+            name: "core/src/a.rs:2:7: replace b with c in f".to_owned(),
+            file: "core/src/a.rs".to_owned(),
+            package: "parkline-core".to_owned(),
+            function: Some(Function { function_name: "f".to_owned() }),
+            replacement: "c".to_owned(),
+            span: Span { start: place(2, 3), end: place(2, 4) },
+        };
+        assert_eq!(edit.apply("a\nüäb\nd\n").unwrap(), "a\nüäc\nd\n");
+        assert_eq!(edit.place(), "core/src/a.rs f");
+        assert_eq!(edit.change(), "replace b with c in f");
+        assert!(edit.apply("a\n").is_err());
+    }
+}
