@@ -122,6 +122,7 @@ impl Edit {
                 Tested::DoesNotCompile if nth == 0 => return Ok(Outcome::Unviable),
                 Tested::DoesNotCompile => bail!("{package} does not compile"),
                 Tested::Failed { test } => {
+                    proofs.confirm_tests(package, TESTS)?;
                     return Ok(Outcome::Caught { by: format!("{package} {test}") });
                 }
             }

@@ -136,7 +136,9 @@ impl Tree {
         let log = self.target.with_extension("log");
         let cargo = |more: &[&str]| {
             let mut cargo = Command::new("cargo");
-            cargo.args(["test", "-p", package, "--lib", "--tests", "--color=never"]).args(more);
+            // Tests run the examples.
+            cargo.args(["test", "-p", package, "--lib", "--bins", "--examples", "--tests"]);
+            cargo.arg("--color=never").args(more);
             cargo.args(["--config", "profile.dev.debug=0"]).arg("--target-dir").arg(&self.target);
             cargo.current_dir(&self.at).env_remove("RUSTFLAGS").env("RUST_BACKTRACE", "0");
             cargo
@@ -320,6 +322,18 @@ impl Proofs {
         let passed = clean.tree.run(binary, test, MODEL)?;
         ensure!(passed == Some(true), "{file} {test} does not pass without a mutant");
         clean.passed.insert(proof);
+        Ok(())
+    }
+
+    /// That the tests of `package` pass without a mutant.
+    pub(crate) fn confirm_tests(&self, package: &str, limit: Duration) -> Result<()> {
+        let mut clean = lock(&self.clean);
+        let all = (package.to_owned(), String::new());
+        if !clean.passed.contains(&all) {
+            let tested = clean.tree.test(package, limit)?;
+            ensure!(tested == Tested::Passed, "{package} without a mutant: {tested:?}");
+            clean.passed.insert(all);
+        }
         Ok(())
     }
 
