@@ -134,21 +134,24 @@ impl Tree {
     /// Runs the tests of `package`, but for those in its docs.
     pub(crate) fn test(&self, package: &str, limit: Duration) -> Result<Tested> {
         let log = self.target.with_extension("log");
-        let cargo = |more: &[&str]| {
+        let cargo = |words: &[&str]| {
             let mut cargo = Command::new("cargo");
-            // Tests run the examples.
-            cargo.args(["test", "-p", package, "--lib", "--bins", "--examples", "--tests"]);
-            cargo.arg("--color=never").args(more);
+            cargo.args(words).args(["-p", package, "--color=never"]);
             cargo.args(["--config", "profile.dev.debug=0"]).arg("--target-dir").arg(&self.target);
             cargo.current_dir(&self.at).env_remove("RUSTFLAGS").env("RUST_BACKTRACE", "0");
             cargo
         };
-        match run(&mut cargo(&["--no-run"]), &log, BUILD)? {
-            (Some(status), _) if status.success() => {}
-            (Some(_), _) => return Ok(Tested::DoesNotCompile),
-            (None, _) => bail!("the build takes too long"),
+        let tests = ["test", "--lib", "--bins", "--tests"];
+        // Tests run the examples, as they are and not as tests.
+        let builds = [&["build", "--examples"][..], &[&tests[..], &["--no-run"]].concat()];
+        for build in builds {
+            match run(&mut cargo(build), &log, BUILD)? {
+                (Some(status), _) if status.success() => {}
+                (Some(_), _) => return Ok(Tested::DoesNotCompile),
+                (None, _) => bail!("the build takes too long"),
+            }
         }
-        let (ended, output) = run(&mut cargo(&[]), &log, limit)?;
+        let (ended, output) = run(&mut cargo(&tests), &log, limit)?;
         let failed = || {
             let mut lines = output.lines();
             let name = |line: &str| {
