@@ -599,6 +599,35 @@ pub(crate) mod tests {
         assert_ne!(segment.watch.cursor.load(Relaxed), cursor, "the news was kept");
     }
 
+    /// The look waits for the lock that keeps this process from forking, to open a description.
+    ///
+    /// Fails if a look that came to its end is never a long one (seen failing).
+    #[test]
+    fn a_process_rests_after_a_look_that_took_long() {
+        let queue = queue(1, 0);
+        let (segment, watch) = (queue.segment(), &queue.segment().watch);
+        // A thread may be stopped before its look begins, so that the look is short.
+        let rests = (0..100).any(|_| {
+            leave_open(&queue, 0, 0);
+            let next = watch.next.load(Relaxed);
+            std::thread::scope(|scope| {
+                let forks = crate::fork::hold_forks();
+                scope.spawn(|| segment.watch_now());
+                while watch.next.load(Relaxed) == next {
+                    std::thread::yield_now();
+                }
+                let begun = Instant::now();
+                while begun.elapsed() < 2 * LONG {
+                    std::thread::yield_now();
+                }
+                drop(forks);
+            });
+            assert!(!is_open(&queue, 0), "it came to its end");
+            watch.rest.load(Relaxed) > 0
+        });
+        assert!(rests);
+    }
+
     /// Fails if news is forgotten while somebody else has the lock (seen failing). That who has it
     /// looks again, too, is for `loom-tests/tests/news.rs`.
     #[test]
