@@ -73,3 +73,28 @@ impl Census {
         Ok(census)
     }
 }
+
+#[cfg(all(test, not(loom), not(kill_points)))]
+mod tests {
+    use crate::Queue;
+    use crate::slot::Verb;
+
+    use super::*;
+
+    /// Fails if one of the numbers stays 0 (seen failing with that of the ring).
+    #[test]
+    fn each_block_and_each_handle_is_counted_where_it_is() {
+        let queue = Queue::builder().capacity(4).max_message(8).handles(4).create().unwrap();
+        let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
+        for _ in 0..3 {
+            sender.try_send(b"message").unwrap();
+        }
+        let _lease = receiver.try_lease().unwrap();
+        let counted = Census { in_ring: 2, held: 1, busy: 0, owned: 2 };
+        assert_eq!(census(&queue).unwrap(), counted);
+        let ring = queue.segment().ring().unwrap();
+        let gain = CellWord::from_bits(ring.cells_of(3).unwrap()[0].load(Relaxed)).block();
+        ring.records[3].op.store(OpWord::busy(Verb::Send, 0, 0, gain).bits(), Relaxed);
+        assert_eq!(census(&queue).unwrap(), Census { busy: 1, ..counted });
+    }
+}
