@@ -19,8 +19,9 @@ use std::time::Duration;
 use loom::sync::atomic::Ordering::Relaxed;
 use loom::sync::{Condvar, Mutex, MutexGuard};
 use parkline_core::driver::{
-    AtomicU32, Gate, HeapRing, Kernel, Left, Patience, Place, Sleep, WaitQueue,
+    AtomicU32, Gate, HeapPort, HeapRing, Kernel, Left, Patience, Place, Sleep, WaitQueue, wait_at,
 };
+use parkline_core::{TryRecvError, TrySendError};
 
 /// How many preemptions a model is run with, at most, where `LOOM_MAX_PREEMPTIONS` does not say.
 #[derive(Clone, Copy)]
@@ -161,6 +162,34 @@ impl Kernel for Futexes {
         }
         woken
     }
+}
+
+/// Sends, and sleeps while the ring is full; `false` if it is closed.
+pub fn send(ring: &HeapRing, kernel: &Futexes, port: &mut HeapPort<'_>, message: u8) -> bool {
+    let attempt = || match port.try_send(&[message; 8]) {
+        Err(TrySendError::Full(())) => None,
+        answer => Some(answer),
+    };
+    let more = || ring.is_writable();
+    let sent = wait_at(kernel, ring.writable(), FOR_EVER, attempt, more).unwrap();
+    if let Some(wake) = ring.readable().notify(1) {
+        wake.carry_out(kernel);
+    }
+    sent.is_ok()
+}
+
+/// Receives, and sleeps while the ring is empty; `None` if it is closed.
+pub fn recv(ring: &HeapRing, kernel: &Futexes, port: &mut HeapPort<'_>) -> Option<u8> {
+    let attempt = || match port.try_recv() {
+        Err(TryRecvError::Empty) => None,
+        answer => Some(answer),
+    };
+    let more = || ring.is_readable();
+    let received = wait_at(kernel, ring.readable(), FOR_EVER, attempt, more).unwrap();
+    if let Some(wake) = ring.writable().notify(1) {
+        wake.carry_out(kernel);
+    }
+    received.ok().map(|message| message[0])
 }
 
 /// Tasks of one process that wait for messages through one kernel wait, as `parkline-uring` has

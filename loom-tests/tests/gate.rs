@@ -13,35 +13,8 @@ mod models {
     use std::sync::Arc;
 
     use loom::thread;
-    use parkline_core::driver::{HeapPort, HeapRing, wait_at};
-    use parkline_core::{TryRecvError, TrySendError};
-    use parkline_loom_tests::{FOR_EVER, Futexes, Size, model, ring};
-
-    fn send(ring: &HeapRing, kernel: &Futexes, port: &mut HeapPort<'_>, message: u8) -> bool {
-        let attempt = || match port.try_send(&[message; 8]) {
-            Err(TrySendError::Full(())) => None,
-            answer => Some(answer),
-        };
-        let more = || ring.is_writable();
-        let sent = wait_at(kernel, ring.writable(), FOR_EVER, attempt, more).unwrap();
-        if let Some(wake) = ring.readable().notify(1) {
-            wake.carry_out(kernel);
-        }
-        sent.is_ok()
-    }
-
-    fn recv(ring: &HeapRing, kernel: &Futexes, port: &mut HeapPort<'_>) -> Option<u8> {
-        let attempt = || match port.try_recv() {
-            Err(TryRecvError::Empty) => None,
-            answer => Some(answer),
-        };
-        let more = || ring.is_readable();
-        let received = wait_at(kernel, ring.readable(), FOR_EVER, attempt, more).unwrap();
-        if let Some(wake) = ring.writable().notify(1) {
-            wake.carry_out(kernel);
-        }
-        received.ok().map(|message| message[0])
-    }
+    use parkline_core::driver::HeapRing;
+    use parkline_loom_tests::{Futexes, Size, model, recv, ring, send};
 
     /// A thread that receives `count` messages.
     fn receiver(
