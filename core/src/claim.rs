@@ -17,7 +17,6 @@
 #![expect(unsafe_code, reason = "ties a port to the mapping that it borrows from")]
 #![expect(clippy::arithmetic_side_effects, reason = "numbers of records, and times of a moment")]
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::AsFd;
 use std::thread;
@@ -25,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::attachment::Heir;
 use crate::error::{AttachError, Corrupt};
+use crate::fork::random;
 use crate::gone::Gone;
 use crate::locks::{Locks, Owner};
 use crate::port::Port;
@@ -336,9 +336,7 @@ fn random_below(len: usize) -> usize {
     if len < 2 {
         return 0;
     }
-    // The process and the time too: forked children have the same states.
-    let random = RandomState::new().hash_one((std::process::id(), Instant::now()));
-    (random % len as u64) as usize
+    (random() % len as u64) as usize
 }
 
 #[cfg(all(test, not(kill_points)))]

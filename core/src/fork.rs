@@ -47,13 +47,17 @@ struct Kept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark(u64);
 
+/// A random number, which a forked child and its parent do not share.
+pub(crate) fn random() -> u64 {
+    // The process and the time too: forked children have the same states.
+    RandomState::new().hash_one((std::process::id(), Instant::now()))
+}
+
 impl Mark {
     /// Gives the description `fd` an offset of its own. Nothing must read or write at its offset.
     pub(crate) fn set(fd: impl AsFd) -> rustix::io::Result<Self> {
-        // The process and the time too: forked children have the same states.
-        let random = RandomState::new().hash_one((std::process::id(), Instant::now()));
         // An offset is positive.
-        let offset = random >> 1;
+        let offset = random() >> 1;
         rustix::fs::seek(fd, SeekFrom::Start(offset)).map(Self)
     }
 
