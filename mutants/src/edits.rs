@@ -17,7 +17,7 @@ use crate::proofs::{Proofs, Tested, Tree};
 use crate::results::Outcome;
 
 /// The version whose edits the table of arguments is of.
-const VERSION: &str = "cargo-mutants 27.1.0";
+const VERSION: &str = "27.1.0";
 /// What the tests of a crate may take. On the tree as it is they take less than a minute.
 const TESTS: Duration = Duration::from_secs(300);
 
@@ -83,10 +83,12 @@ impl Named for Edit {
 impl Edit {
     /// All edits of core and uring, in the order of the sources.
     pub(crate) fn all(root: &Path) -> Result<Vec<Self>> {
-        let install = "cargo install cargo-mutants --locked --version 27.1.0";
         let version = Command::new("cargo").args(["mutants", "--version"]).output()?;
         let version = String::from_utf8_lossy(&version.stdout).trim().to_owned();
-        ensure!(version == VERSION, "{VERSION} is needed, not `{version}`: {install}");
+        ensure!(
+            version == format!("cargo-mutants {VERSION}"),
+            "cargo-mutants {VERSION} is needed, not `{version}`: `cargo install cargo-mutants --locked --version {VERSION}`"
+        );
         let listed = Command::new("cargo")
             .args(["mutants", "--list", "--json", "-p", "parkline-core", "-p", "parkline-uring"])
             .current_dir(root)
