@@ -87,12 +87,11 @@ impl Scene {
 
     /// Waits until the dead have no lock on the queue any more.
     pub(crate) fn until_only_survivors_have_locks(&self) -> Result<()> {
-        let inode = rustix::fs::fstat(&self.queue)?.st_ino;
+        let inode = format!(":{} ", rustix::fs::fstat(&self.queue)?.st_ino);
         let survivors = 2 + usize::from(self.waiter.is_some());
         loop {
             let locks = fs::read_to_string("/proc/locks")?;
-            let is_ours = |line: &&str| line.contains(&format!(":{inode} "));
-            if locks.lines().filter(is_ours).count() <= survivors {
+            if locks.lines().filter(|line| line.contains(&inode)).count() <= survivors {
                 return Ok(());
             }
             thread::yield_now();
