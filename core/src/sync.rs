@@ -127,8 +127,9 @@ mod model {
     /// loom 0.7 compares a store with the last access of its word alone: where a thread loads a word and
     /// then stores to it, that is its own load, and the race of the store with another thread's earlier
     /// load is not explored (tokio-rs/loom#392, #166). So each thread that loads a word has a mark on
-    /// it. It touches the mark before each of its loads, and who stores to the word before touches the
-    /// marks of those who loaded it since the last store: loom explores both orders of two touches.
+    /// it. It touches the mark before each of its loads. A thread that stores to the word first touches
+    /// the marks of the threads that loaded it since the last store: loom explores both orders of two
+    /// touches.
     /// They order nothing otherwise, so no weak behaviour is lost.
     #[derive(Debug, Default)]
     struct Marks(std::sync::Mutex<Vec<Mark>>);
