@@ -28,7 +28,8 @@
 //! | anything, where io_uring is refused | the same helper thread; [`backend`] tells, and a `tracing` warning |
 //! | anything, where no thread is to be had either | nobody: the task looks every 16 ms; a `tracing` error tells once |
 //!
-//! No runtime needs `enable_time`: it keeps the thread free between the looks of the last row. tokio tells by a panic alone that a runtime lacks I/O: this crate
+//! No runtime needs `enable_time`: it keeps the thread free between the looks of the last row. tokio
+//! tells by a panic alone that a runtime lacks I/O: this crate
 //! catches that panic, the message of which is printed, and provokes none in a process without any
 //! epoll descriptor. A program that aborts on panics and has a runtime with I/O needs `enable_io` in
 //! each runtime that waits here.

@@ -1,9 +1,9 @@
 //! Where neither a ring nor the helper thread is to be had, all that is left to a task is to attempt
 //! again after a pause.
 //!
-//! A timer of the tokio runtime or the event loop around the task wakes it. Elsewhere, and in a runtime without timers,
-//! the thread that polls the task sleeps for what is left of the pause, counted from the task's last
-//! poll: the pauses of many tasks of a thread pass at the same time.
+//! A timer of the tokio runtime or the event loop around the task wakes it. Elsewhere, and in a runtime
+//! without timers, the thread that polls the task sleeps for what is left of the pause, counted from the
+//! task's last poll: the pauses of many tasks of a thread pass at the same time.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
