@@ -20,13 +20,16 @@ impl Companion {
         &self,
         make: impl FnOnce() -> T,
     ) -> Option<&T> {
-        let companion = self.0.get().unwrap_or_else(|| {
+        if self.0.get().is_none() {
             let made: Box<Kept> = Box::new(make());
             // A forked child must not find it half set.
-            let _forks = hold_forks();
-            self.0.get_or_init(|| made)
-        });
-        let companion: &dyn Any = &**companion;
+            let forks = hold_forks();
+            let made_in_vain = self.0.set(made).err();
+            // Its drop may hold forks itself.
+            drop(forks);
+            drop(made_in_vain);
+        }
+        let companion: &dyn Any = &**self.0.get()?;
         companion.downcast_ref()
     }
 }
@@ -34,5 +37,41 @@ impl Companion {
 impl core::fmt::Debug for Companion {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Companion").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, mpsc};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    struct HoldsForks;
+
+    impl Drop for HoldsForks {
+        fn drop(&mut self) {
+            drop(hold_forks());
+        }
+    }
+
+    /// Two tasks that wait at a queue for the first time make one each.
+    ///
+    /// Fails if the second is dropped while forks are held: that thread waits for itself (seen
+    /// failing).
+    #[test]
+    fn what_was_made_in_vain_is_dropped_when_forks_go_on() {
+        let companion = Arc::new(Companion::default());
+        let (done, is_done) = mpsc::channel();
+        thread::spawn(move || {
+            let quicker = || companion.get_or_make(|| HoldsForks);
+            let found = companion.get_or_make(|| {
+                assert!(quicker().is_some());
+                HoldsForks
+            });
+            done.send(found.is_some()).unwrap();
+        });
+        assert_eq!(is_done.recv_timeout(Duration::from_secs(60)), Ok(true));
     }
 }
