@@ -43,35 +43,34 @@
 mod backend;
 mod block_on;
 mod current;
+mod engine;
 mod event;
 mod event_loop;
-mod helper;
 mod join;
-mod lane;
-mod looking;
+mod lock;
 mod owed;
-mod owned;
 mod pause;
-mod peer;
+mod peers;
+mod pidfds;
 mod reactor;
 mod receiver;
 #[cfg(test)]
 #[path = "../../core/tests/required/mod.rs"]
 mod required;
-mod ring;
 mod semaphore;
 mod sender;
 mod shared;
-mod shared_handle;
+mod spin;
 mod timers;
 #[cfg(feature = "tokio")]
 mod tokio;
-mod unpark;
+mod waiters;
 mod waiting;
 
 /// The seams for bindings: foreign event loops, and waits for what is no call of this crate.
 pub mod driver {
-    pub use crate::event_loop::{LoopRing, LoopTimer, within_timer};
+    pub use crate::event_loop::{LoopRing, within_timer};
+    pub use crate::timers::LoopTimer;
     pub use crate::waiting::{wait, wait_where};
 }
 
@@ -88,7 +87,7 @@ pub use parkline_core::{
 pub use receiver::AsyncReceiver;
 pub use semaphore::AsyncSemaphore;
 pub use sender::{AsyncCommit, AsyncPackSender, AsyncReserve, AsyncSender};
-pub use shared_handle::{Handle, Locked, Shared};
+pub use shared::{Handle, Locked, Shared};
 
 /// Runs the programs of a page.
 #[cfg(doctest)]

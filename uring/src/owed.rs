@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parkline_core::driver::{Owed, Until, on_owed};
 
 use crate::current::current;
-use crate::reactor::lock;
+use crate::lock::lock;
 use crate::waiting::Waiting;
 
 /// Has core tell us when a handle of this process begins to owe.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parkline_core::driver::{DeferredLetters, Side, WaitsFor};
 use parkline_core::{Lease, Message, Receiver, RecvError, RecvTimeoutError, TryRecvError};
 
-use crate::shared_handle::{Handle, Shared};
+use crate::shared::{Handle, Shared};
 use crate::waiting::wait_where;
 
 mod sealed {

@@ -7,7 +7,7 @@ use parkline_core::{
     Message, Pack, Reservation, SendError, SendTimeoutError, Sender, TrySendError,
 };
 
-use crate::shared_handle::{Handle, Shared};
+use crate::shared::{Handle, Shared};
 use crate::waiting::wait;
 
 mod sealed {
@@ -91,9 +91,10 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
     /// A wake that a killed process took with it comes within the watchdog's period.
     fn send(&mut self, message: &M) -> impl Future<Output = Result<(), SendError>> + Send {
         async move {
-            let sent = wait(self, None, Self::side, Self::spin_limit, |it| {
-                it.attempt(|it| it.try_send(message))
-            });
+            // The future keeps the message already: the attempt keeps where it is.
+            let message = &message;
+            let attempt = move |it: &mut Self| it.attempt(|it| it.try_send(message));
+            let sent = wait(self, None, Self::side, Self::spin_limit, attempt);
             sent.await.unwrap_or(Err(SendError::Closed(())))
         }
     }

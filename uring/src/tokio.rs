@@ -20,7 +20,8 @@ use ::tokio::runtime::{Handle, Id};
 use ::tokio::task::coop::{RestoreOnPending, poll_proceed};
 use parkline_core::driver::hold_forks;
 
-use crate::reactor::{Reactor, lock};
+use crate::lock::lock;
+use crate::reactor::Reactor;
 
 /// The runtime around the caller.
 pub(crate) fn runtime_id() -> Option<Id> {
@@ -91,7 +92,7 @@ fn start(handle: &Handle) -> io::Result<Arc<Reactor>> {
     if !may_have_io() {
         return Err(without_io());
     }
-    let reactor = Reactor::shared()?;
+    let reactor = Reactor::of_runtime()?;
     let fd = reactor.ring_fd().ok_or(io::ErrorKind::Unsupported)?;
     let fd = RingFd { fd, pump: Pump(Arc::clone(&reactor)) };
     // tokio has no question whether a runtime has I/O, only a panic where it has none. What unwinds

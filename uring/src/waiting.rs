@@ -1,4 +1,5 @@
-//! The wait of one task: try, then wait in the lane of its handle, by [`WaitQueue::poll`].
+//! The wait of one task: it attempts, then waits among the [`Waiters`] of its handle, by
+//! [`WaitQueue::poll`].
 //!
 //! [`WaitQueue::poll`]: parkline_core::driver::WaitQueue::poll
 
@@ -10,42 +11,42 @@ use std::time::{Duration, Instant};
 
 use parkline_core::driver::{Place, Side, Sleep};
 
-use crate::current::{current, look_for};
-use crate::lane::Lane;
-use crate::looking::Looker;
+use crate::current::{current, spin_for};
 use crate::owed::drive_owed;
 use crate::pause::Pause;
 use crate::reactor::Reactor;
+use crate::spin::SpinTask;
 use crate::timers::Timer;
+use crate::waiters::Waiters;
 
 /// How often one poll begins anew: for a reactor that ended, or because the task waits for something
 /// else now.
 const MOVES: u32 = 16;
 
-/// A task's place among those that wait. Dropping it gives up: what was meant for this task goes to
-/// another.
+/// The wait of a task. Dropping it gives up: a wake that was meant for this task goes to another.
 #[derive(Debug)]
 pub(crate) struct Waiting<W> {
-    lane: Option<Arc<Lane>>,
-    /// What it waits for in the lane.
+    /// Those among whom it waits, and the reactor that acts on them.
+    among: Option<(Arc<Reactor>, Arc<Waiters>)>,
+    /// What it waits for among them.
     waits_for: Option<W>,
     place: Option<Place>,
     deadline: Option<Instant>,
     clock: Clock,
-    /// Somebody has looked for it, or will not.
-    has_looked: bool,
+    /// The thread has spun for it, or does not spin.
+    has_spun: bool,
     #[cfg(feature = "tokio")]
     has_yielded: bool,
 }
 
-/// What wakes the task though no message comes.
+/// What wakes the task when the time is over.
 #[derive(Debug, Default)]
 enum Clock {
     #[default]
     None,
-    /// Of the lane's reactor, for the deadline.
+    /// The reactor's, for the deadline.
     Timer(Timer),
-    /// It has no lane, for no reactor is to be had.
+    /// No reactor is to be had.
     Pause(Box<Pause>),
 }
 
@@ -97,14 +98,14 @@ pub fn wait_where<H, T, W: Copy + PartialEq>(
 
 impl<W> Waiting<W> {
     pub(crate) fn new(deadline: Option<Instant>) -> Self {
-        let (lane, waits_for, place, clock) = (None, None, None, Clock::None);
+        let (among, waits_for, place, clock) = (None, None, None, Clock::None);
         Self {
-            lane,
+            among,
             waits_for,
             place,
             deadline,
             clock,
-            has_looked: false,
+            has_spun: false,
             #[cfg(feature = "tokio")]
             has_yielded: false,
         }
@@ -121,9 +122,9 @@ impl<W: Copy + PartialEq> Waiting<W> {
         attempt: &mut impl FnMut(&mut H) -> ControlFlow<T, W>,
     ) -> Poll<Option<T>> {
         for _ in 0..MOVES {
-            // Before its own, a task that has waited sees to what the dead left.
-            if let Some(lane) = &self.lane {
-                lane.side.keep_watch();
+            // A task that has waited searches for the dead before it attempts.
+            if let Some((_, waiters)) = &self.among {
+                waiters.side.keep_watch();
             }
             let waits_for = match attempt(handle) {
                 ControlFlow::Break(answer) => {
@@ -136,15 +137,15 @@ impl<W: Copy + PartialEq> Waiting<W> {
                 self.leave();
                 return Poll::Ready(None);
             }
-            if !self.has_looked {
-                self.has_looked = true;
-                let task = |thread: &Waker| Looker {
+            if !self.has_spun {
+                self.has_spun = true;
+                let task = |thread: &Waker| SpinTask {
                     side: side(handle, waits_for),
                     limit: spin_limit(handle),
                     deadline: self.deadline,
                     waker: (!cx.waker().will_wake(thread)).then(|| cx.waker().clone()),
                 };
-                if look_for(task) {
+                if spin_for(task) {
                     return Poll::Pending;
                 }
             }
@@ -158,20 +159,20 @@ impl<W: Copy + PartialEq> Waiting<W> {
             if let Clock::Pause(_) = self.clock {
                 self.clock = Clock::None;
             }
-            let lane = self.lane_of(reactor, waits_for, || side(handle, waits_for));
+            let waiters = self.waiters_of(&reactor, waits_for, || side(handle, waits_for));
             // A forked child has no gate, and the next attempt says so.
-            let Some(gate) = lane.side.gate() else { continue };
-            let arm = |sleep: &Sleep<'_>| lane.reactor.arm(&lane, sleep);
-            // An attempt that waits for something else leaves this lane, as if it had its answer.
+            let Some(gate) = waiters.side.gate() else { continue };
+            let arm = |sleep: &Sleep<'_>| reactor.arm(&waiters, sleep);
+            // An attempt that waits for something else ends the wait here, as if it had its answer.
             let attempt = || {
-                lane.side.keep_watch();
-                lane.side.order();
+                waiters.side.keep_watch();
+                waiters.side.order();
                 match attempt(handle) {
                     ControlFlow::Break(answer) => Some(Some(answer)),
                     ControlFlow::Continue(now) => (now != waits_for).then_some(None),
                 }
             };
-            match lane.queue.poll(&mut self.place, cx.waker(), gate, attempt, arm) {
+            match waiters.queue.poll(&mut self.place, cx.waker(), gate, attempt, arm) {
                 Ok(Poll::Ready(Some(answer))) => {
                     self.leave();
                     return Poll::Ready(Some(answer));
@@ -181,43 +182,45 @@ impl<W: Copy + PartialEq> Waiting<W> {
                     continue;
                 }
                 Ok(Poll::Pending) => {}
-                Err(error) => lane.reactor.break_down(&error),
+                Err(error) => reactor.break_down(&error),
             }
-            if lane.reactor.is_dead() {
+            if reactor.is_dead() {
                 continue;
             }
-            lane.reactor.set_watchdog(lane.side.watchdog());
-            lane.reactor.watch_peers(&lane);
+            reactor.set_watchdog(waiters.side.watchdog());
+            reactor.search_peers_if_new(&waiters);
             if let Some(deadline) = self.deadline {
                 if let Clock::Timer(timer) = mem::take(&mut self.clock) {
-                    lane.reactor.remove_timer(deadline, timer);
+                    reactor.remove_timer(deadline, timer);
                 }
-                self.clock = Clock::Timer(lane.reactor.add_timer(deadline, cx.waker().clone()));
+                self.clock = Clock::Timer(reactor.add_timer(deadline, cx.waker().clone()));
             }
             return Poll::Pending;
         }
-        // Other tasks of the handle kept changing what it waits for: they go on first.
+        // Other tasks of the handle kept changing what it waits for. They are polled first.
         cx.waker().wake_by_ref();
         Poll::Pending
     }
 
-    /// The lane of the reactor that serves the task now, for what it waits for now. It leaves the one
-    /// where it waited before, if that is another.
-    fn lane_of(
+    /// The waiters of the reactor that serves the task now, for what it waits for now. It leaves those
+    /// among whom it waited before, if they are others.
+    fn waiters_of(
         &mut self,
-        reactor: Arc<Reactor>,
+        reactor: &Arc<Reactor>,
         waits_for: W,
         side: impl FnOnce() -> Side,
-    ) -> Arc<Lane> {
-        let is_same = self.waits_for == Some(waits_for);
-        let lane = self.lane.as_ref().filter(|lane| Arc::ptr_eq(&lane.reactor, &reactor));
-        if let Some(lane) = lane.filter(|_| is_same) {
-            return Arc::clone(lane);
+    ) -> Arc<Waiters> {
+        if let Some((its, waiters)) = &self.among
+            && self.waits_for == Some(waits_for)
+            && Arc::ptr_eq(its, reactor)
+        {
+            return Arc::clone(waiters);
         }
         self.leave();
-        let lane = reactor.lane(side());
-        (self.lane, self.waits_for) = (Some(Arc::clone(&lane)), Some(waits_for));
-        lane
+        let waiters = reactor.waiters_at(side());
+        self.among = Some((Arc::clone(reactor), Arc::clone(&waiters)));
+        self.waits_for = Some(waits_for);
+        waiters
     }
 }
 
@@ -235,17 +238,17 @@ impl<W> Waiting<W> {
     }
 
     fn leave(&mut self) {
-        let Some(lane) = self.lane.take() else { return };
-        if lane.reactor.is_forked() {
+        let Some((reactor, waiters)) = self.among.take() else { return };
+        if reactor.is_forked() {
             // All of it is the parent's, and perhaps locked by a thread that does not exist here.
-            mem::forget((lane, self.place.take()));
+            mem::forget((reactor, waiters, self.place.take()));
             return;
         }
         if let (Some(deadline), Clock::Timer(timer)) = (self.deadline, mem::take(&mut self.clock)) {
-            lane.reactor.remove_timer(deadline, timer);
+            reactor.remove_timer(deadline, timer);
         }
         if let Some(place) = self.place.take() {
-            lane.settle(lane.queue.leave(place));
+            reactor.settle(&waiters, waiters.queue.leave(place));
         }
     }
 }
