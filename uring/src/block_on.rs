@@ -49,7 +49,7 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 
 fn run<F: Future>(future: F, unpark: &Arc<Unpark>, reactor: Option<&Arc<Reactor>>) -> F::Output {
     let waker = Waker::from(Arc::clone(unpark));
-    let entered = current::enter(reactor.cloned(), Some(waker.clone()));
+    let entered = current::enter(reactor.cloned(), Some(waker.clone()), None);
     // A tokio task around the call has a budget that nothing renews before the call returns: tokio's
     // own futures would wait for it for ever.
     #[cfg(feature = "tokio")]

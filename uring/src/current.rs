@@ -108,17 +108,8 @@ pub(crate) fn loop_timer() -> Option<Arc<dyn LoopTimer>> {
 }
 
 /// Makes `reactor` the innermost on this thread until the result is dropped. `thread` wakes this one, if
-/// it sleeps when none of its tasks can go on.
-pub(crate) fn enter(reactor: Option<Arc<Reactor>>, thread: Option<Waker>) -> Entered {
-    push(reactor, thread, None)
-}
-
-/// Has tasks that can wait nowhere wait by `timer`, until the result is dropped.
-pub(crate) fn enter_timer(timer: Arc<dyn LoopTimer>) -> Entered {
-    push(None, None, Some(timer))
-}
-
-fn push(
+/// it sleeps when none of its tasks can go on. Tasks that can wait nowhere wait by `timer`.
+pub(crate) fn enter(
     reactor: Option<Arc<Reactor>>,
     thread: Option<Waker>,
     timer: Option<Arc<dyn LoopTimer>>,

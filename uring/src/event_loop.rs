@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use crate::backend::{Backend, backend};
-use crate::current::{enter, enter_timer};
+use crate::current::enter;
 use crate::reactor::Reactor;
 use crate::timers::LoopTimer;
 
@@ -68,7 +68,7 @@ impl LoopRing {
 
     /// Calls `poll`: futures that are polled in it wait in this ring.
     pub fn within<R>(&self, poll: impl FnOnce() -> R) -> R {
-        let _entered = enter(Some(Arc::clone(&self.reactor)), None);
+        let _entered = enter(Some(Arc::clone(&self.reactor)), None, None);
         poll()
     }
 }
@@ -76,7 +76,7 @@ impl LoopRing {
 /// Calls `poll`: futures that are polled in it wait by the helper thread, and by `timer` where that is
 /// not to be had.
 pub fn within_timer<R>(timer: Arc<dyn LoopTimer>, poll: impl FnOnce() -> R) -> R {
-    let _entered = enter_timer(timer);
+    let _entered = enter(None, None, Some(timer));
     poll()
 }
 

@@ -64,6 +64,7 @@ mod spin;
 mod timers;
 #[cfg(feature = "tokio")]
 mod tokio;
+mod wait;
 mod waiters;
 mod waiting;
 
@@ -71,7 +72,8 @@ mod waiting;
 pub mod driver {
     pub use crate::event_loop::{LoopRing, within_timer};
     pub use crate::timers::LoopTimer;
-    pub use crate::waiting::{wait, wait_where};
+    pub use crate::wait::{wait, wait_where};
+    pub use crate::waiting::Waits;
 }
 
 pub use backend::{Backend, Unavailable, backend, try_io_uring};

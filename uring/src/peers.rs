@@ -64,10 +64,12 @@ impl Peers {
             let mut polls = lock(&self.polls);
             polls.retain(|_, it| it.peer.strong_count() > 0 || !engine.cancel_poll(it.id));
             for peer in &found.peers {
-                let is_polled = polls.get(&peer.pid).is_some_and(|it| it.is_of(peer));
+                let weak = Arc::downgrade(peer);
+                let is_it = |it: &Poll| Weak::ptr_eq(&it.peer, &weak);
+                let is_polled = polls.get(&peer.pid).is_some_and(is_it);
                 // One that is refused is polled after the watchdog's next search.
                 if !is_polled && let Ok(id) = engine.poll_peer(peer) {
-                    polls.insert(peer.pid, Poll { peer: Arc::downgrade(peer), id });
+                    polls.insert(peer.pid, Poll { peer: weak, id });
                 }
             }
         }
@@ -99,12 +101,6 @@ impl Peers {
     #[cfg(test)]
     pub(crate) fn polled(&self) -> usize {
         lock(&self.polls).len()
-    }
-}
-
-impl Poll {
-    fn is_of(&self, peer: &Arc<Peer>) -> bool {
-        core::ptr::eq(self.peer.as_ptr(), Arc::as_ptr(peer))
     }
 }
 

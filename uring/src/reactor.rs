@@ -426,7 +426,7 @@ mod tests {
     fn poll(reactor: &Arc<Reactor>, waits: &mut Recv<'_>) -> Arc<Unpark> {
         let told = Arc::new(Unpark::default());
         let waker = Waker::from(Arc::clone(&told));
-        let _entered = enter(Some(Arc::clone(reactor)), None);
+        let _entered = enter(Some(Arc::clone(reactor)), None, None);
         assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         told
     }

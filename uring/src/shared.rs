@@ -2,12 +2,14 @@
 
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use parkline_core::driver::DeferredLetters;
+use parkline_core::driver::{DeferredLetters, Side};
 use parkline_core::{Message, Receiver, Sender};
 
 use crate::lock::lock;
 use crate::owed::drive_owed;
+use crate::waiting::Waits;
 
 /// What can be shared: a [`Sender`] or a [`Receiver`].
 pub trait Handle: sealed::Handle {}
@@ -21,7 +23,7 @@ mod sealed {
         /// What is done after the lock is released.
         type After: After;
 
-        /// Told once, when it is put behind a lock.
+        /// Called once, when it is put behind a lock.
         fn begin_to_share(&mut self) {}
 
         fn after(&self) -> Option<Self::After> {
@@ -86,7 +88,7 @@ impl<H: Handle> Shared<H> {
         Locked { guard: self.lock_alone(), after: AfterUnlock(None) }
     }
 
-    /// The same, for a caller that sees to the dead letters.
+    /// The same, for a caller that handles the dead letters itself.
     pub(crate) fn lock_alone(&self) -> MutexGuard<'_, H> {
         lock(&self.0)
     }
@@ -95,6 +97,16 @@ impl<H: Handle> Shared<H> {
 impl<H> Clone for Shared<H> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
+    }
+}
+
+impl<W: Copy + PartialEq, H: Handle + Waits<W>> Waits<W> for Shared<H> {
+    fn side(&self, waits_for: W) -> Side {
+        self.lock().side(waits_for)
+    }
+
+    fn spin_limit(&self) -> Duration {
+        self.lock().spin_limit()
     }
 }
 
@@ -131,7 +143,7 @@ impl<H: Handle> Drop for Locked<'_, H> {
 
 impl<H: Handle> Drop for AfterUnlock<H> {
     fn drop(&mut self) {
-        // A handler that panicked too would end the process; the next call sees to its letters.
+        // A second panic, in a handler, would end the process. The next call handles these letters.
         if let Some(after) = self.0.take().filter(|_| !std::thread::panicking()) {
             sealed::After::run(after);
         }

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use parkline_core::driver::{Place, Side, Sleep};
 
 use crate::current::{current, spin_for};
-use crate::owed::drive_owed;
 use crate::pause::Pause;
 use crate::reactor::Reactor;
 use crate::spin::SpinTask;
@@ -22,6 +21,20 @@ use crate::waiters::Waiters;
 /// How often one poll begins anew: for a reactor that ended, or because the task waits for something
 /// else now.
 const MOVES: u32 = 16;
+
+/// What tasks wait by: a handle, or a call that has begun. Says once for all its calls what they need to
+/// wait.
+///
+/// `W` is what a call can wait for: `()` if all calls wait for the same.
+pub trait Waits<W: Copy + PartialEq = ()> {
+    /// Where a call waits.
+    fn side(&self, waits_for: W) -> Side;
+
+    /// For how long at most the thread spins before it sleeps, where it would sleep.
+    fn spin_limit(&self) -> Duration {
+        Duration::ZERO
+    }
+}
 
 /// The wait of a task. Dropping it gives up: a wake that was meant for this task goes to another.
 #[derive(Debug)]
@@ -36,7 +49,7 @@ pub(crate) struct Waiting<W> {
     /// The thread has spun for it, or does not spin.
     has_spun: bool,
     #[cfg(feature = "tokio")]
-    has_yielded: bool,
+    pub(crate) has_yielded: bool,
 }
 
 /// What wakes the task when the time is over.
@@ -50,75 +63,12 @@ enum Clock {
     Pause(Box<Pause>),
 }
 
-/// As [`wait_where`], for a call that waits at one side only.
-pub fn wait<H, T>(
-    handle: &mut H,
-    deadline: Option<Instant>,
-    side: impl Fn(&H) -> Side,
-    spin_limit: impl Fn(&H) -> Duration,
-    mut attempt: impl FnMut(&mut H) -> Option<T>,
-) -> impl Future<Output = Option<T>> {
-    wait_where(
-        handle,
-        deadline,
-        move |it, ()| side(it),
-        spin_limit,
-        move |it| attempt(it).map_or(ControlFlow::Continue(()), ControlFlow::Break),
-    )
-}
-
-/// Calls `attempt` until it answers, and waits at a `side` of the handle in between: the one of what the
-/// attempt says that it waits for. `None` when the deadline has passed. Cancel-safe if `attempt` does
-/// nothing unless it answers.
-///
-/// Before it waits, the thread spins for as long as the handle's `spin_limit`, where the thread would
-/// sleep.
-///
-/// No `async fn`: that would keep its arguments twice, and ten thousand tasks may wait.
-pub fn wait_where<H, T, W: Copy + PartialEq>(
-    handle: &mut H,
-    deadline: Option<Instant>,
-    side: impl Fn(&H, W) -> Side,
-    spin_limit: impl Fn(&H) -> Duration,
-    mut attempt: impl FnMut(&mut H) -> ControlFlow<T, W>,
-) -> impl Future<Output = Option<T>> {
-    drive_owed();
-    let mut waiting = Waiting::new(deadline);
-    std::future::poll_fn(move |cx| {
-        #[cfg(feature = "tokio")]
-        let budget = std::task::ready!(crate::tokio::take_budget(cx, &mut waiting.has_yielded));
-        let polled = waiting.poll(cx, handle, &side, &spin_limit, &mut attempt);
-        #[cfg(feature = "tokio")]
-        if let Some(budget) = budget.filter(|_| polled.is_ready()) {
-            budget.made_progress();
-        }
-        polled
-    })
-}
-
-impl<W> Waiting<W> {
-    pub(crate) fn new(deadline: Option<Instant>) -> Self {
-        let (among, waits_for, place, clock) = (None, None, None, Clock::None);
-        Self {
-            among,
-            waits_for,
-            place,
-            deadline,
-            clock,
-            has_spun: false,
-            #[cfg(feature = "tokio")]
-            has_yielded: false,
-        }
-    }
-}
-
 impl<W: Copy + PartialEq> Waiting<W> {
-    pub(crate) fn poll<H, T>(
+    /// Polls a call that answers by `attempt`. `None` if the time is over.
+    pub(crate) fn poll<H: Waits<W>, T>(
         &mut self,
         cx: &mut Context<'_>,
         handle: &mut H,
-        side: &impl Fn(&H, W) -> Side,
-        spin_limit: &impl Fn(&H) -> Duration,
         attempt: &mut impl FnMut(&mut H) -> ControlFlow<T, W>,
     ) -> Poll<Option<T>> {
         for _ in 0..MOVES {
@@ -140,8 +90,8 @@ impl<W: Copy + PartialEq> Waiting<W> {
             if !self.has_spun {
                 self.has_spun = true;
                 let task = |thread: &Waker| SpinTask {
-                    side: side(handle, waits_for),
-                    limit: spin_limit(handle),
+                    side: handle.side(waits_for),
+                    limit: handle.spin_limit(),
                     deadline: self.deadline,
                     waker: (!cx.waker().will_wake(thread)).then(|| cx.waker().clone()),
                 };
@@ -159,7 +109,7 @@ impl<W: Copy + PartialEq> Waiting<W> {
             if let Clock::Pause(_) = self.clock {
                 self.clock = Clock::None;
             }
-            let waiters = self.waiters_of(&reactor, waits_for, || side(handle, waits_for));
+            let waiters = self.waiters_of(&reactor, waits_for, || handle.side(waits_for));
             // A forked child has no gate, and the next attempt says so.
             let Some(gate) = waiters.side.gate() else { continue };
             let arm = |sleep: &Sleep<'_>| reactor.arm(&waiters, sleep);
@@ -225,6 +175,19 @@ impl<W: Copy + PartialEq> Waiting<W> {
 }
 
 impl<W> Waiting<W> {
+    pub(crate) fn new(deadline: Option<Instant>) -> Self {
+        Self {
+            among: None,
+            waits_for: None,
+            place: None,
+            deadline,
+            clock: Clock::None,
+            has_spun: false,
+            #[cfg(feature = "tokio")]
+            has_yielded: false,
+        }
+    }
+
     fn pause(&mut self, cx: &Context<'_>) -> Poll<()> {
         // A reactor by which it waited has ended.
         self.leave();
@@ -256,22 +219,5 @@ impl<W> Waiting<W> {
 impl<W> Drop for Waiting<W> {
     fn drop(&mut self) {
         self.leave();
-    }
-}
-
-#[cfg(all(test, target_pointer_width = "64"))]
-mod tests {
-    use parkline_core::Queue;
-
-    use crate::{AsyncReceiver, AsyncSender};
-
-    /// Fails if a call keeps its arguments more than once, as an `async fn` does (seen failing): ten
-    /// thousand tasks may wait.
-    #[test]
-    fn a_task_that_waits_is_small() {
-        let queue = Queue::builder().create().unwrap();
-        let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
-        assert!(size_of_val(&receiver.recv()) <= 96);
-        assert!(size_of_val(&sender.send(b"message")) <= 112);
     }
 }
