@@ -63,7 +63,7 @@ pub(crate) fn current() -> io::Result<Arc<Reactor>> {
 }
 
 /// Has the innermost [`block_on`](crate::block_on) spin for a task before the thread sleeps, and poll
-/// it again after that; whether it will. The `task` is told what wakes the thread.
+/// it again after that; whether it will. `task` gets the waker of the thread.
 pub(crate) fn spin_for(task: impl FnOnce(&Waker) -> SpinTask) -> bool {
     in_innermost(|runtime| {
         let Some(thread) = &runtime.thread else { return false };

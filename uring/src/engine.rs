@@ -1,9 +1,9 @@
 //! The engines, which wait in the kernel. A reactor has one of them.
 //!
-//! | engine | whose tasks | who waits in the kernel |
+//! | engine | tasks | what waits in the kernel |
 //! |---|---|---|
-//! | [`RuntimeRing`] | a tokio runtime's, an event loop's | the runtime: the ring's descriptor is in its poller, one task drains it |
-//! | [`ThreadRing`] | a thread's in [`block_on`](crate::block_on) | the thread, in one `io_uring_enter` |
+//! | [`RuntimeRing`] | of a tokio runtime or an event loop | the runtime: the ring's descriptor is in its poller, one task drains it |
+//! | [`ThreadRing`] | of a thread in [`block_on`](crate::block_on) | the thread, in one `io_uring_enter` |
 //! | [`Helper`] | all others, and all tasks without io_uring | one thread of the process, in `futex_waitv` |
 
 use std::io;

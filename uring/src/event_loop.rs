@@ -55,7 +55,7 @@ impl LoopRing {
         Ok(Self { reactor: Reactor::of_runtime()? })
     }
 
-    /// Calls the wakers of the tasks whose wait is over, and keeps their deadlines. To be called when
+    /// Calls the wakers of the tasks that may go on, and keeps their deadlines. To be called when
     /// the descriptor is readable; does nothing else otherwise.
     pub fn drive(&self) {
         for _ in 0..ROUNDS {

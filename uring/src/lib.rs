@@ -24,14 +24,13 @@
 //! | [`block_on`] | the calling thread's own io_uring |
 //! | an event loop that drives a [`LoopRing`](driver::LoopRing) | that ring |
 //! | any other executor | one helper thread of the process |
-//! | a tokio runtime without `enable_io` | the same helper thread; a `tracing` warning tells |
-//! | anything, where io_uring is refused | the same helper thread; [`backend`] tells, and a `tracing` warning |
-//! | anything, where no thread is to be had either | nobody: the task looks every 16 ms; a `tracing` error tells once |
+//! | a tokio runtime without `enable_io` | the same helper thread; a `tracing` warning says so |
+//! | anything, where io_uring is refused | the same helper thread; [`backend`] and a `tracing` warning say so |
+//! | anything, where no thread is to be had either | nowhere: the task attempts again every 16 ms; a `tracing` error says so once |
 //!
-//! No runtime needs `enable_time`: it keeps the thread free between the looks of the last row. tokio
-//! tells by a panic alone that a runtime lacks I/O: this crate
-//! catches that panic, the message of which is printed, and provokes none in a process without any
-//! epoll descriptor. A program that aborts on panics and has a runtime with I/O needs `enable_io` in
+//! No runtime needs `enable_time`: it keeps the thread free between the attempts of the last row. tokio
+//! reports by a panic alone that a runtime lacks I/O. This crate catches that panic, the message of which
+//! is printed, and provokes none in a process without any epoll descriptor. A program that aborts on panics and has a runtime with I/O needs `enable_io` in
 //! each runtime that waits here.
 //!
 //! `PARKLINE_BACKEND=futex` in the environment asks for the helper thread.
@@ -68,7 +67,7 @@ mod wait;
 mod waiters;
 mod waiting;
 
-/// The seams for bindings: foreign event loops, and waits for what is no call of this crate.
+/// The seams for bindings: foreign event loops, and waits of calls that this crate does not have.
 pub mod driver {
     pub use crate::event_loop::{LoopRing, within_timer};
     pub use crate::timers::LoopTimer;

@@ -16,7 +16,7 @@ use crate::current::current;
 use crate::lock::lock;
 use crate::waiting::{Waiting, Waits};
 
-/// Has core tell us when a handle of this process begins to owe.
+/// Has core call [`Return::start`] when a handle of this process begins to owe.
 pub(crate) fn drive_owed() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| on_owed(Return::start));

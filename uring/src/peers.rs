@@ -1,7 +1,7 @@
-//! The peers of one reactor: the processes for whose ends its ring polls, so that what they held is
-//! recovered at once.
+//! The peers of one reactor: processes that share a queue with this one. The ring polls for their ends, so
+//! that what they held is recovered at once.
 //!
-//! The watchdog finds the others: a process may be in another pid namespace, or its handle may have
+//! Some ends only the watchdog finds: a process may be in another pid namespace, or its handle may have
 //! named another process.
 
 use std::collections::HashMap;

@@ -45,7 +45,7 @@ pub(crate) struct Peer {
 /// What a search for the peers of a queue found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// The processes for whose ends a ring is to poll.
+    /// The processes for a ring to poll.
     pub(crate) peers: Vec<Arc<Peer>>,
     /// Some process has ended, or is out of sight: what it held is to be recovered.
     pub(crate) some_ended: bool,

@@ -106,7 +106,7 @@ impl Reactor {
         lock(&self.waiters).values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Arms the kernel wait of `waiters`. Called under the lock of their queue.
+    /// Arms the kernel wait of `waiters`. Called with the lock of their queue held.
     pub(crate) fn arm(&self, waiters: &Arc<Waiters>, sleep: &Sleep<'_>) -> io::Result<()> {
         if self.is_dead() {
             return Err(io::ErrorKind::NotConnected.into());
@@ -137,8 +137,8 @@ impl Reactor {
         }
     }
 
-    /// Searches for the dead, and has the next task attempt again, if there is something to do although
-    /// tasks wait.
+    /// The watchdog's round: searches for the dead. If there is something to do although tasks wait, the
+    /// next of them attempts again.
     fn check(waiters: &Waiters) {
         waiters.side.keep_watch();
         if !waiters.side.is_ready() {
@@ -151,7 +151,8 @@ impl Reactor {
         }
     }
 
-    /// Has the ring tell when a process ends that shares the queue of `waiters`.
+    /// Has the ring poll for the ends of the processes that share the queue of `waiters`, if handles have
+    /// arrived since it last did.
     pub(crate) fn search_peers_if_new(&self, waiters: &Waiters) {
         if have_arrived(waiters) {
             self.search_peers(&waiters.side);
@@ -204,7 +205,7 @@ impl Reactor {
         lock(&self.timers).next()
     }
 
-    /// Wakes the tasks whose time has come, and lets the watchdog make its round if that is due.
+    /// Wakes the tasks that are due at `now`, and makes the watchdog's round if that is due.
     pub(crate) fn fire_timers(&self, now: Instant) {
         let (due, is_round) = {
             let mut timers = lock(&self.timers);
@@ -510,7 +511,7 @@ mod tests {
         waiting
     }
 
-    /// Two tasks are dropped when one call wakes their waits, and the helper is told of the wake alone.
+    /// Two tasks are dropped when one call wakes their waits, and the helper learns of the wake alone.
     /// The kernel names one of the two.
     ///
     /// Fails if a wake is not passed on to the next handle: that of the wait which the kernel names, or
@@ -556,7 +557,7 @@ mod tests {
         futex::wake_op(first, Flags::empty(), 1, 1, second, add, always, 2, 0).unwrap();
     }
 
-    /// Fails if the helper is not told that a task was dropped (seen failing): it keeps the queue mapped
+    /// Fails if the helper does not learn that a task was dropped (seen failing): it keeps the queue mapped
     /// until something else wakes it.
     #[test]
     fn the_helper_lets_go_of_waiters_without_a_task() {
@@ -589,9 +590,9 @@ mod tests {
         }
     }
 
-    /// No completion tells of such a wait.
+    /// Such a wait has no completion.
     ///
-    /// Fails if a reactor that ends wakes only tasks whose waits land (seen failing).
+    /// Fails if a reactor that ends wakes only tasks of completed waits (seen failing).
     #[test]
     fn a_task_whose_wait_is_not_armed_yet_is_woken_when_the_reactor_ends() {
         let Some(reactor) = with_rings().pop() else { return };
@@ -638,7 +639,7 @@ mod tests {
         assert!(next <= Instant::now() + soon);
         reactor.set_watchdog(HOUR);
         assert_eq!(reactor.next_timer(), Some(next));
-        assert!(until(|| reactor.drain()), "the ring tells the time");
+        assert!(until(|| reactor.drain()), "the ring keeps time");
         assert_eq!(reactor.next_timer(), None);
         reactor.shut_down();
     }
@@ -706,12 +707,12 @@ mod tests {
         timer.is_some_and(|at| at <= Instant::now() + SECOND_SEARCH)
     }
 
-    /// The kernel may still hold the locks of a process when its end is told. The first reactor that is
-    /// told searches, and finds it; what the second finds is known.
+    /// The kernel may still hold the locks of a process when its pidfd is readable. The first reactor that
+    /// reaps the poll searches, and finds it; what the second finds is known.
     ///
     /// Fails if either does not search once more (each seen failing).
     #[test]
-    fn each_reactor_that_hears_of_an_end_searches_twice() {
+    fn each_reactor_that_learns_of_an_end_searches_twice() {
         let (Some(first), Some(second)) = (of_a_runtime(), of_a_runtime()) else { return };
         let queue = Queue::builder().handles(1).watchdog(HOUR).create().unwrap();
         let (handle, name) = named(&queue);

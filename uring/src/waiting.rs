@@ -39,9 +39,9 @@ pub trait Waits<W: Copy + PartialEq = ()> {
 /// The wait of a task. Dropping it gives up: a wake that was meant for this task goes to another.
 #[derive(Debug)]
 pub(crate) struct Waiting<W> {
-    /// Those among whom it waits, and the reactor that acts on them.
+    /// The waiters that it is one of, and the reactor that acts on them.
     among: Option<(Arc<Reactor>, Arc<Waiters>)>,
-    /// What it waits for among them.
+    /// What it waits for there.
     waits_for: Option<W>,
     place: Option<Place>,
     deadline: Option<Instant>,
@@ -152,8 +152,8 @@ impl<W: Copy + PartialEq> Waiting<W> {
         Poll::Pending
     }
 
-    /// The waiters of the reactor that serves the task now, for what it waits for now. It leaves those
-    /// among whom it waited before, if they are others.
+    /// The waiters of the reactor that serves the task now, for what it waits for now. If it waited with
+    /// others before, it leaves them.
     fn waiters_of(
         &mut self,
         reactor: &Arc<Reactor>,

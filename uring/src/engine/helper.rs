@@ -60,7 +60,7 @@ impl Helper {
         lock(&self.armed).extract_if(.., is_ended).collect()
     }
 
-    /// Sleeps until a gate is woken, whose wait is taken out and returned, or for any other reason.
+    /// Sleeps until a gate is woken, and takes out its wait; may return for any other reason.
     pub(crate) fn sleep(&self, control: u32, until: Option<Instant>) -> Option<Arc<Waiters>> {
         let armed = lock(&self.armed).clone();
         let timeout = until.map(|it| it.saturating_duration_since(Instant::now()));

@@ -67,7 +67,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    /// A ring for several threads, whose descriptor can be polled. Default flags: with
+    /// A ring for several threads, with a descriptor that can be polled. Default flags: with
     /// `DEFER_TASKRUN` nothing would ever make the descriptor readable (`io_req_local_work_add`
     /// does not wake `poll_wq`), and with `COOP_TASKRUN` a submitter that computes delays the
     /// completion.
@@ -184,8 +184,7 @@ impl Ring {
         }
     }
 
-    /// Cancels an operation. Its completion still comes, and tells whether the cancel or a wake was
-    /// first.
+    /// Cancels an operation. Its completion still comes, and says whether the cancel or a wake was first.
     pub(crate) fn cancel(&mut self, id: u64) {
         if !self.operations.contains_key(&id) {
             return;
