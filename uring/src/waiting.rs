@@ -22,8 +22,7 @@ use crate::waiters::Waiters;
 /// else now.
 const MOVES: u32 = 16;
 
-/// What tasks wait by: a handle, or a call that has begun. Says once for all its calls what they need to
-/// wait.
+/// A handle by which tasks wait, or a call that has begun. It says once for all calls where they wait.
 ///
 /// `W` is what a call can wait for: `()` if all calls wait for the same.
 pub trait Waits<W: Copy + PartialEq = ()> {
