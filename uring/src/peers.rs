@@ -73,8 +73,8 @@ impl Peers {
                 }
             }
         }
-        let mourning = found.some_ended.then(|| side.mourn());
-        [mourning, found.again].into_iter().flatten().min()
+        let second_search = found.some_ended.then(|| side.mourn());
+        [second_search, found.again].into_iter().flatten().min()
     }
 
     /// A poll is complete. Whether to search the queues again: the process has ended, or is not polled

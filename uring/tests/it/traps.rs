@@ -196,7 +196,7 @@ fn the_other_gets_it(end: impl Fn(Runtime, &mut Recv<'_>)) {
     }
 }
 
-/// Fails if a ring is closed without cancelling what flies, or if a thread keeps one in which a task
+/// Fails if a ring is closed without cancelling what is under way, or if a thread keeps one in which a task
 /// waits (each seen failing: hangs).
 #[test]
 fn a_ring_that_ends_with_waits_eats_no_wake() {
