@@ -95,7 +95,8 @@ impl Files {
 
     /// The largest sets of files each of which leads to all others.
     fn circles(&self) -> Vec<Vec<String>> {
-        let reached: BTreeMap<_, _> = self.0.keys().map(|name| (name, self.reached(name))).collect();
+        let reached: BTreeMap<_, _> =
+            self.0.keys().map(|name| (name, self.reached(name))).collect();
         let circle = |name| {
             let is_back = |other: &&String| reached[*other].contains(name);
             reached[name].iter().filter(is_back).cloned().collect::<Vec<_>>()
@@ -109,7 +110,9 @@ impl Files {
         let mut reached = BTreeSet::new();
         let mut next = vec![name];
         while let Some(name) = next.pop() {
-            next.extend(self.0[name].iter().filter(|it| reached.insert((*it).clone())).map(|it| &**it));
+            next.extend(
+                self.0[name].iter().filter(|it| reached.insert((*it).clone())).map(|it| &**it),
+            );
         }
         reached
     }
@@ -134,6 +137,14 @@ struct Imports<'a> {
 }
 
 impl Imports<'_> {
+    /// A path of an expression, a type or a macro.
+    fn add_path(&mut self, path: &[String]) {
+        // A name alone leads to no other file.
+        if path.len() > 1 {
+            self.add(path);
+        }
+    }
+
     fn add(&mut self, path: &[String]) {
         let Some(first) = path.first() else { return };
         let mut module = match first.as_str() {
@@ -187,16 +198,16 @@ impl Imports<'_> {
                     continue;
                 }
                 TokenTree::Ident(name) => {
-                    self.add(&std::mem::replace(&mut path, vec![name.to_string()]));
+                    self.add_path(&std::mem::replace(&mut path, vec![name.to_string()]));
                     continue;
                 }
                 TokenTree::Group(group) => self.add_tokens(group.stream()),
                 TokenTree::Punct(_) | TokenTree::Literal(_) => {}
             }
-            self.add(&std::mem::take(&mut path));
+            self.add_path(&std::mem::take(&mut path));
             is_joined = false;
         }
-        self.add(&path);
+        self.add_path(&path);
     }
 }
 
@@ -216,10 +227,8 @@ impl<'ast> Visit<'ast> for Imports<'_> {
     }
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        if path.segments.len() > 1 {
-            let names: Vec<_> = path.segments.iter().map(|it| it.ident.to_string()).collect();
-            self.add(&names);
-        }
+        let names: Vec<_> = path.segments.iter().map(|it| it.ident.to_string()).collect();
+        self.add_path(&names);
         visit::visit_path(self, path);
     }
 

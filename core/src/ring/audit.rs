@@ -4,7 +4,7 @@
 //! death of the same record, and every step may be repeated.
 //!
 //! The dead announced that it offers the block of a cell for the one in a slot, the *gain*. A record
-//! has two words for that, `op` and `returning` (`ring.rs`), so up to two exchanges are in question.
+//! has two words for that, `op` and `returning` (`swap.rs`), so up to two exchanges are in question.
 //! For each, in this order, each step ruling out what the next could mistake:
 //!
 //! 1. The cell has the gain: all was settled.

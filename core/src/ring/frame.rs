@@ -14,7 +14,7 @@
 //!
 //! Payload words are relaxed atomics, and long rows of them are copied as `copy.rs` says: a peer that
 //! scribbles garbles a message, and that is all.
-//! What orders them is the exchange on the slot ([message] and [space] in `ring.rs`).
+//! What orders them is the exchange on the slot ([message] and [space] in `swap.rs`).
 
 use crate::error::Corrupt;
 use crate::ring::copy;

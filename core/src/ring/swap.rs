@@ -38,7 +38,7 @@
 //! | [settle] | op or returning = idle, after owner tag and cell | an audit's load of it | the owner tag and the cell |
 //! | [return] | `returns` and `due_returns`, after the exchange and before the cell is free | `is_joined`, `has_ended` | a cell that is free again was acknowledged, or its return is counted |
 //!
-//! The exchange is SeqCst for the gates' sake: [announce] in `gate.rs` is its partner.
+//! The exchange is SeqCst for the gates' sake: [announce] in `wait/gate.rs` is its partner.
 
 use crate::ring::frame::{Block, Frame};
 use crate::ring::port::{Cell, Port, SEND_CELL};
