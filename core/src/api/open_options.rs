@@ -45,7 +45,7 @@ impl<M: Message + ?Sized> Queue<M> {
     ///
     /// The type is known by its size, its alignment and its name, **not by its fields**: if the creator's
     /// `M` has fields of the same size in another order, the queue opens, and messages are read wrong.
-    /// Name a schema to tell them apart: [`Builder::schema`].
+    /// Name a schema to tell them apart: [`Builder::schema`](crate::Builder::schema).
     ///
     /// # Errors
     /// As [`Queue::open`], and [`OpenError::WrongType`] when it carries something else.
