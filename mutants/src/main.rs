@@ -176,7 +176,11 @@ fn edits(wanted: &Edits) -> Result<bool> {
 fn root() -> Result<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = here.parent().context("the crate lies in a workspace")?;
-    ensure!(root.join("core/src/ring.rs").exists(), "{} is not the repository", root.display());
+    ensure!(
+        root.join("core/src/ring/swap.rs").exists(),
+        "{} is not the repository",
+        root.display()
+    );
     Ok(root.to_owned())
 }
 
@@ -191,7 +195,7 @@ fn run<M: ToString + Sync>(
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let jobs = jobs.unwrap_or(processors).clamp(1, mutants.len().max(1));
     let workshop = Workshop::new(root)?;
-    let results = Results::open(&workshop, results)?;
+    let results = Results::open(&workshop.folder().join(results), workshop.hash())?;
     let kept = |mutant: &M| results.kept(mutant);
     if mutants.iter().all(|mutant| kept(mutant).is_some()) {
         return Ok(mutants.iter().filter_map(|mutant| kept(mutant)).collect());
