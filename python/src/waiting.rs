@@ -8,10 +8,9 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
-use parkline_core::driver::{Expecting, ForkGuard, Joining, Side};
-use parkline_uring::driver::{wait, wait_where};
+use parkline_core::driver::{Expecting, ForkGuard, Joining, Side, WaitsFor};
+use parkline_uring::driver::{Waits, wait, wait_where};
 use parkline_uring::{Event, Fault, Permit, Receiver, RecvError, SendError, Sender, Shared};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
@@ -86,7 +85,7 @@ impl Wait {
         queue: &Bound<'_, Queue>,
         receiver: &Shared<Receiver>,
     ) -> Self {
-        let getter = (Arc::clone(opened), receiver.clone());
+        let getter = Getter { opened: Arc::clone(opened), receiver: receiver.clone() };
         let task = Task::Get(get(getter), Arc::clone(opened));
         let getter = Some((queue.clone().unbind(), Arc::clone(opened)));
         Self { getter, ..Self::new(opened.guard, task) }
@@ -235,15 +234,21 @@ impl Drop for Waiter {
     }
 }
 
-type Getter = (Arc<Opened>, Shared<Receiver>);
+struct Getter {
+    opened: Arc<Opened>,
+    receiver: Shared<Receiver>,
+}
+
+impl Waits<WaitsFor> for Getter {
+    fn side(&self, waits_for: WaitsFor) -> Side {
+        self.receiver.side(waits_for)
+    }
+}
 
 fn get(mut getter: Getter) -> Future<Result<Message, RecvError>> {
     Box::pin(async move {
-        let attempt = |(opened, receiver): &mut Getter| opened.answer(receiver);
-        let side = |(_, receiver): &Getter, waits_for| receiver.lock().side_for(waits_for);
-        wait_where(&mut getter, None, side, |_| Duration::ZERO, attempt)
-            .await
-            .unwrap_or(Err(RecvError::Closed))
+        let attempt = |it: &mut Getter| it.opened.answer(&it.receiver);
+        wait_where(&mut getter, None, attempt).await.unwrap_or(Err(RecvError::Closed))
     })
 }
 
@@ -253,35 +258,21 @@ fn send(mut sender: Shared<Sender>, item: SettledItem) -> Future<Result<(), Send
             Ok(()) => Some(Ok(())),
             Err(refused) => refused.settled().ok().map(Err),
         };
-        let side = |it: &Shared<Sender>| it.lock().side();
-        wait(&mut sender, None, side, |_| Duration::ZERO, attempt)
-            .await
-            .unwrap_or(Err(SendError::Closed(())))
+        wait(&mut sender, None, attempt).await.unwrap_or(Err(SendError::Closed(())))
     })
 }
 
 fn join(mut joining: Joining) -> Future<Result<(), Fault>> {
-    Box::pin(async move {
-        let side = |it: &Joining| -> Side { it.side() };
-        wait(&mut joining, None, side, |_| Duration::ZERO, Joining::attempt).await.unwrap_or(Ok(()))
-    })
+    Box::pin(async move { wait(&mut joining, None, Joining::attempt).await.unwrap_or(Ok(())) })
 }
 
 fn expect(mut expecting: Expecting) -> Future<Result<(), Fault>> {
-    Box::pin(async move {
-        let side = |it: &Expecting| -> Side { it.side() };
-        wait(&mut expecting, None, side, |_| Duration::ZERO, |it| it.attempt())
-            .await
-            .unwrap_or(Ok(()))
-    })
+    Box::pin(async move { wait(&mut expecting, None, |it| it.attempt()).await.unwrap_or(Ok(())) })
 }
 
-fn acquire(mut signal: Arc<Signal<Held>>) -> Future<Result<Permit, Fault>> {
+fn acquire(signal: Arc<Signal<Held>>) -> Future<Result<Permit, Fault>> {
     Box::pin(async move {
-        let side = |it: &Arc<Signal<Held>>| it.it.semaphore.side();
-        let attempt = |it: &mut Arc<Signal<Held>>| it.it.semaphore.attempt();
-        wait(&mut signal, None, side, |_| Duration::ZERO, attempt)
-            .await
-            .unwrap_or(Err(Fault::Forked))
+        let mut semaphore = &signal.it.semaphore;
+        wait(&mut semaphore, None, |it| it.attempt()).await.unwrap_or(Err(Fault::Forked))
     })
 }

@@ -5,13 +5,13 @@ use std::env;
 use std::fs;
 use std::io;
 use std::sync::OnceLock;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use parkline_core::driver::hold_forks;
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::ring::{FutexWait, Ring};
+use crate::engine::ring::{EAGAIN, Ring};
 
 /// Names the backend to use: `io_uring` or `futex`.
 const VARIABLE: &str = "PARKLINE_BACKEND";
@@ -101,7 +101,7 @@ pub fn backend() -> &'static Backend {
     if let Some(backend) = BACKEND.get() {
         return backend;
     }
-    // Others may try meanwhile; the first to set it is right.
+    // Other threads may try meanwhile. The first result counts.
     let chosen = choose();
     let mut is_first = false;
     let backend = {
@@ -137,16 +137,20 @@ fn choose() -> Backend {
 /// # Errors
 /// The first thing that is missing, and what to change.
 pub fn try_io_uring() -> Result<(), Unavailable> {
-    static WORD: AtomicU32 = AtomicU32::new(0);
     let refused = |error| Unavailable::setup(&error);
-    let mut ring = Ring::shared().map_err(refused)?;
+    let mut ring = Ring::of_runtime().map_err(refused)?;
     if !ring.has_futex_wait().map_err(refused)? {
         return Err(Unavailable::NoFutexWait);
     }
-    match ring.try_wait(&FutexWait { word: &WORD, expected: 1 }).map_err(refused)? {
+    match ring.try_wait().map_err(refused)? {
         EAGAIN => Ok(()),
         answer => Err(Unavailable::Trial { answer }),
     }
 }
 
-const EAGAIN: i32 = -11;
+/// Whether this is the first call in this process, of all that name the `last` process that called: a
+/// forked child says what its parent has said.
+pub(crate) fn is_first(last: &AtomicU32) -> bool {
+    let process = std::process::id();
+    last.swap(process, Relaxed) != process
+}

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::task::{Context, Poll, Waker};
 
-use crate::backend::{Backend, backend};
+use crate::backend::{Backend, backend, is_first};
 use crate::current;
-use crate::pause::is_first;
+use crate::engine::unpark::Unpark;
 use crate::reactor::Reactor;
-use crate::unpark::Unpark;
 
 thread_local! {
     /// The ring of this thread's last call, to be used again.
@@ -41,16 +40,16 @@ thread_local! {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn block_on<F: Future>(future: F) -> F::Output {
-    match Seat::take() {
-        // The future is dropped in there, before the seat is given back.
-        Some(seat) => run(future, &seat.unpark, Some(&seat.reactor)),
+    match RingGuard::take() {
+        // The future is dropped in there, before the ring is given back.
+        Some(ring) => run(future, &ring.unpark, Some(&ring.reactor)),
         None => run(future, &Arc::default(), None),
     }
 }
 
 fn run<F: Future>(future: F, unpark: &Arc<Unpark>, reactor: Option<&Arc<Reactor>>) -> F::Output {
     let waker = Waker::from(Arc::clone(unpark));
-    let entered = current::enter(reactor.cloned(), Some(waker.clone()));
+    let entered = current::enter(reactor.cloned(), Some(waker.clone()), None);
     // A tokio task around the call has a budget that nothing renews before the call returns: tokio's
     // own futures would wait for it for ever.
     #[cfg(feature = "tokio")]
@@ -60,10 +59,10 @@ fn run<F: Future>(future: F, unpark: &Arc<Unpark>, reactor: Option<&Arc<Reactor>
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return output;
         }
-        if entered.look(unpark, reactor) {
+        if entered.spin(unpark, reactor) {
             continue;
         }
-        // A reactor that breaks down sends its tasks elsewhere, and us to the plain futex.
+        // If the reactor breaks down, its tasks wait elsewhere, and this thread on the plain futex.
         let slept = reactor.filter(|it| !it.is_dead()).is_some_and(|it| it.park().is_ok());
         if !slept {
             unpark.sleep();
@@ -72,12 +71,12 @@ fn run<F: Future>(future: F, unpark: &Arc<Unpark>, reactor: Option<&Arc<Reactor>
 }
 
 /// The use of this thread's ring for one call.
-struct Seat {
+struct RingGuard {
     reactor: Arc<Reactor>,
     unpark: Arc<Unpark>,
 }
 
-impl Seat {
+impl RingGuard {
     /// `None` when there is no io_uring for this thread.
     fn take() -> Option<Self> {
         static SAID: AtomicU32 = AtomicU32::new(0);
@@ -97,19 +96,18 @@ impl Seat {
                     tracing::warn!(%error, "no io_uring for this thread");
                 }
             };
-            Reactor::owned().inspect_err(refused).ok()
+            Reactor::of_thread().inspect_err(refused).ok()
         })?;
         let unpark = Arc::clone(reactor.unpark()?);
         Some(Self { reactor, unpark })
     }
 }
 
-impl Drop for Seat {
+impl Drop for RingGuard {
     fn drop(&mut self) {
         if !self.reactor.is_dead() && self.reactor.is_idle() {
             let reactor = Arc::clone(&self.reactor);
-            // A nested call may have left one already; that one is dropped then, outside the
-            // borrow.
+            // A nested call may have left one already. That one ends here, outside the borrow.
             let extra = SPARE.try_with(|spare| spare.replace(Some(reactor)));
             if let Ok(Some(extra)) = extra {
                 extra.shut_down();

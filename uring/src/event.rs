@@ -1,16 +1,13 @@
 //! Waiting for an event in a task.
 
+use std::borrow::Borrow;
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::Expecting;
+use parkline_core::driver::{Expecting, Side};
 use parkline_core::{Event, Fault, WaitTimeoutError};
 
-use crate::waiting::wait;
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for parkline_core::Event {}
-}
+use crate::wait::wait;
+use crate::waiting::Waits;
 
 /// Waiting in a task until an [`Event`] is set.
 ///
@@ -27,7 +24,7 @@ mod sealed {
 /// })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub trait AsyncEvent: sealed::Sealed {
+pub trait AsyncEvent: Borrow<Event> {
     /// Waits until the event is set: returns at the first poll if it is, and also if it was set and
     /// cleared again since this was called.
     ///
@@ -35,12 +32,16 @@ pub trait AsyncEvent: sealed::Sealed {
     /// [`Fault::Forked`].
     ///
     /// # Cancel safety
-    /// Dropping it changes nothing.
+    /// If it is dropped, nothing changes.
     ///
     /// # If a peer dies
-    /// A wake that a killed process took with it comes within the watchdog's period, if the event is
-    /// still set then.
-    fn wait(&self) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// A wake that was lost with a killed process is made up for within the watchdog's period, if the event
+    /// is still set then.
+    fn wait(&self) -> impl Future<Output = Result<(), Fault>> + Send {
+        let expecting = self.borrow().expecting();
+        // Without a deadline there is an answer.
+        async { wait_until(expecting, None).await.unwrap_or(Err(Fault::Forked)) }
+    }
 
     /// As [`wait`](Self::wait), for at most `timeout`.
     ///
@@ -49,7 +50,9 @@ pub trait AsyncEvent: sealed::Sealed {
     fn wait_timeout(
         &self,
         timeout: Duration,
-    ) -> impl Future<Output = Result<(), WaitTimeoutError>> + Send;
+    ) -> impl Future<Output = Result<(), WaitTimeoutError>> + Send {
+        wait_in_time(self.borrow().expecting(), Instant::now().checked_add(timeout))
+    }
 
     /// As [`wait`](Self::wait), until `deadline` at most.
     ///
@@ -58,33 +61,26 @@ pub trait AsyncEvent: sealed::Sealed {
     fn wait_deadline(
         &self,
         deadline: Instant,
-    ) -> impl Future<Output = Result<(), WaitTimeoutError>> + Send;
+    ) -> impl Future<Output = Result<(), WaitTimeoutError>> + Send {
+        wait_in_time(self.borrow().expecting(), Some(deadline))
+    }
 }
 
-impl AsyncEvent for Event {
-    fn wait(&self) -> impl Future<Output = Result<(), Fault>> + Send {
-        let expecting = self.expecting();
-        // Without a deadline there is an answer.
-        async { wait_until(expecting, None).await.unwrap_or(Err(Fault::Forked)) }
-    }
+impl AsyncEvent for Event {}
 
-    fn wait_timeout(
-        &self,
-        timeout: Duration,
-    ) -> impl Future<Output = Result<(), WaitTimeoutError>> + Send {
-        let (expecting, until) = (self.expecting(), Instant::now().checked_add(timeout));
-        async move { Ok(wait_until(expecting, until).await.ok_or(WaitTimeoutError::Timeout)??) }
-    }
-
-    fn wait_deadline(
-        &self,
-        deadline: Instant,
-    ) -> impl Future<Output = Result<(), WaitTimeoutError>> + Send {
-        let (expecting, until) = (self.expecting(), Some(deadline));
-        async move { Ok(wait_until(expecting, until).await.ok_or(WaitTimeoutError::Timeout)??) }
+impl Waits for Expecting {
+    fn side(&self, (): ()) -> Side {
+        Self::side(self)
     }
 }
 
 async fn wait_until(mut expecting: Expecting, until: Option<Instant>) -> Option<Result<(), Fault>> {
-    wait(&mut expecting, until, Expecting::side, |_| Duration::ZERO, |it| it.attempt()).await
+    wait(&mut expecting, until, |it| it.attempt()).await
+}
+
+async fn wait_in_time(
+    expecting: Expecting,
+    until: Option<Instant>,
+) -> Result<(), WaitTimeoutError> {
+    Ok(wait_until(expecting, until).await.ok_or(WaitTimeoutError::Timeout)??)
 }

@@ -1,25 +1,23 @@
 //! A ring for an event loop that this crate does not know: asyncio's, libuv's, any that polls a
 //! descriptor.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::task::Waker;
-use std::time::Instant;
 
 use crate::backend::{Backend, backend};
-use crate::current::{enter, enter_timer};
+use crate::current::enter;
 use crate::reactor::Reactor;
+use crate::timers::LoopTimer;
 
-/// How often one call of [`LoopRing::drive`] looks again: the loop has other work, too.
+/// How often one call of [`LoopRing::drive`] drains the ring at most, because the loop has other work, too.
 const ROUNDS: u32 = 16;
 
 /// The io_uring of one event loop, for bindings: its tasks wait in it, and the loop polls its
 /// descriptor.
 ///
 /// The loop calls [`drive`](Self::drive) whenever the descriptor is readable, and polls futures
-/// [`within`](Self::within). Drop it when the loop ends: whoever still waits is woken and waits by
+/// [`within`](Self::within). Drop it when the loop ends: tasks that still wait are woken and wait by
 /// the helper thread, and wakes that were meant for the ring are passed on.
 ///
 /// ```
@@ -54,10 +52,10 @@ impl LoopRing {
         if let Backend::Futex(why) = backend() {
             return Err(io::Error::other(*why));
         }
-        Ok(Self { reactor: Reactor::shared()? })
+        Ok(Self { reactor: Reactor::of_runtime()? })
     }
 
-    /// Calls the wakers of those whose wait is over, and keeps their deadlines. To be called when
+    /// Calls the wakers of the tasks that may go on, and keeps their deadlines. To be called when
     /// the descriptor is readable; does nothing else otherwise.
     pub fn drive(&self) {
         for _ in 0..ROUNDS {
@@ -70,22 +68,15 @@ impl LoopRing {
 
     /// Calls `poll`: futures that are polled in it wait in this ring.
     pub fn within<R>(&self, poll: impl FnOnce() -> R) -> R {
-        let _entered = enter(Some(Arc::clone(&self.reactor)), None);
+        let _entered = enter(Some(Arc::clone(&self.reactor)), None, None);
         poll()
     }
-}
-
-/// The timer of an event loop without a ring, for bindings: of use where the helper thread is not to be
-/// had either.
-pub trait LoopTimer: fmt::Debug + Send + Sync {
-    /// Has `waker` called at `at`; `false` if there is no timer, and the thread must sleep.
-    fn wake_at(&self, at: Instant, waker: &Waker) -> bool;
 }
 
 /// Calls `poll`: futures that are polled in it wait by the helper thread, and by `timer` where that is
 /// not to be had.
 pub fn within_timer<R>(timer: Arc<dyn LoopTimer>, poll: impl FnOnce() -> R) -> R {
-    let _entered = enter_timer(timer);
+    let _entered = enter(None, None, Some(timer));
     poll()
 }
 

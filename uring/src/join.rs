@@ -2,10 +2,25 @@
 
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::Joining;
+use parkline_core::driver::{Joining, Side};
 use parkline_core::{Fault, JoinTimeoutError, Message, Queue};
 
-use crate::waiting::wait;
+use crate::wait::wait;
+use crate::waiting::Waits;
+
+mod sealed {
+    use super::{Joining, Message, Queue};
+
+    pub trait Begin {
+        fn begin(&self) -> Joining;
+    }
+
+    impl<M: Message + ?Sized> Begin for Queue<M> {
+        fn begin(&self) -> Joining {
+            self.joining()
+        }
+    }
+}
 
 /// Waiting in a task until all messages are acknowledged.
 ///
@@ -25,7 +40,7 @@ use crate::waiting::wait;
 /// })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub trait AsyncJoin {
+pub trait AsyncJoin: sealed::Begin {
     /// Waits until every message that was sent before the first poll is acknowledged: see
     /// [`Queue::join_blocking`].
     ///
@@ -33,11 +48,14 @@ pub trait AsyncJoin {
     /// [`Fault::Forked`], [`Fault::Corrupt`].
     ///
     /// # Cancel safety
-    /// Dropping it changes nothing.
+    /// If it is dropped, nothing changes.
     ///
     /// # If a peer dies
-    /// The messages it had are delivered again, and waited for.
-    fn join(&self) -> impl Future<Output = Result<(), Fault>> + Send;
+    /// The messages that it held are delivered again, and waited for.
+    fn join(&self) -> impl Future<Output = Result<(), Fault>> + Send {
+        let joining = self.begin();
+        async { join_until(joining, None).await.unwrap_or(Ok(())) }
+    }
 
     /// As [`join`](Self::join), for at most `timeout`.
     ///
@@ -46,7 +64,9 @@ pub trait AsyncJoin {
     fn join_timeout(
         &self,
         timeout: Duration,
-    ) -> impl Future<Output = Result<(), JoinTimeoutError>> + Send;
+    ) -> impl Future<Output = Result<(), JoinTimeoutError>> + Send {
+        join_in_time(self.begin(), Instant::now().checked_add(timeout))
+    }
 
     /// As [`join`](Self::join), until `deadline` at most.
     ///
@@ -55,32 +75,23 @@ pub trait AsyncJoin {
     fn join_deadline(
         &self,
         deadline: Instant,
-    ) -> impl Future<Output = Result<(), JoinTimeoutError>> + Send;
+    ) -> impl Future<Output = Result<(), JoinTimeoutError>> + Send {
+        join_in_time(self.begin(), Some(deadline))
+    }
 }
 
-impl<M: Message + ?Sized> AsyncJoin for Queue<M> {
-    fn join(&self) -> impl Future<Output = Result<(), Fault>> + Send {
-        let joining = self.joining();
-        async { join_until(joining, None).await.unwrap_or(Ok(())) }
-    }
+impl<M: Message + ?Sized> AsyncJoin for Queue<M> {}
 
-    fn join_timeout(
-        &self,
-        timeout: Duration,
-    ) -> impl Future<Output = Result<(), JoinTimeoutError>> + Send {
-        let (joining, until) = (self.joining(), Instant::now().checked_add(timeout));
-        async move { Ok(join_until(joining, until).await.ok_or(JoinTimeoutError::Timeout)??) }
-    }
-
-    fn join_deadline(
-        &self,
-        deadline: Instant,
-    ) -> impl Future<Output = Result<(), JoinTimeoutError>> + Send {
-        let (joining, until) = (self.joining(), Some(deadline));
-        async move { Ok(join_until(joining, until).await.ok_or(JoinTimeoutError::Timeout)??) }
+impl Waits for Joining {
+    fn side(&self, (): ()) -> Side {
+        Self::side(self)
     }
 }
 
 async fn join_until(mut joining: Joining, until: Option<Instant>) -> Option<Result<(), Fault>> {
-    wait(&mut joining, until, Joining::side, |_| Duration::ZERO, Joining::attempt).await
+    wait(&mut joining, until, Joining::attempt).await
+}
+
+async fn join_in_time(joining: Joining, until: Option<Instant>) -> Result<(), JoinTimeoutError> {
+    Ok(join_until(joining, until).await.ok_or(JoinTimeoutError::Timeout)??)
 }

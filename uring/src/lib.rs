@@ -24,14 +24,13 @@
 //! | [`block_on`] | the calling thread's own io_uring |
 //! | an event loop that drives a [`LoopRing`](driver::LoopRing) | that ring |
 //! | any other executor | one helper thread of the process |
-//! | a tokio runtime without `enable_io` | the same helper thread; a `tracing` warning tells |
-//! | anything, where io_uring is refused | the same helper thread; [`backend`] tells, and a `tracing` warning |
-//! | anything, where no thread is to be had either | nobody: the task looks every 16 ms; a `tracing` error tells once |
+//! | a tokio runtime without `enable_io` | the same helper thread; a `tracing` warning says so |
+//! | anything, where io_uring is refused | the same helper thread; [`backend`] and a `tracing` warning say so |
+//! | anything, where no thread is to be had either | nowhere: the task attempts again every 16 ms; a `tracing` error says so once |
 //!
-//! No runtime needs `enable_time`: it keeps the thread free between the looks of the last row. tokio
-//! tells by a panic alone that a runtime lacks I/O: this crate
-//! catches that panic, the message of which is printed, and provokes none in a process without any
-//! epoll descriptor. A program that aborts on panics and has a runtime with I/O needs `enable_io` in
+//! No runtime needs `enable_time`: it keeps the thread free between the attempts of the last row. tokio
+//! reports by a panic alone that a runtime lacks I/O. This crate catches that panic, the message of which
+//! is printed, and provokes none in a process without any epoll descriptor. A program that aborts on panics and has a runtime with I/O needs `enable_io` in
 //! each runtime that waits here.
 //!
 //! `PARKLINE_BACKEND=futex` in the environment asks for the helper thread.
@@ -43,36 +42,37 @@
 mod backend;
 mod block_on;
 mod current;
+mod engine;
 mod event;
 mod event_loop;
-mod helper;
 mod join;
-mod lane;
-mod looking;
+mod lock;
 mod owed;
-mod owned;
 mod pause;
-mod peer;
+mod peers;
+mod pidfds;
 mod reactor;
 mod receiver;
 #[cfg(test)]
 #[path = "../../core/tests/required/mod.rs"]
 mod required;
-mod ring;
 mod semaphore;
 mod sender;
 mod shared;
-mod shared_handle;
+mod spin;
 mod timers;
 #[cfg(feature = "tokio")]
 mod tokio;
-mod unpark;
+mod wait;
+mod waiters;
 mod waiting;
 
-/// The seams for bindings: foreign event loops, and waits for what is no call of this crate.
+/// The seams for bindings: foreign event loops, and waits of calls that this crate does not have.
 pub mod driver {
-    pub use crate::event_loop::{LoopRing, LoopTimer, within_timer};
-    pub use crate::waiting::{wait, wait_where};
+    pub use crate::event_loop::{LoopRing, within_timer};
+    pub use crate::timers::LoopTimer;
+    pub use crate::wait::{wait, wait_where};
+    pub use crate::waiting::Waits;
 }
 
 pub use backend::{Backend, Unavailable, backend, try_io_uring};
@@ -88,7 +88,7 @@ pub use parkline_core::{
 pub use receiver::AsyncReceiver;
 pub use semaphore::AsyncSemaphore;
 pub use sender::{AsyncCommit, AsyncPackSender, AsyncReserve, AsyncSender};
-pub use shared_handle::{Handle, Locked, Shared};
+pub use shared::{Handle, Locked, Shared};
 
 /// Runs the programs of a page.
 #[cfg(doctest)]

@@ -1,8 +1,8 @@
-//! What a handle owes: a wait for room on its behalf, by no task.
+//! What a handle owes: a wait for room on its behalf, which belongs to no task.
 //!
 //! A lease that is dropped while the ring is full leaves its message in the handle. Here the reactor
 //! that serves the dropping thread waits for room, as it does for a sender, and the message goes
-//! back. A reactor that ends wakes its waiters; this one waits on in the process's helper thread then.
+//! back. A reactor that ends wakes its waiters. This wait goes on in the process's helper thread then.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, Once};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{Owed, Until, on_owed};
+use parkline_core::driver::{Owed, Side, Until, on_owed};
 
 use crate::current::current;
-use crate::reactor::lock;
-use crate::waiting::Waiting;
+use crate::lock::lock;
+use crate::waiting::{Waiting, Waits};
 
-/// Has core tell us when a handle of this process begins to owe.
+/// Has core call [`Return::start`] when a handle of this process begins to owe.
 pub(crate) fn drive_owed() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| on_owed(Return::start));
@@ -35,7 +35,7 @@ const POLLED: u8 = 1;
 /// Being polled, and woken since: to be polled once more.
 const WOKEN: u8 = 2;
 
-/// How often a wake polls anew, and when to go on where each poll was woken.
+/// How often one wake polls at most, and when the next poll is due if each of them was woken.
 const POLLS: u32 = 16;
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -64,11 +64,18 @@ impl Return {
         // Core returns what it can with each attempt, and holds the handle weakly.
         let _ = lock(&self.waiting).poll(
             &mut Context::from_waker(&waker),
-            &mut &self.owed,
-            &|_, ()| side.clone(),
-            &|_| Duration::ZERO,
-            &mut |owed| owed.attempt().map_or(ControlFlow::Continue(()), ControlFlow::Break),
+            &mut Room(side),
+            &mut |_| self.owed.attempt().map_or(ControlFlow::Continue(()), ControlFlow::Break),
         );
+    }
+}
+
+/// The room that a handle waits for.
+struct Room<'a>(&'a Side);
+
+impl Waits for Room<'_> {
+    fn side(&self, (): ()) -> Side {
+        self.0.clone()
     }
 }
 

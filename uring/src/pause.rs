@@ -1,30 +1,26 @@
-//! Where neither a ring nor the helper thread is to be had, all that is left to a task is to attempt
-//! again after a pause.
+//! Where neither a ring nor the helper thread is to be had, a task attempts again after a pause.
 //!
 //! A timer of the tokio runtime or the event loop around the task wakes it. Elsewhere, and in a runtime
 //! without timers, the thread that polls the task sleeps for what is left of the pause, counted from the
 //! task's last poll: the pauses of many tasks of a thread pass at the same time.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "tokio")]
 use crate::current::is_served_by_its_thread;
-use crate::current::loop_timer;
+use crate::current::{LONGEST_PAUSE, loop_timer};
 
 /// The first pause; each is twice as long as the one before.
 const FIRST: Duration = Duration::from_millis(1);
-/// The longest.
-pub(crate) const MOST: Duration = Duration::from_millis(16);
 
 /// The pauses of one task.
 #[derive(Debug)]
 pub(crate) struct Pause {
     len: Duration,
     until: Instant,
-    /// Who is woken at the end of this one. `None` if the thread sleeps.
+    /// The waker that a timer calls at the end of this one. `None` if the thread sleeps.
     timer: Option<Waker>,
 }
 
@@ -34,13 +30,13 @@ impl Pause {
         Self { len: FIRST / 2, until: Instant::now(), timer: None }
     }
 
-    /// To be called after each attempt without an answer. `Ready` if a pause is over and it is time
-    /// for another attempt; otherwise the task is polled again, when one is over or before.
+    /// To be called after each attempt without an answer. `Ready` if a pause is over and another attempt
+    /// is due; otherwise the task is polled again, when the pause is over or earlier.
     pub(crate) fn poll(&mut self, cx: &Context<'_>, deadline: Option<Instant>) -> Poll<()> {
         let left = self.until.saturating_duration_since(Instant::now());
         match &self.timer {
             _ if left.is_zero() => {
-                self.len = MOST.min(self.len.saturating_mul(2));
+                self.len = LONGEST_PAUSE.min(self.len.saturating_mul(2));
                 self.until = Instant::now() + self.len;
                 self.until = deadline.map_or(self.until, |deadline| deadline.min(self.until));
                 self.begin(cx);
@@ -58,7 +54,7 @@ impl Pause {
     fn begin(&mut self, cx: &Context<'_>) {
         self.timer = has_timer(cx.waker(), self.until).then(|| cx.waker().clone());
         if self.timer.is_none() {
-            // Others of the thread have their turn first.
+            // The other tasks of the thread are polled first.
             cx.waker().wake_by_ref();
         }
     }
@@ -74,11 +70,4 @@ fn has_timer(waker: &Waker, until: Instant) -> bool {
         return true;
     }
     false
-}
-
-/// Whether this is the first call in this process, of all that name the `last` process that called: a
-/// forked child says what its parent has said.
-pub(crate) fn is_first(last: &AtomicU32) -> bool {
-    let process = std::process::id();
-    last.swap(process, Relaxed) != process
 }

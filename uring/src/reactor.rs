@@ -1,91 +1,80 @@
-//! A reactor: who carries out the kernel waits of the tasks of one runtime, of one thread, or of
-//! the whole process.
+//! A reactor carries out the kernel waits of the tasks of one runtime, of one thread, or of the whole
+//! process, by its [`Engine`]. It acts on its [`Waiters`], which do nothing themselves.
 //!
-//! | engine | whose tasks | who waits in the kernel |
-//! |---|---|---|
-//! | shared ring | a tokio runtime's | the runtime: the ring's descriptor is in its poller, one task drains it |
-//! | owned ring | a thread's in [`block_on`](crate::block_on) | the thread, in one `io_uring_enter` |
-//! | helper | all others', and everybody's without io_uring | one thread of the process, in `futex_waitv` |
-//!
-//! No waker is called or dropped while a lock is held: what landed is collected first.
+//! No waker is called or dropped while a lock is held: completions are collected first.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::atomic::{
-    AtomicBool, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
-};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
+use std::sync::{Arc, Mutex, Weak};
 use std::task::Waker;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{ForkGuard, Side, SideKey, Sleep};
+use parkline_core::driver::{ForkGuard, Left, Side, SideKey, Sleep};
 
-use crate::helper::Helper;
-use crate::lane::Lane;
-use crate::owned::OwnedRing;
-use crate::peer::{self, Peer};
-use crate::ring::{Flight, Landed};
-use crate::shared::SharedRing;
+use crate::engine::Engine;
+use crate::engine::futex::FutexWait;
+use crate::engine::helper::Helper;
+use crate::engine::of_runtime::RuntimeRing;
+use crate::engine::of_thread::ThreadRing;
+use crate::engine::ring::{Completion, Operation};
+use crate::engine::unpark::Unpark;
+use crate::lock::lock;
+use crate::peers::{Peers, have_arrived};
+use crate::pidfds;
 use crate::timers::{Timer, Timers};
-use crate::unpark::Unpark;
+use crate::waiters::Waiters;
 
-/// After the end of a process: when to look once more for what it left.
-const SECOND_LOOK: Duration = Duration::from_millis(1);
+/// When to search once more for what a process held that has ended.
+const SECOND_SEARCH: Duration = Duration::from_millis(1);
 
 /// Carries out kernel waits and keeps time for the tasks that wait through it.
 #[derive(Debug)]
 pub(crate) struct Reactor {
     engine: Engine,
-    lanes: Mutex<HashMap<SideKey, Weak<Lane>>>,
-    /// By queue, how many handles had arrived when this reactor last looked for its peers.
-    looked: Mutex<HashMap<u64, Arc<AtomicU32>>>,
+    waiters: Mutex<HashMap<SideKey, Weak<Waiters>>>,
+    peers: Peers,
     timers: Mutex<Timers>,
-    /// The processes whose end the ring tells.
-    watched: Mutex<HashMap<u32, Watched>>,
-    /// Nobody drives it any more: those who wait here look for another.
+    /// No thread drives it any more: its tasks wait elsewhere.
     dead: AtomicBool,
     guard: ForkGuard,
 }
 
-/// A process whose end the ring tells.
-#[derive(Debug)]
-struct Watched {
-    peer: Weak<Peer>,
-    flight: u64,
-}
-
-#[derive(Debug)]
-enum Engine {
-    Shared(SharedRing),
-    Owned(OwnedRing),
-    Helper(Helper),
-}
-
 impl Reactor {
-    /// For tasks on several threads. Whoever makes it calls [`drain`](Self::drain) when
-    /// the ring's descriptor is readable.
-    pub(crate) fn shared() -> io::Result<Arc<Self>> {
-        Self::new(Engine::Shared(SharedRing::new()?))
+    /// For tasks on several threads. The runtime calls [`drain`](Self::drain) when the ring's descriptor
+    /// is readable.
+    pub(crate) fn of_runtime() -> io::Result<Arc<Self>> {
+        Self::new(Engine::OfRuntime(RuntimeRing::new()?))
     }
 
     /// For the calling thread, which drives it by [`park`](Self::park).
-    pub(crate) fn owned() -> io::Result<Arc<Self>> {
-        Self::new(Engine::Owned(OwnedRing::new()?))
+    pub(crate) fn of_thread() -> io::Result<Arc<Self>> {
+        Self::new(Engine::OfThread(ThreadRing::new()?))
     }
 
-    /// For everybody, driven by a thread of its own.
+    /// For all tasks of the process, driven for ever by a thread that this starts.
     pub(crate) fn helper() -> io::Result<Arc<Self>> {
         let reactor = Self::new(Engine::Helper(Helper::default()))?;
-        Helper::start(Arc::clone(&reactor))?;
+        let its = Arc::clone(&reactor);
+        let serve = move || {
+            while let Some(helper) = its.as_helper() {
+                // A waker that panics ends its own task, and not the waits of all others.
+                if catch_unwind(AssertUnwindSafe(|| its.serve(helper))).is_err() {
+                    tracing::error!("a waker panicked in parkline's helper thread");
+                }
+            }
+        };
+        thread::Builder::new().name("parkline".into()).spawn(serve)?;
         Ok(reactor)
     }
 
     fn new(engine: Engine) -> io::Result<Arc<Self>> {
-        let (lanes, looked) = (Mutex::default(), Mutex::default());
-        let (timers, watched) = (Mutex::default(), Mutex::default());
+        let (waiters, peers, timers) = (Mutex::default(), Peers::default(), Mutex::default());
         let (dead, guard) = (AtomicBool::new(false), ForkGuard::new()?);
-        Ok(Arc::new(Self { engine, lanes, looked, timers, watched, dead, guard }))
+        Ok(Arc::new(Self { engine, waiters, peers, timers, dead, guard }))
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -97,157 +86,94 @@ impl Reactor {
         self.guard.is_forked()
     }
 
-    /// The lane of one handle's side. Tasks that share a handle share its lane.
-    pub(crate) fn lane(self: &Arc<Self>, side: Side) -> Arc<Lane> {
-        let arrivals = self.arrivals_of(&side);
-        let mut lanes = lock(&self.lanes);
+    /// The waiters at one side of one handle. Tasks that share a handle share them.
+    pub(crate) fn waiters_at(&self, side: Side) -> Arc<Waiters> {
+        let arrivals = self.peers.arrivals_of(&side);
+        let mut all = lock(&self.waiters);
         let key = side.key();
-        if let Some(lane) = lanes.get(&key).and_then(Weak::upgrade) {
-            return lane;
+        if let Some(waiters) = all.get(&key).and_then(Weak::upgrade) {
+            return waiters;
         }
-        if lanes.len() == lanes.capacity() {
-            lanes.retain(|_, lane| lane.strong_count() > 0);
+        if all.len() == all.capacity() {
+            all.retain(|_, waiters| waiters.strong_count() > 0);
         }
-        let lane = Arc::new(Lane::new(side, Arc::clone(self), arrivals));
-        lanes.insert(key, Arc::downgrade(&lane));
-        lane
+        let waiters = Arc::new(Waiters::new(side, arrivals));
+        all.insert(key, Arc::downgrade(&waiters));
+        waiters
     }
 
-    /// How many handles of the queue had arrived when this reactor last looked for peers; shared by all
-    /// lanes of the queue.
-    fn arrivals_of(&self, side: &Side) -> Arc<AtomicU32> {
-        let not_yet = || Arc::new(AtomicU32::new(side.arrivals().wrapping_sub(1)));
-        let Some(queue) = peer::number_of(side) else { return not_yet() };
-        let mut looked = lock(&self.looked);
-        if let Some(arrivals) = looked.get(&queue) {
-            return Arc::clone(arrivals);
-        }
-        if looked.len() == looked.capacity() {
-            // To look once more where no task waits costs little.
-            looked.retain(|_, arrivals| Arc::strong_count(arrivals) > 1);
-        }
-        Arc::clone(looked.entry(queue).or_insert_with(not_yet))
+    fn all_waiters(&self) -> Vec<Arc<Waiters>> {
+        lock(&self.waiters).values().filter_map(Weak::upgrade).collect()
     }
 
-    fn lanes(&self) -> Vec<Arc<Lane>> {
-        lock(&self.lanes).values().filter_map(Weak::upgrade).collect()
-    }
-
-    /// Arms the kernel wait of a lane. Called under the lock of its queue of waiters.
-    pub(crate) fn arm(&self, lane: &Arc<Lane>, sleep: &Sleep<'_>) -> io::Result<()> {
+    /// Arms the kernel wait of `waiters`. Called with the lock of their queue held.
+    pub(crate) fn arm(&self, waiters: &Arc<Waiters>, sleep: &Sleep<'_>) -> io::Result<()> {
         if self.is_dead() {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        lane.side.count_park();
-        match &self.engine {
-            Engine::Shared(ring) => ring.arm(lane, sleep),
-            Engine::Owned(ring) => ring.arm(lane, sleep),
-            Engine::Helper(helper) => {
-                helper.arm(lane, sleep.expected());
-                Ok(())
-            }
-        }
+        waiters.side.count_park();
+        self.engine.arm(FutexWait::new(waiters, sleep.expected()))
     }
 
-    /// Ends the kernel wait of a lane in which nobody waits any more.
-    pub(crate) fn disarm(&self, lane: &Arc<Lane>) {
-        if self.is_forked() {
-            return;
-        }
-        match &self.engine {
-            Engine::Shared(ring) => self.dispatch(ring.disarm(lane)),
-            Engine::Owned(ring) => match ring.disarm(lane) {
-                Ok(landed) => self.dispatch(landed),
+    /// Does what the queue of the waiters asked for. No lock is held here.
+    pub(crate) fn settle(&self, waiters: &Arc<Waiters>, left: Left) {
+        match left {
+            Left::Done => {}
+            Left::Wake(waker) => waker.wake(),
+            Left::PassOn => waiters.side.pass_on(),
+            Left::Disarm if self.is_forked() => {}
+            Left::Disarm => match self.engine.disarm(waiters) {
+                Ok(completions) => self.dispatch(completions),
                 Err(error) => self.break_down(&error),
             },
-            // The thread drops lanes in which nobody waits.
-            Engine::Helper(helper) => helper.interrupt(),
         }
     }
 
-    /// Has the ring tell when a process ends that shares the queue of `lane`, so that what died with
-    /// it is recovered at once. Where that cannot be had there is the watchdog: another process may
-    /// be out of sight in another pid namespace, or its handle has told a lie.
-    pub(crate) fn watch_peers(&self, lane: &Lane) {
-        if lane.has_new_peers() {
-            self.look_at_peers(&lane.side);
+    /// The kernel wait of `waiters` has ended.
+    fn completed(&self, waiters: &Arc<Waiters>, woken: bool) {
+        self.settle(waiters, waiters.queue.completed(woken));
+        if waiters.side.is_for_all() {
+            waiters.queue.wake_all().into_iter().for_each(Waker::wake);
         }
     }
 
-    fn look_at_peers(&self, side: &Side) {
-        if matches!(self.engine, Engine::Helper(_)) {
+    /// The watchdog's round: searches for the dead. If there is something to do although tasks wait, the
+    /// next of them attempts again.
+    fn check(waiters: &Waiters) {
+        waiters.side.keep_watch();
+        if !waiters.side.is_ready() {
             return;
         }
-        let Some(found) = peer::find(side) else { return };
-        {
-            let mut watched = lock(&self.watched);
-            watched.retain(|_, it| it.peer.strong_count() > 0 || !self.unwatch(it.flight));
-            for peer in &found.watched {
-                let is_watched =
-                    watched.get(&peer.pid).is_some_and(|it| is_same(&it.peer, Arc::as_ptr(peer)));
-                // The watchdog asks again for one that is refused.
-                if !is_watched && let Ok(flight) = self.watch(peer) {
-                    let peer_of = Watched { peer: Arc::downgrade(peer), flight };
-                    watched.insert(peer.pid, peer_of);
-                }
-            }
-        }
-        if found.some_ended {
-            self.set_watchdog(side.mourn());
-        }
-        if let Some(again) = found.again {
-            self.set_watchdog(again);
+        if waiters.side.is_for_all() {
+            waiters.queue.wake_all().into_iter().for_each(Waker::wake);
+        } else if let Some(waker) = waiters.queue.tick() {
+            waker.wake();
         }
     }
 
-    fn watch(&self, peer: &Arc<Peer>) -> io::Result<u64> {
-        match &self.engine {
-            Engine::Shared(ring) => ring.watch(peer),
-            Engine::Owned(ring) => ring.watch(peer),
-            Engine::Helper(_) => Err(io::ErrorKind::Unsupported.into()),
+    /// Has the ring poll for the ends of the processes that share the queue of `waiters`, if handles have
+    /// arrived since it last did.
+    pub(crate) fn search_peers_if_new(&self, waiters: &Waiters) {
+        if have_arrived(waiters) {
+            self.search_peers(&waiters.side);
         }
     }
 
-    /// Whether the flight is ended: another thread than its owner leaves it to the owner.
-    fn unwatch(&self, flight: u64) -> bool {
-        match &self.engine {
-            Engine::Shared(ring) => {
-                ring.unwatch(flight);
-                true
-            }
-            Engine::Owned(ring) => ring.unwatch(flight),
-            Engine::Helper(_) => true,
+    fn search_peers(&self, side: &Side) {
+        if let Engine::Helper(_) = self.engine {
+            return;
+        }
+        if let Some(period) = self.peers.search(side, &self.engine) {
+            self.set_watchdog(period);
         }
     }
 
-    /// The poll of a process ended; whether to look for peers because of that: the process has ended,
-    /// or is not watched any more, because the thread that asked for it has ended.
-    fn peer_landed(&self, peer: &Weak<Peer>, answer: &io::Result<bool>) -> bool {
-        let mut watched = lock(&self.watched);
-        let before = watched.len();
-        watched.retain(|_, it| !Weak::ptr_eq(&it.peer, peer));
-        let was_watched = watched.len() < before;
-        drop(watched);
-        match answer {
-            Ok(true) => {
-                if let Some(peer) = peer.upgrade() {
-                    peer::let_go(&peer);
-                }
-                true
-            }
-            // Otherwise it was cancelled because no queue names it any more.
-            Ok(false) => was_watched,
-            Err(_) => false,
-        }
-    }
-
-    /// Looks at the peers of all queues that are waited at here, and has the tasks that wait later do
-    /// the same.
-    fn look_at_all_peers(&self) {
-        for arrivals in lock(&self.looked).values() {
-            arrivals.fetch_sub(1, Relaxed);
-        }
-        one_of_each_queue(&self.lanes()).for_each(|lane| self.watch_peers(lane));
+    /// Searches for the peers of all queues at which tasks wait here. Tasks that wait later search for
+    /// those of their queue.
+    fn search_all_peers(&self) {
+        self.peers.forget_arrivals();
+        one_of_each_queue(&self.all_waiters())
+            .for_each(|waiters| self.search_peers_if_new(waiters));
     }
 
     /// Has `waker` called at `at`.
@@ -263,7 +189,7 @@ impl Reactor {
         drop(waker);
     }
 
-    /// Has the watchdog look in `period`, unless it looks earlier anyway.
+    /// Has the watchdog come in `period`, unless it comes earlier anyway.
     pub(crate) fn set_watchdog(&self, period: Duration) {
         let at = Instant::now() + period;
         let mut timers = lock(&self.timers);
@@ -279,173 +205,158 @@ impl Reactor {
         lock(&self.timers).next()
     }
 
-    /// Wakes whom a timer stands for, and looks for the watchdog.
+    /// Wakes the tasks that are due at `now`, and makes the watchdog's round if that is due.
     pub(crate) fn fire_timers(&self, now: Instant) {
-        let (due, look) = {
+        let (due, is_round) = {
             let mut timers = lock(&self.timers);
-            let look = timers.watchdog.take_if(|at| *at <= now).is_some();
-            (timers.take_due(now), look)
+            let is_round = timers.watchdog.take_if(|at| *at <= now).is_some();
+            (timers.take_due(now), is_round)
         };
-        for waker in due {
-            waker.wake();
+        due.into_iter().for_each(Waker::wake);
+        if !is_round {
+            return;
         }
-        if look {
-            let mut waiting = self.lanes();
-            waiting.retain(|lane| !lane.queue.is_empty());
-            waiting.iter().for_each(|lane| lane.look());
-            for lane in one_of_each_queue(&waiting) {
-                // Also without arrivals: a handle may have gone, and there may be a place now.
-                lane.has_new_peers();
-                self.look_at_peers(&lane.side);
-            }
-            if let Some(period) = waiting.iter().map(|lane| lane.side.watchdog()).min() {
-                self.set_watchdog(period);
-            }
+        let mut waiting = self.all_waiters();
+        waiting.retain(|waiters| !waiters.queue.is_empty());
+        waiting.iter().for_each(|waiters| Self::check(waiters));
+        for waiters in one_of_each_queue(&waiting) {
+            // Also without arrivals, because a process that ended may have left a descriptor free.
+            have_arrived(waiters);
+            self.search_peers(&waiters.side);
+        }
+        if let Some(period) = waiting.iter().map(|waiters| waiters.side.watchdog()).min() {
+            self.set_watchdog(period);
         }
     }
 
-    /// Sees to it that the engine wakes when the next timer is due.
+    /// Has the engine wake when the next timer is due.
     fn keep_time(&self) {
-        match &self.engine {
-            Engine::Shared(ring) => {
-                if let Some(next) = self.next_timer()
-                    && !self.is_dead()
-                    && let Err(error) = ring.keep_time(next)
-                {
-                    self.break_down(&error);
-                }
-            }
-            Engine::Owned(ring) => ring.keep_time(),
-            Engine::Helper(helper) => helper.interrupt(),
+        if let Some(next) = self.next_timer()
+            && !self.is_dead()
+            && let Err(error) = self.engine.keep_time(next)
+        {
+            self.break_down(&error);
         }
     }
 
-    /// Handles what has landed in a shared ring; whether there was anything.
+    /// Handles what has completed in a runtime's ring; whether there was anything.
     pub(crate) fn drain(&self) -> bool {
-        let Engine::Shared(ring) = &self.engine else { return false };
-        let landed = ring.landed();
-        let any = !landed.is_empty();
-        self.dispatch(landed);
+        let Engine::OfRuntime(ring) = &self.engine else { return false };
+        let completions = ring.reap();
+        let any = !completions.is_empty();
+        self.dispatch(completions);
         any
     }
 
     pub(crate) fn ring_fd(&self) -> Option<RawFd> {
-        match &self.engine {
-            Engine::Shared(ring) => Some(ring.fd()),
-            Engine::Owned(_) | Engine::Helper(_) => None,
-        }
+        if let Engine::OfRuntime(ring) = &self.engine { Some(ring.fd()) } else { None }
     }
 
-    /// How to unpark the thread of an owned ring.
+    /// How to unpark the thread of a thread's ring.
     pub(crate) fn unpark(&self) -> Option<&Arc<Unpark>> {
-        match &self.engine {
-            Engine::Owned(ring) => Some(&ring.unpark),
-            Engine::Shared(_) | Engine::Helper(_) => None,
+        if let Engine::OfThread(ring) = &self.engine { Some(&ring.unpark) } else { None }
+    }
+
+    fn as_helper(&self) -> Option<&Helper> {
+        if let Engine::Helper(helper) = &self.engine { Some(helper) } else { None }
+    }
+
+    /// One round of the helper thread.
+    fn serve(&self, helper: &Helper) {
+        let control = helper.control();
+        self.fire_timers(Instant::now());
+        for wait in helper.take_ended() {
+            self.completed(&wait.waiters, wait.is_over());
+        }
+        if let Some(woken) = helper.sleep(control, self.next_timer()) {
+            self.completed(&woken, true);
         }
     }
 
-    pub(crate) fn as_helper(&self) -> Option<&Helper> {
-        match &self.engine {
-            Engine::Helper(helper) => Some(helper),
-            Engine::Shared(_) | Engine::Owned(_) => None,
-        }
-    }
-
-    /// Sleeps in an owned ring until its thread is notified.
+    /// Sleeps in a thread's ring until the thread is notified.
     ///
     /// # Errors
-    /// When the kernel refuses: the reactor is dead then, and those who wait are sent elsewhere.
+    /// When the kernel refuses: the reactor is dead then, and its tasks wait elsewhere.
     pub(crate) fn park(&self) -> io::Result<()> {
-        let Engine::Owned(ring) = &self.engine else { return Ok(()) };
+        let Engine::OfThread(ring) = &self.engine else { return Ok(()) };
         loop {
             let next = self.next_timer();
             let timeout = next.map(|at| at.saturating_duration_since(Instant::now()));
-            let landed = ring.sleep(timeout).inspect_err(|error| self.break_down(error))?;
+            let completions = ring.sleep(timeout).inspect_err(|error| self.break_down(error))?;
             let notified = ring.unpark.take_notice();
-            self.dispatch(landed);
+            self.dispatch(completions);
             if next.is_some() {
                 self.fire_timers(Instant::now());
             }
-            // What was dispatched may have notified us, too.
+            // What was dispatched may have notified the thread, too.
             if ring.unpark.take_notice() || notified {
                 return Ok(());
             }
         }
     }
 
-    /// Sees to what has landed in an owned ring, and to what is due, without a sleep.
-    pub(crate) fn glance(&self, now: Instant) {
-        let Engine::Owned(ring) = &self.engine else { return };
-        match ring.glance() {
-            Ok(landed) => self.dispatch(landed),
+    /// Handles what has completed in a thread's ring, and what is due, without sleeping.
+    pub(crate) fn turn(&self, now: Instant) {
+        let Engine::OfThread(ring) = &self.engine else { return };
+        match ring.turn() {
+            Ok(completions) => self.dispatch(completions),
             Err(error) => self.break_down(&error),
         }
         self.fire_timers(now);
     }
 
-    /// Ends the reactor: cancels what flies, hands its wakes on, and sends those who wait
+    /// Ends the reactor: cancels what is under way, passes its wakes on, and has its tasks wait
     /// elsewhere.
     pub(crate) fn shut_down(&self) {
         if self.is_forked() {
             return;
         }
         self.dead.store(true, Release);
-        let landed = match &self.engine {
-            Engine::Shared(ring) => ring.shut_down(),
-            Engine::Owned(ring) => ring.shut_down(),
-            Engine::Helper(_) => Vec::new(),
-        };
-        self.dispatch(landed);
-        for lane in self.lanes() {
-            for waker in lane.queue.wake_all() {
-                waker.wake();
-            }
-        }
+        self.dispatch(self.engine.shut_down());
+        let waiters = self.all_waiters();
+        let tasks = waiters.iter().flat_map(|waiters| waiters.queue.wake_all());
+        tasks.for_each(Waker::wake);
         let tasks = lock(&self.timers).take_all();
-        for waker in tasks {
-            waker.wake();
-        }
+        tasks.into_iter().for_each(Waker::wake);
     }
 
-    /// Whether nobody waits here: an owned reactor can serve again then.
+    /// Whether no task waits here: a thread's reactor can serve again then.
     pub(crate) fn is_idle(&self) -> bool {
-        self.lanes().iter().all(|lane| lane.queue.is_idle()) && !lock(&self.timers).has_tasks()
+        self.all_waiters().iter().all(|waiters| waiters.queue.is_idle())
+            && !lock(&self.timers).has_tasks()
     }
 
-    fn dispatch(&self, landed: Vec<Landed>) {
-        let (mut odd, mut look) = (None, false);
-        for Landed { flight, answer } in landed {
-            match flight {
-                Flight::Gate(lane) => {
-                    lane.completed(matches!(answer, Ok(true)));
-                    odd = odd.or(answer.err());
+    fn dispatch(&self, completions: Vec<Completion>) {
+        let (mut failed, mut search) = (None, false);
+        for Completion { operation, answer } in completions {
+            match operation {
+                Operation::Wait(waiters) => {
+                    self.completed(&waiters, matches!(answer, Ok(true)));
+                    failed = failed.or(answer.err());
                 }
-                // Whoever slept looks at the notice itself.
-                Flight::Unpark(_) => {}
-                // The ring ends, and nothing else has.
-                Flight::Peer(_) if self.is_dead() => {}
-                Flight::Peer(peer) => look |= self.peer_landed(&peer, &answer),
-                Flight::Timer(_) => {
-                    if let Engine::Shared(ring) = &self.engine {
-                        ring.forget_timer();
-                    }
+                // The thread that slept reads the notice itself.
+                Operation::Unpark(_) => {}
+                // Cancelled, because the ring ends.
+                Operation::Poll(_) if self.is_dead() => {}
+                Operation::Poll(peer) => search |= self.peers.completed(&peer, &answer),
+                Operation::Timer(_) => {
                     self.fire_timers(Instant::now());
                     self.keep_time();
                 }
             }
         }
-        if look {
-            self.look_at_all_peers();
-            // Another reactor of this process may have looked at once. The kernel may not be done
-            // with the dead.
-            self.set_watchdog(SECOND_LOOK);
+        if search {
+            self.search_all_peers();
+            // Another reactor of this process may have searched at once. The kernel may still hold the
+            // locks of the dead.
+            self.set_watchdog(SECOND_SEARCH);
         }
-        if let Some(error) = odd {
+        if let Some(error) = failed {
             self.break_down(&error);
         }
     }
 
-    /// Gives up on a ring that failed, and sends those who wait elsewhere.
+    /// Gives up on a ring that failed, and has its tasks wait elsewhere.
     #[cold]
     pub(crate) fn break_down(&self, error: &io::Error) {
         if !self.is_dead() {
@@ -455,19 +366,10 @@ impl Reactor {
     }
 }
 
-/// One of the lanes of each queue.
-fn one_of_each_queue(lanes: &[Arc<Lane>]) -> impl Iterator<Item = &Arc<Lane>> {
+/// One of the waiters of each queue.
+fn one_of_each_queue(waiters: &[Arc<Waiters>]) -> impl Iterator<Item = &Arc<Waiters>> {
     let mut seen = HashSet::new();
-    lanes.iter().filter(move |lane| peer::number_of(&lane.side).is_some_and(|it| seen.insert(it)))
-}
-
-fn is_same(weak: &Weak<Peer>, peer: *const Peer) -> bool {
-    core::ptr::eq(weak.as_ptr(), peer)
-}
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // No waker is called under these locks; what a panic there could leave is whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    waiters.iter().filter(move |it| pidfds::number_of(&it.side).is_some_and(|it| seen.insert(it)))
 }
 
 #[cfg(test)]
@@ -476,10 +378,10 @@ mod tests {
     use std::os::unix::fs::FileExt;
     use std::pin::Pin;
     use std::process::{Child, Command, Stdio};
+    use std::sync::atomic::Ordering::Relaxed;
     use std::task::Context;
-    use std::thread;
 
-    use parkline_core::driver::{Left, Place};
+    use parkline_core::driver::Place;
     use parkline_core::{Queue, Receiver, RecvError};
     use rustix::thread::futex::{self, Flags, WakeOp, WakeOpCmp};
 
@@ -501,7 +403,7 @@ mod tests {
     /// One reactor for a runtime and one for this thread; none where io_uring is refused.
     fn with_rings() -> Vec<Arc<Reactor>> {
         match backend() {
-            Backend::IoUring => vec![Reactor::shared().unwrap(), Reactor::owned().unwrap()],
+            Backend::IoUring => vec![Reactor::of_runtime().unwrap(), Reactor::of_thread().unwrap()],
             Backend::Futex(why) => {
                 not_tried("io_uring", why);
                 Vec::new()
@@ -510,14 +412,14 @@ mod tests {
     }
 
     fn of_a_runtime() -> Option<Arc<Reactor>> {
-        Reactor::shared().inspect_err(|error| not_tried("io_uring", error)).ok()
+        Reactor::of_runtime().inspect_err(|error| not_tried("io_uring", error)).ok()
     }
 
     /// Has `waits` wait in `reactor`; the result is notified when the task is woken.
     fn begin(reactor: &Arc<Reactor>, waits: &mut Recv<'_>) -> Arc<Unpark> {
         let told = poll(reactor, waits);
-        // An owned ring tells the kernel on its way to sleep.
-        reactor.glance(Instant::now());
+        // A thread's ring submits when the thread goes to sleep, or here.
+        reactor.turn(Instant::now());
         told
     }
 
@@ -525,7 +427,7 @@ mod tests {
     fn poll(reactor: &Arc<Reactor>, waits: &mut Recv<'_>) -> Arc<Unpark> {
         let told = Arc::new(Unpark::default());
         let waker = Waker::from(Arc::clone(&told));
-        let _entered = enter(Some(Arc::clone(reactor)), None);
+        let _entered = enter(Some(Arc::clone(reactor)), None, None);
         assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         told
     }
@@ -569,7 +471,7 @@ mod tests {
 
     /// Fails if another thread asks for the end of a wait and its owner does not end it (seen failing).
     #[test]
-    fn a_task_that_another_thread_drops_leaves_no_kernel_wait_after_the_next_look_of_the_owner() {
+    fn a_task_that_another_thread_drops_leaves_no_kernel_wait_after_the_next_turn_of_the_owner() {
         let Some(reactor) = with_rings().pop() else { return };
         let queue = queue();
         let mut receiver: Receiver = queue.receiver().unwrap();
@@ -578,22 +480,22 @@ mod tests {
         begin(&reactor, &mut waits);
         thread::scope(|scope| scope.spawn(|| drop(waits)).join().unwrap());
         assert!(reactor.unpark().unwrap().is_notified());
-        reactor.glance(Instant::now());
+        reactor.turn(Instant::now());
         assert_eq!(kernel_waits(&side), 0);
         reactor.shut_down();
     }
 
-    /// A task waits in `lane`, whatever is there.
-    fn wait_in(
-        lane: Arc<Lane>,
+    /// A task waits among `waiters`, whatever is there.
+    fn wait_among(
+        waiters: Arc<Waiters>,
         waker: &Waker,
-        arm: impl FnOnce(&Arc<Lane>, &Sleep<'_>) -> io::Result<()>,
-    ) -> (Arc<Lane>, Place) {
-        let (mut place, gate) = (None, lane.side.gate().unwrap());
-        let arm = |sleep: &Sleep<'_>| arm(&lane, sleep);
-        let polled = lane.queue.poll(&mut place, waker, gate, || None::<()>, arm);
+        arm: impl FnOnce(&Arc<Waiters>, &Sleep<'_>) -> io::Result<()>,
+    ) -> (Arc<Waiters>, Place) {
+        let (mut place, gate) = (None, waiters.side.gate().unwrap());
+        let arm = |sleep: &Sleep<'_>| arm(&waiters, sleep);
+        let polled = waiters.queue.poll(&mut place, waker, gate, || None::<()>, arm);
         assert!(polled.unwrap().is_pending());
-        (lane, place.unwrap())
+        (waiters, place.unwrap())
     }
 
     /// Returns when the helper's thread is about to sleep at the gates of all others that wait.
@@ -602,16 +504,15 @@ mod tests {
         let side = news.receiver().unwrap().side();
         let waker = Waker::from(Arc::clone(&told));
         // At a gate that has moved on since.
-        let waiting = wait_in(reactor.lane(side), &waker, |lane, sleep| {
-            reactor.as_helper().unwrap().arm(lane, sleep.expected().wrapping_sub(2));
-            Ok(())
+        let waiting = wait_among(reactor.waiters_at(side), &waker, |waiters, sleep| {
+            reactor.engine.arm(FutexWait::new(waiters, sleep.expected().wrapping_sub(2)))
         });
         assert!(until(|| told.is_notified()));
         waiting
     }
 
-    /// Two tasks are dropped at the moment at which one call wakes their waits, and the helper hears of
-    /// the wake alone. The kernel names one of the two.
+    /// Two tasks are dropped when one call wakes their waits, and the helper learns of the wake alone.
+    /// The kernel names one of the two.
     ///
     /// Fails if a wake is not passed on to the next handle: that of the wait which the kernel names, or
     /// that of the other one (each seen failing).
@@ -625,15 +526,15 @@ mod tests {
             // Arriving later, a handle would wake all that wait.
             let sides = queues.each_ref().map(|it| it.receiver().unwrap().side());
             let wait = |reactor: &Arc<Reactor>, n: usize, waker: &Waker| {
-                let lane = reactor.lane(sides[n].clone());
-                wait_in(lane, waker, |lane, sleep| lane.reactor.arm(lane, sleep))
+                let waiters = reactor.waiters_at(sides[n].clone());
+                wait_among(waiters, waker, |waiters, sleep| reactor.arm(waiters, sleep))
             };
             let dropped = [0, 1].map(|n| wait(&reactor, n, Waker::noop()));
             let _news = until_the_helper_sleeps(&reactor);
             let told = [(); 2].map(|()| Arc::new(Unpark::default()));
             let others = [0, 1].map(|n| wait(&ring, n, &Waker::from(Arc::clone(&told[n]))));
-            for (lane, place) in dropped {
-                assert!(matches!(lane.queue.leave(place), Left::Disarm));
+            for (waiters, place) in dropped {
+                assert!(matches!(waiters.queue.leave(place), Left::Disarm));
             }
             wake_both(&sides);
             let are_told = || {
@@ -641,8 +542,8 @@ mod tests {
                 told.iter().all(|told| told.is_notified())
             };
             assert!(until(are_told));
-            for (lane, place) in others {
-                lane.settle(lane.queue.leave(place));
+            for (waiters, place) in others {
+                ring.settle(&waiters, waiters.queue.leave(place));
             }
         }
         ring.shut_down();
@@ -656,22 +557,23 @@ mod tests {
         futex::wake_op(first, Flags::empty(), 1, 1, second, add, always, 2, 0).unwrap();
     }
 
-    /// Fails if the helper is not told that a task was dropped (seen failing): it keeps the queue mapped
+    /// Fails if the helper does not learn that a task was dropped (seen failing): it keeps the queue mapped
     /// until something else wakes it.
     #[test]
-    fn the_helper_lets_go_of_a_lane_in_which_no_task_waits() {
+    fn the_helper_lets_go_of_waiters_without_a_task() {
         let (reactor, queue) = (Reactor::helper().unwrap(), queue());
         let waker = Waker::noop();
-        let lane = reactor.lane(queue.receiver().unwrap().side());
-        let (lane, place) = wait_in(lane, waker, |lane, sleep| reactor.arm(lane, sleep));
+        let waiters = reactor.waiters_at(queue.receiver().unwrap().side());
+        let arm = |waiters: &Arc<Waiters>, sleep: &Sleep<'_>| reactor.arm(waiters, sleep);
+        let (waiters, place) = wait_among(waiters, waker, arm);
         let _news = until_the_helper_sleeps(&reactor);
-        lane.settle(lane.queue.leave(place));
-        let weak = Arc::downgrade(&lane);
-        drop(lane);
+        reactor.settle(&waiters, waiters.queue.leave(place));
+        let weak = Arc::downgrade(&waiters);
+        drop(waiters);
         assert!(until(|| weak.strong_count() == 0));
     }
 
-    /// Fails if a reactor that breaks down goes on, or wakes nobody (each seen failing).
+    /// Fails if a reactor that breaks down goes on, or wakes no task (each seen failing).
     #[test]
     fn a_reactor_that_breaks_down_sends_its_tasks_elsewhere() {
         for reactor in with_rings() {
@@ -681,16 +583,16 @@ mod tests {
             let told = begin(&reactor, &mut waits);
             reactor.break_down(&io::Error::other("as the test wants it"));
             assert!(reactor.is_dead() && told.take_notice());
-            // By the helper: a dead reactor serves nobody.
+            // By the helper: a dead reactor serves no task.
             let told = begin(&reactor, &mut waits);
             sender.try_send(b"message").unwrap();
             assert!(until(|| told.is_notified()));
         }
     }
 
-    /// No completion tells of such a wait.
+    /// Such a wait has no completion.
     ///
-    /// Fails if a reactor that ends wakes only tasks whose waits land (seen failing).
+    /// Fails if a reactor that ends wakes only tasks of completed waits (seen failing).
     #[test]
     fn a_task_whose_wait_is_not_armed_yet_is_woken_when_the_reactor_ends() {
         let Some(reactor) = with_rings().pop() else { return };
@@ -703,17 +605,17 @@ mod tests {
         assert!(told.is_notified());
     }
 
-    /// Fails if the watchdog is not set again after a look (seen failing: a wake that is lost after that
+    /// Fails if the watchdog is not set again after a round (seen failing: a wake that is lost after that
     /// is never healed), or is set although no task waits.
     #[test]
-    fn the_watchdog_looks_again_and_again_while_a_task_waits() {
+    fn the_watchdog_comes_again_and_again_while_a_task_waits() {
         for reactor in with_rings() {
             let queue = queue();
             let mut receiver: Receiver = queue.receiver().unwrap();
             let mut waits: Recv<'_> = Box::pin(receiver.recv());
             begin(&reactor, &mut waits);
             for _ in 0..3 {
-                let next = reactor.next_timer().expect("a look to come");
+                let next = reactor.next_timer().expect("a round to come");
                 assert!(next > Instant::now() + HOUR / 2);
                 reactor.fire_timers(next);
             }
@@ -724,10 +626,10 @@ mod tests {
         }
     }
 
-    /// Fails if nothing is set, if a later time takes the place of an earlier one, if an earlier one does
-    /// not take that of a later one, or if the engine does not wake then (each seen failing).
+    /// Fails if nothing is set, if a later time replaces an earlier one, if an earlier one does not replace
+    /// a later one, or if the engine does not wake then (each seen failing).
     #[test]
-    fn the_watchdog_looks_at_the_earliest_time_that_was_set() {
+    fn the_watchdog_comes_at_the_earliest_time_that_was_set() {
         let Some(reactor) = with_rings().into_iter().next() else { return };
         let soon = Duration::from_millis(1);
         reactor.set_watchdog(HOUR);
@@ -737,7 +639,7 @@ mod tests {
         assert!(next <= Instant::now() + soon);
         reactor.set_watchdog(HOUR);
         assert_eq!(reactor.next_timer(), Some(next));
-        assert!(until(|| reactor.drain()), "the ring tells the time");
+        assert!(until(|| reactor.drain()), "the ring keeps time");
         assert_eq!(reactor.next_timer(), None);
         reactor.shut_down();
     }
@@ -791,75 +693,75 @@ mod tests {
             let queue = Queue::builder().handles(1).create().unwrap();
             let (handle, name) = named(&queue);
             name(stranger.id());
-            let lane = reactor.lane(handle.side());
-            reactor.watch_peers(&lane);
+            let waiters = reactor.waiters_at(handle.side());
+            reactor.search_peers_if_new(&waiters);
             while reactor.drain() {}
-            assert_eq!(lock(&reactor.watched).len(), 1);
-            let Engine::Shared(ring) = &reactor.engine else { unreachable!() };
-            assert!(format!("{ring:?}").contains("flights: 1"), "{ring:?}");
+            assert_eq!(reactor.peers.polled(), 1);
+            let ring = format!("{:?}", reactor.engine);
+            assert!(ring.contains("operations: 1"), "{ring}");
         }
         reactor.shut_down();
     }
 
     fn is_soon(timer: Option<Instant>) -> bool {
-        timer.is_some_and(|at| at <= Instant::now() + SECOND_LOOK)
+        timer.is_some_and(|at| at <= Instant::now() + SECOND_SEARCH)
     }
 
-    /// The kernel may not be done with the dead when their end is news. The first reactor that hears of
-    /// it looks, and finds it; what the second finds is known.
+    /// The kernel may still hold the locks of a process when its pidfd is readable. The first reactor that
+    /// reaps the poll searches, and finds it; what the second finds is known.
     ///
-    /// Fails if either does not look once more (each seen failing).
+    /// Fails if either does not search once more (each seen failing).
     #[test]
-    fn each_reactor_that_hears_of_an_end_looks_twice() {
+    fn each_reactor_that_learns_of_an_end_searches_twice() {
         let (Some(first), Some(second)) = (of_a_runtime(), of_a_runtime()) else { return };
         let queue = Queue::builder().handles(1).watchdog(HOUR).create().unwrap();
         let (handle, name) = named(&queue);
         let stranger = Stranger::start();
         name(stranger.id());
-        let lanes = [&first, &second].map(|reactor| {
-            let lane = reactor.lane(handle.side());
-            reactor.look_at_peers(&lane.side);
-            lane
+        let waiters = [&first, &second].map(|reactor| {
+            let waiters = reactor.waiters_at(handle.side());
+            reactor.search_peers(&waiters.side);
+            waiters
         });
         drop(stranger);
         for reactor in [&first, &second] {
             assert_eq!(reactor.next_timer(), None);
             assert!(until(|| reactor.drain()));
             assert!(is_soon(reactor.next_timer()));
-            assert!(lock(&reactor.watched).is_empty());
+            assert_eq!(reactor.peers.polled(), 0);
         }
-        drop(lanes);
+        drop(waiters);
         first.shut_down();
         second.shut_down();
     }
 
-    /// Fails if the news of a look is not looked at once more (seen failing).
+    /// Fails if no second search follows one that finds a process that has ended (seen failing).
     #[test]
-    fn a_look_that_finds_the_dead_is_followed_by_another() {
+    fn a_search_that_finds_the_dead_is_followed_by_another() {
         let Some(reactor) = of_a_runtime() else { return };
         let queue = Queue::builder().handles(1).watchdog(HOUR).create().unwrap();
         let (handle, name) = named(&queue);
         // No process has this number.
         name(i32::MAX.cast_unsigned());
-        reactor.look_at_peers(&handle.side());
+        reactor.search_peers(&handle.side());
         assert!(is_soon(reactor.next_timer()));
         reactor.shut_down();
     }
 
-    /// The peer is another one at each look.
+    /// The peer is another one at each search.
     ///
-    /// Fails if a look that had to wait is not made up for (seen failing): the process would be found by
+    /// Fails if a search that had to wait is not made up for (seen failing): the process would be found by
     /// the watchdog alone.
     #[test]
-    fn a_look_at_peers_that_had_no_time_is_made_up_for() {
+    fn a_search_for_peers_that_had_no_time_is_made_up_for() {
         let Some(reactor) = of_a_runtime() else { return };
         let queue = Queue::builder().handles(1).watchdog(HOUR).create().unwrap();
         let (handle, name) = named(&queue);
         let strangers = [Stranger::start(), Stranger::start()];
-        let looks = strangers.iter().cycle().take(1000);
-        let waits = looks.into_iter().find_map(|stranger| {
+        let in_turn = strangers.iter().cycle().take(1000);
+        let waits = in_turn.into_iter().find_map(|stranger| {
             name(stranger.id());
-            reactor.look_at_peers(&handle.side());
+            reactor.search_peers(&handle.side());
             reactor.next_timer()
         });
         assert!(waits.is_some_and(|at| at <= Instant::now() + Duration::from_secs(1)));

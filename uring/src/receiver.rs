@@ -6,25 +6,22 @@ use std::time::{Duration, Instant};
 use parkline_core::driver::{DeferredLetters, Side, WaitsFor};
 use parkline_core::{Lease, Message, Receiver, RecvError, RecvTimeoutError, TryRecvError};
 
-use crate::shared_handle::{Handle, Shared};
-use crate::waiting::wait_where;
+use crate::shared::{Handle, Shared};
+use crate::wait::wait_where;
+use crate::waiting::Waits;
 
 mod sealed {
     use super::{
-        ControlFlow, DeferredLetters, Duration, Message, Receiver, RecvError, Shared, Side,
-        TryRecvError, WaitsFor,
+        ControlFlow, DeferredLetters, Message, Receiver, RecvError, Shared, TryRecvError, Waits,
+        WaitsFor,
     };
 
     /// What the async calls need of a handle.
-    pub trait TryRecv<M: Message + ?Sized>: Send + Sized {
+    pub trait TryRecv<M: Message + ?Sized>: Waits<WaitsFor> + Send + Sized {
         fn answer<R>(
             &mut self,
             attempt: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
         ) -> ControlFlow<Result<R, RecvError>, WaitsFor>;
-
-        fn side(&self, waits_for: WaitsFor) -> Side;
-
-        fn spin_limit(&self) -> Duration;
     }
 
     impl<M: Message + ?Sized> TryRecv<M> for Receiver<M> {
@@ -33,14 +30,6 @@ mod sealed {
             attempt: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
         ) -> ControlFlow<Result<R, RecvError>, WaitsFor> {
             Receiver::answer(self, attempt)
-        }
-
-        fn side(&self, waits_for: WaitsFor) -> Side {
-            self.side_for(waits_for)
-        }
-
-        fn spin_limit(&self) -> Duration {
-            Receiver::spin_limit(self)
         }
     }
 
@@ -55,20 +44,22 @@ mod sealed {
                 let letters = receiver.deferred_letters();
                 drop(receiver);
                 let is_handled = letters.is_some_and(DeferredLetters::handle);
-                // There may be more for us behind them.
+                // There may be more messages behind them.
                 if answer.is_break() || !is_handled {
                     return answer;
                 }
             }
         }
+    }
+}
 
-        fn side(&self, waits_for: WaitsFor) -> Side {
-            self.lock().side_for(waits_for)
-        }
+impl<M: Message + ?Sized> Waits<WaitsFor> for Receiver<M> {
+    fn side(&self, waits_for: WaitsFor) -> Side {
+        self.side_for(waits_for)
+    }
 
-        fn spin_limit(&self) -> Duration {
-            self.lock().spin_limit()
-        }
+    fn spin_limit(&self) -> Duration {
+        Self::spin_limit(self)
     }
 }
 
@@ -100,10 +91,11 @@ where
     /// [`Receiver::recv_blocking`] says; faults as [`Receiver::try_recv`].
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was taken; a wake that was meant for it goes to another.
+    /// If it is dropped before it is ready, nothing was taken; a wake that was meant for it goes to another
+    /// waiter.
     ///
     /// # If a peer dies
-    /// A wake that a killed process took with it comes within the watchdog's period.
+    /// A wake that was lost with a killed process is made up for within the watchdog's period.
     fn recv(&mut self) -> impl Future<Output = Result<M::Owned, RecvError>> + Send {
         async {
             let received = recv_until(self, None, Receiver::try_recv).await;
@@ -119,11 +111,7 @@ where
         &mut self,
         timeout: Duration,
     ) -> impl Future<Output = Result<M::Owned, RecvTimeoutError>> + Send {
-        let until = Instant::now().checked_add(timeout);
-        async move {
-            let received = recv_until(self, until, Receiver::try_recv).await;
-            Ok(received.ok_or(RecvTimeoutError::Timeout)??)
-        }
+        recv_in_time(self, Instant::now().checked_add(timeout), Receiver::try_recv)
     }
 
     /// As [`recv`](Self::recv), until `deadline` at most.
@@ -134,10 +122,7 @@ where
         &mut self,
         deadline: Instant,
     ) -> impl Future<Output = Result<M::Owned, RecvTimeoutError>> + Send {
-        async move {
-            let received = recv_until(self, Some(deadline), Receiver::try_recv).await;
-            Ok(received.ok_or(RecvTimeoutError::Timeout)??)
-        }
+        recv_in_time(self, Some(deadline), Receiver::try_recv)
     }
 
     /// Waits until there is a message, then takes up to `limit` in order, at most the queue's
@@ -148,7 +133,7 @@ where
     /// As [`recv`](Self::recv).
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was taken.
+    /// If it is dropped before it is ready, nothing was taken.
     ///
     /// # If a peer dies
     /// As [`Receiver::try_recv_many`].
@@ -172,7 +157,7 @@ where
     /// leases at all.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was taken.
+    /// If it is dropped before it is ready, nothing was taken.
     ///
     /// ```
     /// use parkline_uring::{AsyncReceiver, Queue, RecvTimeoutError, block_on};
@@ -207,11 +192,7 @@ where
         &mut self,
         timeout: Duration,
     ) -> impl Future<Output = Result<Lease<M>, RecvTimeoutError>> + Send {
-        let until = Instant::now().checked_add(timeout);
-        async move {
-            let leased = recv_until(self, until, Receiver::try_lease).await;
-            Ok(leased.ok_or(RecvTimeoutError::Timeout)??)
-        }
+        recv_in_time(self, Instant::now().checked_add(timeout), Receiver::try_lease)
     }
 
     /// As [`lease`](Self::lease), until `deadline` at most.
@@ -222,10 +203,7 @@ where
         &mut self,
         deadline: Instant,
     ) -> impl Future<Output = Result<Lease<M>, RecvTimeoutError>> + Send {
-        async move {
-            let leased = recv_until(self, Some(deadline), Receiver::try_lease).await;
-            Ok(leased.ok_or(RecvTimeoutError::Timeout)??)
-        }
+        recv_in_time(self, Some(deadline), Receiver::try_lease)
     }
 
     /// Makes this one handle of many tasks.
@@ -244,5 +222,13 @@ fn recv_until<M: Message + ?Sized, H: sealed::TryRecv<M>, R>(
     until: Option<Instant>,
     mut call: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
 ) -> impl Future<Output = Option<Result<R, RecvError>>> {
-    wait_where(handle, until, H::side, H::spin_limit, move |it| it.answer(&mut call))
+    wait_where(handle, until, move |it| it.answer(&mut call))
+}
+
+async fn recv_in_time<M: Message + ?Sized, H: sealed::TryRecv<M>, R>(
+    handle: &mut H,
+    until: Option<Instant>,
+    call: impl FnMut(&mut Receiver<M>) -> Result<R, TryRecvError>,
+) -> Result<R, RecvTimeoutError> {
+    Ok(recv_until(handle, until, call).await.ok_or(RecvTimeoutError::Timeout)??)
 }

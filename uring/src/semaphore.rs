@@ -1,15 +1,13 @@
 //! Acquiring a permit in a task.
 
+use std::borrow::Borrow;
 use std::time::{Duration, Instant};
 
+use parkline_core::driver::Side;
 use parkline_core::{Fault, Permit, Semaphore, WaitTimeoutError};
 
-use crate::waiting::wait;
-
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for parkline_core::Semaphore {}
-}
+use crate::wait::wait;
+use crate::waiting::Waits;
 
 /// Acquiring in a task a permit of a [`Semaphore`].
 ///
@@ -27,18 +25,23 @@ mod sealed {
 /// })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub trait AsyncSemaphore: sealed::Sealed {
+pub trait AsyncSemaphore: Borrow<Semaphore> {
     /// Acquires a permit, waiting while none is free.
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was acquired; a wake that was meant for it goes to another.
+    /// If it is dropped before it is ready, nothing was acquired; a wake that was meant for it goes to
+    /// another waiter.
     ///
     /// # If a peer dies
-    /// The permits that it had come back, and are acquired by those who wait.
-    fn acquire(&self) -> impl Future<Output = Result<Permit, Fault>> + Send;
+    /// The permits that it had come back, and go to the tasks that wait.
+    fn acquire(&self) -> impl Future<Output = Result<Permit, Fault>> + Send {
+        let semaphore = self.borrow();
+        // Without a deadline there is an answer.
+        async move { acquire_until(semaphore, None).await.unwrap_or(Err(Fault::Forked)) }
+    }
 
     /// As [`acquire`](Self::acquire), for at most `timeout`.
     ///
@@ -47,7 +50,9 @@ pub trait AsyncSemaphore: sealed::Sealed {
     fn acquire_timeout(
         &self,
         timeout: Duration,
-    ) -> impl Future<Output = Result<Permit, WaitTimeoutError>> + Send;
+    ) -> impl Future<Output = Result<Permit, WaitTimeoutError>> + Send {
+        acquire_in_time(self.borrow(), Instant::now().checked_add(timeout))
+    }
 
     /// As [`acquire`](Self::acquire), until `deadline` at most.
     ///
@@ -56,25 +61,16 @@ pub trait AsyncSemaphore: sealed::Sealed {
     fn acquire_deadline(
         &self,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Permit, WaitTimeoutError>> + Send;
+    ) -> impl Future<Output = Result<Permit, WaitTimeoutError>> + Send {
+        acquire_in_time(self.borrow(), Some(deadline))
+    }
 }
 
-impl AsyncSemaphore for Semaphore {
-    async fn acquire(&self) -> Result<Permit, Fault> {
-        // Without a deadline there is an answer.
-        acquire_until(self, None).await.unwrap_or(Err(Fault::Forked))
-    }
+impl AsyncSemaphore for Semaphore {}
 
-    fn acquire_timeout(
-        &self,
-        timeout: Duration,
-    ) -> impl Future<Output = Result<Permit, WaitTimeoutError>> + Send {
-        let until = Instant::now().checked_add(timeout);
-        async move { Ok(acquire_until(self, until).await.ok_or(WaitTimeoutError::Timeout)??) }
-    }
-
-    async fn acquire_deadline(&self, deadline: Instant) -> Result<Permit, WaitTimeoutError> {
-        Ok(acquire_until(self, Some(deadline)).await.ok_or(WaitTimeoutError::Timeout)??)
+impl Waits for &Semaphore {
+    fn side(&self, (): ()) -> Side {
+        Semaphore::side(self)
     }
 }
 
@@ -82,5 +78,12 @@ async fn acquire_until(
     mut semaphore: &Semaphore,
     until: Option<Instant>,
 ) -> Option<Result<Permit, Fault>> {
-    wait(&mut semaphore, until, |it| it.side(), |_| Duration::ZERO, |it| it.attempt()).await
+    wait(&mut semaphore, until, |it| it.attempt()).await
+}
+
+async fn acquire_in_time(
+    semaphore: &Semaphore,
+    until: Option<Instant>,
+) -> Result<Permit, WaitTimeoutError> {
+    Ok(acquire_until(semaphore, until).await.ok_or(WaitTimeoutError::Timeout)??)
 }

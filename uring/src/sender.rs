@@ -1,5 +1,6 @@
 //! Sending from a task.
 
+use std::borrow::BorrowMut;
 use std::time::{Duration, Instant};
 
 use parkline_core::driver::Side;
@@ -7,42 +8,28 @@ use parkline_core::{
     Message, Pack, Reservation, SendError, SendTimeoutError, Sender, TrySendError,
 };
 
-use crate::shared_handle::{Handle, Shared};
-use crate::waiting::wait;
+use crate::shared::{Handle, Shared};
+use crate::wait::wait;
+use crate::waiting::Waits;
 
 mod sealed {
-    use super::{Duration, Message, Sender, Shared, Side, TrySendError};
+    use super::{Message, Reservation, SendError, Sender, Shared, TrySendError, Waits};
 
     /// What the async calls need of a handle.
-    pub trait TrySend<M: Message + ?Sized>: Send + Sized {
+    pub trait TrySend<M: Message + ?Sized>: Waits + Send + Sized {
         fn with<R>(&mut self, call: impl FnOnce(&mut Sender<M>) -> R) -> R;
 
         fn attempt<R>(
             &mut self,
             call: impl FnOnce(&mut Sender<M>) -> Result<R, TrySendError>,
-        ) -> Option<Result<R, super::SendError>> {
-            match self.with(call) {
-                Ok(sent) => Some(Ok(sent)),
-                Err(refused) => refused.settled().ok().map(Err),
-            }
+        ) -> Option<Result<R, SendError>> {
+            answer(self.with(call))
         }
-
-        fn side(&self) -> Side;
-
-        fn spin_limit(&self) -> Duration;
     }
 
     impl<M: Message + ?Sized> TrySend<M> for Sender<M> {
         fn with<R>(&mut self, call: impl FnOnce(&mut Sender<M>) -> R) -> R {
             call(self)
-        }
-
-        fn side(&self) -> Side {
-            Sender::side(self)
-        }
-
-        fn spin_limit(&self) -> Duration {
-            Sender::spin_limit(self)
         }
     }
 
@@ -50,14 +37,43 @@ mod sealed {
         fn with<R>(&mut self, call: impl FnOnce(&mut Sender<M>) -> R) -> R {
             call(&mut self.lock())
         }
+    }
 
-        fn side(&self) -> Side {
-            self.lock().side()
-        }
+    pub trait Commit: Waits + Send + Sized {
+        fn attempt(&mut self) -> Option<Result<(), SendError>>;
+    }
 
-        fn spin_limit(&self) -> Duration {
-            self.lock().spin_limit()
+    impl Commit for Reservation<'_> {
+        fn attempt(&mut self) -> Option<Result<(), SendError>> {
+            answer(self.commit_in_place())
         }
+    }
+
+    fn answer<R>(tried: Result<R, TrySendError>) -> Option<Result<R, SendError>> {
+        match tried {
+            Ok(sent) => Some(Ok(sent)),
+            Err(refused) => refused.settled().ok().map(Err),
+        }
+    }
+}
+
+impl<M: Message + ?Sized> Waits for Sender<M> {
+    fn side(&self, (): ()) -> Side {
+        Self::side(self)
+    }
+
+    fn spin_limit(&self) -> Duration {
+        Self::spin_limit(self)
+    }
+}
+
+impl Waits for Reservation<'_> {
+    fn side(&self, (): ()) -> Side {
+        Self::side(self)
+    }
+
+    fn spin_limit(&self) -> Duration {
+        Self::spin_limit(self)
     }
 }
 
@@ -85,15 +101,16 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
     /// [`Sender::try_send`].
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was sent; a wake that was meant for it goes to another.
+    /// If it is dropped before it is ready, nothing was sent; a wake that was meant for it goes to another
+    /// waiter.
     ///
     /// # If a peer dies
-    /// A wake that a killed process took with it comes within the watchdog's period.
+    /// A wake that was lost with a killed process is made up for within the watchdog's period.
     fn send(&mut self, message: &M) -> impl Future<Output = Result<(), SendError>> + Send {
         async move {
-            let sent = wait(self, None, Self::side, Self::spin_limit, |it| {
-                it.attempt(|it| it.try_send(message))
-            });
+            // The future keeps the message already: the attempt keeps where it is.
+            let message = &message;
+            let sent = wait(self, None, move |it: &mut Self| it.attempt(|it| it.try_send(message)));
             sent.await.unwrap_or(Err(SendError::Closed(())))
         }
     }
@@ -130,7 +147,7 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
     /// As [`send`](Self::send), when the first message is refused.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was sent.
+    /// If it is dropped before it is ready, nothing was sent.
     fn send_many<'m, I>(
         &mut self,
         messages: I,
@@ -141,15 +158,7 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
         I::IntoIter: Clone + Send,
     {
         let messages = messages.into_iter();
-        async move {
-            let attempt = move |it: &mut Self| {
-                let messages = messages.clone();
-                it.attempt(|it| it.try_send_many(messages))
-            };
-            wait(self, None, Self::side, Self::spin_limit, attempt)
-                .await
-                .unwrap_or(Err(SendError::Closed(())))
-        }
+        send_by(self, move |it| it.try_send_many(messages.clone()))
     }
 
     /// Makes this one handle of many tasks.
@@ -173,7 +182,7 @@ pub trait AsyncPackSender: sealed::TrySend<Pack> {
     /// As [`Sender::try_send_packed`] but for a full queue: nothing was sent.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was sent.
+    /// If it is dropped before it is ready, nothing was sent.
     ///
     /// # If a peer dies
     /// As [`AsyncSender::send`].
@@ -202,42 +211,41 @@ pub trait AsyncPackSender: sealed::TrySend<Pack> {
         I::IntoIter: Clone + Send,
     {
         let messages = messages.into_iter();
-        async move {
-            let attempt = move |it: &mut Self| {
-                let messages = messages.clone();
-                it.attempt(|it| it.try_send_packed(messages))
-            };
-            wait(self, None, Self::side, Self::spin_limit, attempt)
-                .await
-                .unwrap_or(Err(SendError::Closed(())))
-        }
+        send_by(self, move |it| it.try_send_packed(messages.clone()))
     }
 }
 
 impl<H: sealed::TrySend<Pack>> AsyncPackSender for H {}
+
+async fn send_by<M: Message + ?Sized, H: sealed::TrySend<M>, R>(
+    handle: &mut H,
+    mut call: impl FnMut(&mut Sender<M>) -> Result<R, TrySendError>,
+) -> Result<R, SendError> {
+    let sent = wait(handle, None, |it| it.attempt(&mut call));
+    sent.await.unwrap_or(Err(SendError::Closed(())))
+}
 
 async fn send_until<M: Message + ?Sized + Sync, H: sealed::TrySend<M>>(
     handle: &mut H,
     message: &M,
     until: Option<Instant>,
 ) -> Result<(), SendTimeoutError> {
-    let attempt = |it: &mut H| it.attempt(|it| it.try_send(message));
-    let sent = wait(handle, until, H::side, H::spin_limit, attempt).await;
+    let sent = wait(handle, until, |it| it.attempt(|it| it.try_send(message))).await;
     Ok(sent.ok_or(SendTimeoutError::Timeout(()))??)
 }
 
 /// Reserving a message from a task.
-pub trait AsyncReserve {
+pub trait AsyncReserve: BorrowMut<Sender> + Send {
     /// Waits until there is room, then reserves a message of `len` bytes to be written in place.
     ///
-    /// Others may fill the queue before it is committed; the commit waits then. The message has `len`
+    /// Other senders may fill the queue before it is committed; the commit waits then. The message has `len`
     /// bytes, however many are written; the others are zeros.
     ///
     /// # Errors
     /// As [`AsyncSender::send`].
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was reserved.
+    /// If it is dropped before it is ready, nothing was reserved.
     ///
     /// ```
     /// use parkline_uring::{AsyncCommit, AsyncReserve, Queue, block_on};
@@ -257,7 +265,9 @@ pub trait AsyncReserve {
     fn reserve(
         &mut self,
         len: usize,
-    ) -> impl Future<Output = Result<Reservation<'_>, SendError>> + Send;
+    ) -> impl Future<Output = Result<Reservation<'_>, SendError>> + Send {
+        async move { reserve_until(self.borrow_mut(), len, None).await.map_err(without_deadline) }
+    }
 
     /// As [`reserve`](Self::reserve), until `deadline` at most.
     ///
@@ -267,7 +277,9 @@ pub trait AsyncReserve {
         &mut self,
         len: usize,
         deadline: Instant,
-    ) -> impl Future<Output = Result<Reservation<'_>, SendTimeoutError>> + Send;
+    ) -> impl Future<Output = Result<Reservation<'_>, SendTimeoutError>> + Send {
+        reserve_until(self.borrow_mut(), len, Some(deadline))
+    }
 
     /// As [`reserve`](Self::reserve), for at most `timeout`.
     ///
@@ -277,36 +289,12 @@ pub trait AsyncReserve {
         &mut self,
         len: usize,
         timeout: Duration,
-    ) -> impl Future<Output = Result<Reservation<'_>, SendTimeoutError>> + Send;
-}
-
-impl AsyncReserve for Sender {
-    async fn reserve(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
-        match reserve_until(self, len, None).await {
-            Ok(reservation) => Ok(reservation),
-            Err(SendTimeoutError::Fault((), fault)) => Err(SendError::Fault((), fault)),
-            Err(SendTimeoutError::Closed(()) | SendTimeoutError::Timeout(())) => {
-                Err(SendError::Closed(()))
-            }
-        }
-    }
-
-    async fn reserve_deadline(
-        &mut self,
-        len: usize,
-        deadline: Instant,
-    ) -> Result<Reservation<'_>, SendTimeoutError> {
-        reserve_until(self, len, Some(deadline)).await
-    }
-
-    fn reserve_timeout(
-        &mut self,
-        len: usize,
-        timeout: Duration,
     ) -> impl Future<Output = Result<Reservation<'_>, SendTimeoutError>> + Send {
-        reserve_until(self, len, Instant::now().checked_add(timeout))
+        reserve_until(self.borrow_mut(), len, Instant::now().checked_add(timeout))
     }
 }
+
+impl AsyncReserve for Sender {}
 
 async fn reserve_until(
     sender: &mut Sender,
@@ -314,21 +302,23 @@ async fn reserve_until(
     until: Option<Instant>,
 ) -> Result<Reservation<'_>, SendTimeoutError> {
     let attempt = |it: &mut Sender| sealed::TrySend::attempt(it, |it| it.check_room(len));
-    let room = wait(sender, until, Sender::side, Sender::spin_limit, attempt).await;
+    let room = wait(sender, until, attempt).await;
     room.ok_or(SendTimeoutError::Timeout(()))??;
     sender.reserve_now(len).map_err(|fault| SendTimeoutError::Fault((), fault))
 }
 
 /// Committing a reserved message from a task.
-pub trait AsyncCommit: Sized {
+pub trait AsyncCommit: sealed::Commit {
     /// Commits the message, waiting while the queue is full.
     ///
     /// # Errors
     /// As [`AsyncSender::send`]; the reservation comes back with what was written.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was sent, and what was written is gone.
-    fn commit(self) -> impl Future<Output = Result<(), SendError<Self>>> + Send;
+    /// If it is dropped before it is ready, nothing was sent, and what was written is gone.
+    fn commit(self) -> impl Future<Output = Result<(), SendError<Self>>> + Send {
+        async { commit_until(self, None).await.map_err(without_deadline) }
+    }
 
     /// As [`commit`](Self::commit), until `deadline` at most.
     ///
@@ -337,7 +327,9 @@ pub trait AsyncCommit: Sized {
     fn commit_deadline(
         self,
         deadline: Instant,
-    ) -> impl Future<Output = Result<(), SendTimeoutError<Self>>> + Send;
+    ) -> impl Future<Output = Result<(), SendTimeoutError<Self>>> + Send {
+        commit_until(self, Some(deadline))
+    }
 
     /// As [`commit`](Self::commit), for at most `timeout`.
     ///
@@ -346,43 +338,29 @@ pub trait AsyncCommit: Sized {
     fn commit_timeout(
         self,
         timeout: Duration,
-    ) -> impl Future<Output = Result<(), SendTimeoutError<Self>>> + Send;
-}
-
-impl AsyncCommit for Reservation<'_> {
-    async fn commit(self) -> Result<(), SendError<Self>> {
-        commit_until(self, None).await.map_err(|error| match error {
-            SendTimeoutError::Fault(this, fault) => SendError::Fault(this, fault),
-            SendTimeoutError::Closed(this) | SendTimeoutError::Timeout(this) => {
-                SendError::Closed(this)
-            }
-        })
-    }
-
-    async fn commit_deadline(self, deadline: Instant) -> Result<(), SendTimeoutError<Self>> {
-        commit_until(self, Some(deadline)).await
-    }
-
-    fn commit_timeout(
-        self,
-        timeout: Duration,
     ) -> impl Future<Output = Result<(), SendTimeoutError<Self>>> + Send {
         commit_until(self, Instant::now().checked_add(timeout))
     }
 }
 
-async fn commit_until(
-    mut reservation: Reservation<'_>,
+impl AsyncCommit for Reservation<'_> {}
+
+async fn commit_until<R: sealed::Commit>(
+    mut reservation: R,
     until: Option<Instant>,
-) -> Result<(), SendTimeoutError<Reservation<'_>>> {
-    let attempt = |it: &mut Reservation<'_>| match it.commit_in_place() {
-        Ok(()) => Some(Ok(())),
-        Err(refused) => refused.settled().ok().map(Err),
-    };
-    match wait(&mut reservation, until, Reservation::side, Reservation::spin_limit, attempt).await {
+) -> Result<(), SendTimeoutError<R>> {
+    match wait(&mut reservation, until, R::attempt).await {
         Some(Ok(())) => Ok(()),
         Some(Err(SendError::Closed(()))) => Err(SendTimeoutError::Closed(reservation)),
         Some(Err(SendError::Fault((), fault))) => Err(SendTimeoutError::Fault(reservation, fault)),
         None => Err(SendTimeoutError::Timeout(reservation)),
+    }
+}
+
+/// The error of a call that has no deadline.
+fn without_deadline<R>(error: SendTimeoutError<R>) -> SendError<R> {
+    match error {
+        SendTimeoutError::Fault(it, fault) => SendError::Fault(it, fault),
+        SendTimeoutError::Closed(it) | SendTimeoutError::Timeout(it) => SendError::Closed(it),
     }
 }

@@ -1,116 +1,157 @@
-//! The ring of a runtime: its tasks arm and cancel from any thread, and the runtime's poller
-//! watches the descriptor.
+//! One handle for many tasks.
 
-use std::collections::BTreeSet;
-use std::io;
-use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
-use parkline_core::driver::Sleep;
+use parkline_core::driver::{DeferredLetters, Side};
+use parkline_core::{Message, Receiver, Sender};
 
-use crate::lane::Lane;
-use crate::peer::Peer;
-use crate::reactor::lock;
-use crate::ring::{FutexWait, Landed, Ring};
+use crate::lock::lock;
+use crate::owed::drive_owed;
+use crate::waiting::Waits;
 
-#[derive(Debug)]
-pub(crate) struct SharedRing {
-    state: Mutex<State>,
-}
+/// What can be shared: a [`Sender`] or a [`Receiver`].
+pub trait Handle: sealed::Handle {}
 
-#[derive(Debug)]
-struct State {
-    ring: Ring,
-    /// When the timers land that fly.
-    timers: BTreeSet<Instant>,
-}
+impl<H: sealed::Handle> Handle for H {}
 
-impl SharedRing {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self { state: Mutex::new(State { ring: Ring::shared()?, timers: BTreeSet::new() }) })
-    }
+mod sealed {
+    use super::{DeferredLetters, Message, Receiver, Sender};
 
-    pub(crate) fn arm(&self, lane: &Arc<Lane>, sleep: &Sleep<'_>) -> io::Result<()> {
-        let wait = FutexWait { word: sleep.word(), expected: sleep.expected() };
-        let ring = &mut lock(&self.state).ring;
-        lane.flight.store(ring.push_gate(lane, wait)?, Relaxed);
-        ring.submit()
-    }
+    pub trait Handle {
+        /// What is done after the lock is released.
+        type After: After;
 
-    pub(crate) fn disarm(&self, lane: &Arc<Lane>) -> Vec<Landed> {
-        let ring = &mut lock(&self.state).ring;
-        ring.cancel(lane.flight.load(Relaxed));
-        ring.landed()
-    }
+        /// Called once, when it is put behind a lock.
+        fn begin_to_share(&mut self) {}
 
-    /// Has the ring tell of the end of a process; returns the name of the flight.
-    pub(crate) fn watch(&self, peer: &Arc<Peer>) -> io::Result<u64> {
-        let ring = &mut lock(&self.state).ring;
-        let flight = ring.push_peer(peer)?;
-        // It flies. What fails here shows at the next submit.
-        let _ = ring.submit();
-        Ok(flight)
-    }
-
-    /// Ends such a flight.
-    pub(crate) fn unwatch(&self, flight: u64) {
-        lock(&self.state).ring.cancel(flight);
-    }
-
-    /// Has the ring land a timer at `next`, or earlier.
-    pub(crate) fn keep_time(&self, next: Instant) -> io::Result<()> {
-        let mut state = lock(&self.state);
-        if state.timers.first().is_none_or(|first| next < *first) {
-            state.ring.start_timer(next.saturating_duration_since(Instant::now()))?;
-            state.timers.insert(next);
+        fn after(&self) -> Option<Self::After> {
+            None
         }
-        Ok(())
     }
 
-    /// A timer landed: the first.
-    pub(crate) fn forget_timer(&self) {
-        lock(&self.state).timers.pop_first();
+    pub trait After {
+        fn run(self);
     }
 
-    pub(crate) fn landed(&self) -> Vec<Landed> {
-        lock(&self.state).ring.landed()
+    impl After for std::convert::Infallible {
+        fn run(self) {}
     }
 
-    pub(crate) fn shut_down(&self) -> Vec<Landed> {
-        lock(&self.state).ring.end()
+    impl<M: Message + ?Sized> After for DeferredLetters<M> {
+        fn run(self) {
+            let _ = self.handle();
+        }
     }
 
-    pub(crate) fn fd(&self) -> RawFd {
-        lock(&self.state).ring.as_raw_fd()
+    impl<M: Message + ?Sized> Handle for Sender<M> {
+        type After = std::convert::Infallible;
+    }
+
+    impl<M: Message + ?Sized> Handle for Receiver<M> {
+        type After = DeferredLetters<M>;
+
+        fn begin_to_share(&mut self) {
+            self.defer_dead_letters();
+        }
+
+        fn after(&self) -> Option<DeferredLetters<M>> {
+            self.deferred_letters()
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
+/// A sender or receiver that any number of tasks and threads of this process use together: one
+/// record of the queue, one kernel wait, however many wait.
+///
+/// Clones are the same handle. Each operation takes a short lock, which is never held while
+/// waiting, nor while a [handler of dead letters](Receiver::on_dead_letter) runs.
+///
+/// A forked child must leave it alone: as every inherited handle it is of no use there, and if another
+/// thread of the parent was in an operation at the fork, the lock stays taken for ever.
+#[derive(Debug)]
+pub struct Shared<H>(Arc<Mutex<H>>);
 
-    use super::*;
-    use crate::required::not_tried;
+impl<H: Handle> Shared<H> {
+    /// Shares a handle; the same as `handle.share()`.
+    pub fn new(mut handle: H) -> Self {
+        drive_owed();
+        handle.begin_to_share();
+        Self(Arc::new(Mutex::new(handle)))
+    }
 
-    /// Fails if a timer that landed forgets the others (seen failing): they would multiply with
-    /// every deadline.
-    #[test]
-    fn a_timer_that_flies_already_is_not_started_again() {
-        let ring = match SharedRing::new() {
-            Ok(ring) => ring,
-            Err(error) => return not_tried("io_uring", error),
-        };
-        let late = Instant::now() + Duration::from_secs(3600);
-        for _ in 0..10 {
-            ring.keep_time(late).unwrap();
-            ring.keep_time(Instant::now()).unwrap();
-            lock(&ring.state).ring.submit_and_sleep(None).unwrap();
-            assert_eq!(ring.landed().len(), 1);
-            ring.forget_timer();
+    /// The handle itself, for calls that do not wait. Other tasks wait for the lock meanwhile: do not
+    /// keep it over an await. Dead letters that such a call finds are handled when the lock is
+    /// released.
+    pub fn lock(&self) -> Locked<'_, H> {
+        Locked { guard: self.lock_alone(), after: AfterUnlock(None) }
+    }
+
+    /// The same, for a caller that handles the dead letters itself.
+    pub(crate) fn lock_alone(&self) -> MutexGuard<'_, H> {
+        lock(&self.0)
+    }
+}
+
+impl<H> Clone for Shared<H> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<W: Copy + PartialEq, H: Handle + Waits<W>> Waits<W> for Shared<H> {
+    fn side(&self, waits_for: W) -> Side {
+        self.lock().side(waits_for)
+    }
+
+    fn spin_limit(&self) -> Duration {
+        self.lock().spin_limit()
+    }
+}
+
+/// A [`Shared`] handle, locked.
+#[derive(Debug)]
+pub struct Locked<'a, H: Handle> {
+    // Dropped in this order.
+    guard: MutexGuard<'a, H>,
+    after: AfterUnlock<H>,
+}
+
+/// What runs once the lock is released.
+struct AfterUnlock<H: Handle>(Option<H::After>);
+
+impl<H: Handle> Deref for Locked<'_, H> {
+    type Target = H;
+
+    fn deref(&self) -> &H {
+        &self.guard
+    }
+}
+
+impl<H: Handle> DerefMut for Locked<'_, H> {
+    fn deref_mut(&mut self) -> &mut H {
+        &mut self.guard
+    }
+}
+
+impl<H: Handle> Drop for Locked<'_, H> {
+    fn drop(&mut self) {
+        self.after.0 = self.guard.after();
+    }
+}
+
+impl<H: Handle> Drop for AfterUnlock<H> {
+    fn drop(&mut self) {
+        // A second panic, in a handler, would end the process. The next call handles these letters.
+        if let Some(after) = self.0.take().filter(|_| !std::thread::panicking()) {
+            sealed::After::run(after);
         }
-        ring.keep_time(late).unwrap();
-        assert_eq!(ring.shut_down().len(), 1, "the late one");
+    }
+}
+
+impl<H: Handle> core::fmt::Debug for AfterUnlock<H> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("AfterUnlock").finish_non_exhaustive()
     }
 }

@@ -1,19 +1,27 @@
-//! The deadlines of waiting tasks, and the next look of the watchdog.
+//! The deadlines of waiting tasks, and the next round of the watchdog.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::task::Waker;
 use std::time::Instant;
 
-/// When to wake whom.
+/// The timer of an event loop without a ring, for bindings: of use where the helper thread is not to be
+/// had either.
+pub trait LoopTimer: fmt::Debug + Send + Sync {
+    /// Has `waker` called at `at`; `false` if there is no timer, and the thread must sleep.
+    fn wake_at(&self, at: Instant, waker: &Waker) -> bool;
+}
+
+/// When to wake which task.
 #[derive(Debug, Default)]
 pub(crate) struct Timers {
     tasks: BTreeMap<(Instant, Timer), Waker>,
     last: Timer,
-    /// When the watchdog looks next; it does not while nobody waits.
+    /// When the watchdog's next round is due. `None` while no task waits.
     pub(crate) watchdog: Option<Instant>,
 }
 
-/// Which of the deadlines at one instant, to be removed when it is not needed any more.
+/// One of the deadlines at one instant: to be removed when it is not needed any more.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Timer(u64);
 
@@ -35,7 +43,7 @@ impl Timers {
         [task, self.watchdog].into_iter().flatten().min()
     }
 
-    /// Whom to wake now.
+    /// The tasks to wake now.
     pub(crate) fn take_due(&mut self, now: Instant) -> Vec<Waker> {
         let mut due = Vec::new();
         while let Some(first) = self.tasks.first_entry().filter(|first| first.key().0 <= now) {
@@ -49,7 +57,7 @@ impl Timers {
         !self.tasks.is_empty()
     }
 
-    /// Everybody whom a deadline would have woken.
+    /// All tasks that a deadline would have woken.
     pub(crate) fn take_all(&mut self) -> Vec<Waker> {
         std::mem::take(&mut self.tasks).into_values().collect()
     }

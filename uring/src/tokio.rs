@@ -20,7 +20,8 @@ use ::tokio::runtime::{Handle, Id};
 use ::tokio::task::coop::{RestoreOnPending, poll_proceed};
 use parkline_core::driver::hold_forks;
 
-use crate::reactor::{Reactor, lock};
+use crate::lock::lock;
+use crate::reactor::Reactor;
 
 /// The runtime around the caller.
 pub(crate) fn runtime_id() -> Option<Id> {
@@ -91,21 +92,21 @@ fn start(handle: &Handle) -> io::Result<Arc<Reactor>> {
     if !may_have_io() {
         return Err(without_io());
     }
-    let reactor = Reactor::shared()?;
+    let reactor = Reactor::of_runtime()?;
     let fd = reactor.ring_fd().ok_or(io::ErrorKind::Unsupported)?;
     let fd = RingFd { fd, pump: Pump(Arc::clone(&reactor)) };
     // tokio has no question whether a runtime has I/O, only a panic where it has none. What unwinds
     // ends the reactor with its `Pump`, and leaves nothing half done.
     let registered = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: `fd` owns the reactor and so the ring, whose descriptor never changes; it lives in
-        // the AsyncFd.
+        // SAFETY: `fd` owns the reactor and so the ring, and the ring's descriptor never changes; it lives
+        // in the AsyncFd.
         unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }
     }));
     let fd = registered.map_err(|_| without_io())??;
     // A runtime that is shutting down drops the task at once.
     handle.spawn(pump(fd));
-    // The task spawned last lies where only this worker finds it, and this worker may go on in another
-    // executor. One more task pushes the pump to where another worker takes it.
+    // Only this worker finds the task that was spawned last, and it may go on in another executor. One
+    // more task pushes the pump to where another worker takes it.
     handle.spawn(async {});
     if reactor.is_dead() { Err(io::ErrorKind::NotConnected.into()) } else { Ok(reactor) }
 }
@@ -116,7 +117,7 @@ fn without_io() -> io::Error {
 
 /// Whether any runtime of this process may have I/O: each that has owns an epoll descriptor. `false`
 /// saves a panic, which prints a message, or ends the process where the program made it so. `true`
-/// also where /proc cannot tell.
+/// also where /proc is not to be had.
 fn may_have_io() -> bool {
     let Ok(descriptors) = fs::read_dir("/proc/thread-self/fd") else { return true };
     descriptors.filter_map(Result::ok).any(|descriptor| {

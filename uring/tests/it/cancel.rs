@@ -159,7 +159,7 @@ fn the_wake_of_a_dropped_task_goes_to_another_of_the_same_handle() {
     let queue = unhealed();
     let mut first = queue.receiver().unwrap().share();
     let mut second = first.clone();
-    // Arriving later it would wake everybody.
+    // Arriving later it would wake all tasks.
     let mut sender = queue.sender().unwrap();
     current_thread().block_on(async {
         let (mut doomed, mut other): (Recv<'_>, Recv<'_>) =
@@ -168,7 +168,7 @@ fn the_wake_of_a_dropped_task_goes_to_another_of_the_same_handle() {
         let other_told = begin(&mut other);
         sender.try_send(&7).unwrap();
         until(&doomed_told).await;
-        // The helper serves all tests of this process, and looks everywhere when one's watchdog is
+        // The helper serves all tests of this process, and searches all queues when the watchdog of one is
         // due.
         if let Backend::IoUring = backend() {
             assert!(!other_told.0.load(Relaxed), "one wake, one task");
@@ -214,7 +214,7 @@ fn a_wake_goes_to_another_handle_when_its_task_was_dropped_before_it_was_told() 
     });
 }
 
-/// Fails if `Left::Disarm` does nothing (seen failing: hangs, since nobody drives the first
+/// Fails if `Left::Disarm` does nothing (seen failing: hangs, since no thread drives the first
 /// runtime).
 #[test]
 fn a_dropped_wait_eats_no_wake() {
@@ -224,7 +224,7 @@ fn a_dropped_wait_eats_no_wake() {
     });
 }
 
-/// Fails if nobody sets the watchdog (seen failing: hangs).
+/// Fails if the watchdog is not set (seen failing: hangs).
 #[test]
 fn a_wake_that_a_stopped_runtime_got_comes_by_the_watchdog() {
     let watchdog = Duration::from_millis(20);

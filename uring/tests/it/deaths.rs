@@ -1,4 +1,4 @@
-//! A peer is killed: what it had comes to a task that waits, at once where the ring watches it, and
+//! A peer is killed: what it held comes to a task that waits, at once where the ring polls for its end, and
 //! by the watchdog everywhere.
 
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub(crate) fn child() {
     }
 }
 
-/// An hour, so that nothing passes thanks to the watchdog, unless that is all there is.
+/// An hour, so that the watchdog makes no test pass, unless there is nothing else.
 pub(crate) fn watchdog() -> Duration {
     match backend() {
         Backend::IoUring => Duration::from_secs(3600),
@@ -50,13 +50,13 @@ fn survive(run: impl FnOnce(Receiver<u64>) -> u64 + Send + 'static) {
     let receiver = queue.receiver().unwrap();
     let side = receiver.side();
     let survivor = thread::spawn(move || run(receiver));
-    until_somebody_waits(&side);
+    until_a_waiter_is_there(&side);
     drop(peer);
     assert_eq!(survivor.join().unwrap(), 7);
     assert_eq!((queue.stats().redelivered, queue.stats().recovered), (1, 1));
 }
 
-pub(crate) fn until_somebody_waits(side: &parkline_core::driver::Side) {
+pub(crate) fn until_a_waiter_is_there(side: &parkline_core::driver::Side) {
     use std::sync::atomic::Ordering::Relaxed;
     while side.gate().unwrap().word().load(Relaxed) & 1 == 0 {
         thread::yield_now();
@@ -71,25 +71,25 @@ async fn again(mut receiver: Receiver<u64>) -> u64 {
     read
 }
 
-/// Fails if the ring does not watch peers (seen failing: sleeps for an hour).
+/// Fails if the ring does not poll for the ends of peers (seen failing: sleeps for an hour).
 #[test]
 fn a_thread_in_block_on_gets_what_the_killed_had() {
     survive(|receiver| block_on(again(receiver)));
 }
 
-/// Fails if the ring does not watch peers (seen failing: sleeps for an hour).
+/// Fails if the ring does not poll for the ends of peers (seen failing: sleeps for an hour).
 #[test]
 fn tokio_tasks_get_what_the_killed_had() {
     survive(|receiver| current_thread().block_on(again(receiver)));
     survive(|receiver| multi_thread().block_on(again(receiver)));
 }
 
-/// Who joins waits before the peer is there: an arrival is news.
+/// The join waits before the peer is there: an arrival is news.
 ///
-/// Fails if an arrival wakes nobody, or if peers are looked for once only (each seen failing: sleeps
+/// Fails if an arrival wakes no task, or if peers are searched for once only (each seen failing: sleeps
 /// for an hour).
 #[test]
-fn a_peer_that_comes_later_is_watched_too() {
+fn a_peer_that_comes_later_is_polled_too() {
     let queue = Queue::builder().watchdog(watchdog()).create_typed().unwrap();
     queue.sender().unwrap().try_send(&7).unwrap();
     let side = queue.joining().side();
@@ -98,7 +98,7 @@ fn a_peer_that_comes_later_is_watched_too() {
         let queue = Arc::clone(&queue);
         thread::spawn(move || block_on(queue.join()))
     };
-    until_somebody_waits(&side);
+    until_a_waiter_is_there(&side);
     // It has a record of its own, and so recovers none.
     let mut receiver = queue.receiver().unwrap();
     drop(leaser(&queue));
@@ -108,11 +108,11 @@ fn a_peer_that_comes_later_is_watched_too() {
     joiner.join().unwrap().unwrap();
 }
 
-/// The first in line waits for more than the second.
+/// The first that waits needs more than the second.
 ///
-/// Fails if one wake is for one joiner only (seen failing: the second sleeps for an hour).
+/// Fails if one wake is for one join only (seen failing: the second sleeps for an hour).
 #[test]
-fn all_who_join_look_at_each_acknowledgement() {
+fn each_acknowledgement_wakes_all_joins() {
     let queue = Queue::builder().watchdog(Duration::from_secs(3600)).create_typed().unwrap();
     let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     sender.try_send(&1).unwrap();
@@ -130,12 +130,12 @@ fn all_who_join_look_at_each_acknowledgement() {
     assert_eq!(driven.block_on(patient), Ok(()));
 }
 
-/// The kernel cancels what a thread asked for when that thread ends.
+/// The kernel cancels what a thread submitted when that thread ends.
 ///
-/// Fails if a poll of a peer that was cancelled is taken for its end, or is not asked for again
-/// (seen failing: sleeps for an hour).
+/// Fails if a cancelled poll is taken for the end of the peer, or is not submitted again (seen failing:
+/// sleeps for an hour).
 #[test]
-fn a_peer_is_watched_though_the_thread_that_asked_for_it_has_ended() {
+fn a_peer_is_polled_though_the_thread_that_submitted_the_poll_has_ended() {
     let (queue, peer) = leased();
     let mut receiver = queue.receiver().unwrap();
     let side = receiver.side();
@@ -145,13 +145,13 @@ fn a_peer_is_watched_though_the_thread_that_asked_for_it_has_ended() {
         scope.spawn(|| runtime.block_on(async { begin(&mut waiting) }));
     });
     let survivor = thread::spawn(move || runtime.block_on(waiting));
-    until_somebody_waits(&side);
+    until_a_waiter_is_there(&side);
     drop(peer);
     assert_eq!(survivor.join().unwrap(), Ok(7));
 }
 
-/// Fails if a poll that the end of its ring cancelled is mourned (seen failing): all waiters of all
-/// processes would look.
+/// Fails if a poll that the end of its ring cancelled is taken for the end of its peer (seen failing): all
+/// waiters of all processes would be woken.
 #[test]
 fn the_end_of_a_runtime_is_not_the_end_of_its_peers() {
     use std::sync::atomic::Ordering::Relaxed;
@@ -168,12 +168,12 @@ fn the_end_of_a_runtime_is_not_the_end_of_its_peers() {
     drop((waiting, peer));
 }
 
-/// Nobody waits when the peer ends, and the runtime hears of it.
+/// No task waits when the peer ends and the runtime reaps the poll.
 ///
-/// Fails if who waits later does not look for peers that have ended (seen failing: sleeps for an
+/// Fails if a task that waits later does not search for peers that have ended (seen failing: sleeps for an
 /// hour).
 #[test]
-fn a_peer_that_ends_while_nobody_waits_is_mourned_by_who_waits_next() {
+fn a_peer_that_ends_while_no_task_waits_is_recovered_by_the_next_that_waits() {
     let (queue, peer) = leased();
     let mut receiver = queue.receiver().unwrap();
     let runtime = current_thread();

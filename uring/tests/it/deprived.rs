@@ -17,7 +17,7 @@ use rustix::process::{Resource, Rlimit, chroot, getrlimit, setrlimit};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::cancel::begin;
-use crate::deaths::{leaser, until_somebody_waits, watchdog};
+use crate::deaths::{leaser, until_a_waiter_is_there, watchdog};
 use crate::peer::{Peer, inherited};
 use crate::refusals::Log;
 use crate::required::not_tried;
@@ -44,7 +44,7 @@ fn survive(how: &str) {
         if said.recv_blocking().unwrap() == 0 {
             return not_tried("chroot", "no right to do so");
         }
-        until_somebody_waits(&side);
+        until_a_waiter_is_there(&side);
         drop(holder);
         waiter.assert_success();
     }
@@ -74,7 +74,7 @@ pub(crate) fn child(role: &str) {
             // Not acknowledged: it comes back.
             job.read().unwrap()
         });
-        // What is watched is opened when it begins to wait: after a look, in `block_on`.
+        // The pidfds are opened when it begins to wait: in `block_on`, after a spin.
         while side.gate().unwrap().word().load(Relaxed) & 1 == 0 {
             begin(&mut again);
             tokio::task::yield_now().await;

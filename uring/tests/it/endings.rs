@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-use crate::deaths::until_somebody_waits;
+use crate::deaths::until_a_waiter_is_there;
 use crate::peer::{Peer, inherited};
 use crate::runtimes::{current_thread, multi_thread, on_any_executor};
 
@@ -166,11 +166,11 @@ impl Case {
             within.join(&queue);
             assert_eq!(acknowledged.load(SeqCst), count, "the join ends when all is done");
         }));
-        until_somebody_waits(&join);
+        until_a_waiter_is_there(&join);
         if self.ring == Ring::HasRoom {
             let side = self.survivor.as_ref().unwrap().side();
             self.survive();
-            until_somebody_waits(&side);
+            until_a_waiter_is_there(&side);
         }
     }
 

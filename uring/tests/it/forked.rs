@@ -83,7 +83,7 @@ fn pending(runtime: &Runtime, in_child: impl FnOnce(Recv<'_>)) {
 
 const FORKED: RecvError = RecvError::Fault(Fault::Forked);
 
-/// Fails if who leaves cancels the wait in the parent's ring (seen failing: SIGSEGV).
+/// Fails if a wait that is left cancels the wait in the parent's ring (seen failing: SIGSEGV).
 #[test]
 fn a_future_that_waits_is_refused_in_a_child_and_woken_in_the_parent() {
     for runtime in [current_thread(), multi_thread()] {
@@ -99,7 +99,7 @@ fn a_future_that_waits_is_refused_in_a_child_and_woken_in_the_parent() {
     }
 }
 
-/// Fails if who is dropped cancels the wait in the parent's ring (seen failing: SIGSEGV).
+/// Fails if a wait that is dropped cancels the wait in the parent's ring (seen failing: SIGSEGV).
 #[test]
 fn a_future_that_waits_can_be_dropped_in_a_child_and_is_woken_in_the_parent() {
     pending(&current_thread(), |waits| drop(waits));

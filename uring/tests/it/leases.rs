@@ -10,7 +10,7 @@ use parkline_core::driver::WaitsFor;
 use parkline_uring::{AsyncReceiver, Lease, Queue, Receiver, Sender, Shared, block_on};
 use tokio::task::{JoinSet, yield_now};
 
-use crate::deaths::until_somebody_waits;
+use crate::deaths::until_a_waiter_is_there;
 use crate::endings::{EVERYWHERE, HOUR, TASKS, Within, without_hanging};
 use crate::runtimes::{current_thread, multi_thread};
 
@@ -71,7 +71,7 @@ fn a_lease_that_ends_on_another_thread_wakes_a_waiter() {
                 Within::Thread => acknowledged(receiver.lease_blocking().unwrap()),
                 _ => acknowledged(within.run(receiver.lease()).unwrap()),
             });
-            until_somebody_waits(&side);
+            until_a_waiter_is_there(&side);
             end(job);
             assert_eq!(waiter.join().unwrap(), expected);
         });

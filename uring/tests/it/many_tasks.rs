@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parkline_uring::{AsyncReceiver, AsyncSender, Queue, Receiver, Sender};
 
-use crate::deaths::until_somebody_waits;
+use crate::deaths::until_a_waiter_is_there;
 use crate::endings::HOUR;
 use crate::peer::{Peer, inherited};
 use crate::runtimes::{current_thread, multi_thread};
@@ -70,7 +70,7 @@ impl Waiting {
 /// Fails if tokio's pump or the helper spins (seen failing: CPU).
 #[test]
 fn ten_thousand_waiting_tasks_cost_no_thread_and_no_cpu() {
-    // The usual one: its looks are part of what a wait costs.
+    // The usual one: its rounds are part of what a wait costs.
     let Waiting { jobs: _jobs, peer, .. } = Waiting::start(Duration::from_millis(100));
 
     let (threads, before) = threads_and_cpu(peer.0.id());
@@ -100,7 +100,7 @@ fn each_of_ten_thousand_waiting_tasks_gets_one_message() {
     assert!(sender.join().unwrap().is_empty());
 }
 
-/// Fails if `completed` wakes nobody (seen failing: hangs).
+/// Fails if `completed` wakes no task (seen failing: hangs).
 #[test]
 fn close_reaches_every_waiting_task() {
     let queue = Queue::builder().capacity(2).watchdog(HOUR).create().unwrap();
@@ -113,7 +113,7 @@ fn close_reaches_every_waiting_task() {
             runtime.spawn(async move { receiver.recv().await })
         })
         .collect();
-    until_somebody_waits(&side);
+    until_a_waiter_is_there(&side);
     queue.close().unwrap();
     for task in tasks {
         let closed = runtime.block_on(task).unwrap();

@@ -11,7 +11,7 @@ use parkline_uring::{AsyncSender, Queue, Receiver, TryRecvError, block_on};
 use tokio::sync::oneshot;
 
 use crate::cancel::{begin, until};
-use crate::deaths::until_somebody_waits;
+use crate::deaths::until_a_waiter_is_there;
 use crate::endings::{EVERYWHERE, HOUR, TASKS, without_hanging};
 use crate::leases::queue;
 use crate::peer::{Peer, inherited};
@@ -114,7 +114,7 @@ fn another_process_makes_room_when_the_runtime_is_gone_in_which_the_lease_was_dr
 
 /// The handle goes first, and leaves the message as the dead do.
 ///
-/// Fails if tasks that wait do not look at what such a handle left (seen failing: hangs).
+/// Fails if tasks that wait do not recover what such a handle left (seen failing: hangs).
 #[test]
 fn a_task_gets_what_a_handle_of_its_process_left() {
     for within in EVERYWHERE {
@@ -132,7 +132,7 @@ fn a_task_gets_what_a_handle_of_its_process_left() {
 
 /// The driver is the first in line for room, and needs none when it is woken.
 ///
-/// Fails if a wait that is over passes its wake on to nobody (seen failing: hangs).
+/// Fails if a wait that is over does not pass its wake on (seen failing: hangs).
 #[test]
 fn a_driver_that_needs_no_room_any_more_leaves_it_to_a_sender() {
     without_hanging("a driver", || {
@@ -162,7 +162,7 @@ fn the_driver_of_a_handle_that_went_takes_no_wake() {
         let idle = current_thread();
         idle.block_on(async { drop(job) });
         let side = sender.side();
-        until_somebody_waits(&side);
+        until_a_waiter_is_there(&side);
         drop(receiver);
         let waiter = thread::spawn(move || block_on(sender.send(&3)));
         // The first that makes room does it for what the handle left, or for the sender.
@@ -189,7 +189,7 @@ fn a_message_that_is_held_back_goes_to_another_process_at_its_time() {
             let mut peer = Receiving::start(&queue);
             let side = receiver.side();
             peer.go.try_send(&0).unwrap();
-            until_somebody_waits(&side);
+            until_a_waiter_is_there(&side);
             let due = Instant::now() + SOON;
             let held_back = || {
                 job.nack_after(SOON);
@@ -227,7 +227,7 @@ fn a_task_that_waits_gets_a_message_at_its_time() {
                 // The handle that owes stays until then.
                 drop(receiver);
             });
-            until_somebody_waits(&side);
+            until_a_waiter_is_there(&side);
             let due = Instant::now() + SOON;
             job.nack_after(SOON);
             waiter.join().unwrap();
@@ -264,7 +264,7 @@ fn a_message_that_is_held_back_goes_at_once_when_its_process_dies() {
             thread::spawn(move || {
                 within.work(&mut receiver, 1, |job| told.send(job.attempts()).unwrap());
             });
-            until_somebody_waits(&side);
+            until_a_waiter_is_there(&side);
             drop(peer);
             assert_eq!(tell.recv(), Ok(2));
         });

@@ -6,7 +6,7 @@ use std::thread;
 
 use parkline_uring::{AsyncSemaphore, Permit, Queue, Semaphore};
 
-use crate::deaths::until_somebody_waits;
+use crate::deaths::until_a_waiter_is_there;
 use crate::endings::{EVERYWHERE, HOUR, TASKS, Within, without_hanging};
 use crate::peer::{Peer, inherited, inherited_fd};
 
@@ -27,13 +27,13 @@ fn acquires_after(within: Within, semaphore: &Arc<Semaphore>, release: impl FnOn
     let side = semaphore.side();
     let same = Arc::clone(semaphore);
     let waiter = thread::spawn(move || acquire(within, &same).release());
-    until_somebody_waits(&side);
+    until_a_waiter_is_there(&side);
     release();
     waiter.join().unwrap();
 }
 
 /// Fails if an acquire is refused while its handle has all permits (seen failing), or if a release
-/// wakes nobody there (seen failing: hangs).
+/// wakes no task there (seen failing: hangs).
 #[test]
 fn an_acquire_gets_the_permit_that_its_own_handle_releases() {
     for within in EVERYWHERE {
@@ -65,7 +65,7 @@ pub(crate) fn child() {
 
 /// This handle has all permits but that one.
 ///
-/// Fails if a release wakes nobody (seen failing: hangs).
+/// Fails if a release wakes no task (seen failing: hangs).
 #[test]
 fn an_acquire_gets_the_permit_that_another_process_releases() {
     for within in EVERYWHERE {

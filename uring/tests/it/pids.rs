@@ -15,7 +15,7 @@ use parkline_uring::{
     AsyncReceiver, Backend, Queue, Receiver, RecvTimeoutError, backend, block_on,
 };
 
-use crate::deaths::{leaser, until_somebody_waits};
+use crate::deaths::{leaser, until_a_waiter_is_there};
 use crate::peer::{Peer, inherited, not_tried};
 use crate::runtimes::{current_thread, multi_thread};
 
@@ -23,7 +23,7 @@ use crate::runtimes::{current_thread, multi_thread};
 const MOST: usize = 256;
 const WAIT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(10);
-/// In a second of waiting, in which the watchdog looks ten times.
+/// In a second of waiting, in which the watchdog makes ten rounds.
 const FEW_SLEEPS: f64 = 60.0;
 /// Seconds.
 const LITTLE_CPU: f64 = 0.03;
@@ -278,7 +278,7 @@ pub(crate) fn shared_places() {
     let side = receiver.side();
     if matches!(backend(), Backend::IoUring) {
         let survivor = thread::spawn(move || block_on(receiver.recv()));
-        until_somebody_waits(&side);
+        until_a_waiter_is_there(&side);
         drop(peer);
         assert_eq!(survivor.join().unwrap(), Ok(7));
     } else {
@@ -329,7 +329,7 @@ fn kill(child: &mut Child) {
     assert_eq!(ended, 0);
 }
 
-/// Fails if each look finds the end of the same process anew (seen failing: 5553 times a second).
+/// Fails if each search finds the end of the same process anew (seen failing: 5553 times a second).
 #[test]
 fn a_worker_that_was_killed_while_idle_and_is_not_reaped_keeps_no_task_awake() {
     in_a_process("zombies");
@@ -348,7 +348,7 @@ pub(crate) fn zombies() {
         block_on(times_out(&mut receiver, WAIT));
         receiver
     });
-    until_somebody_waits(&side);
+    until_a_waiter_is_there(&side);
     kill(&mut doomed.0);
     let before = Used::so_far(side);
     let _receiver = waits.join().unwrap();
@@ -376,7 +376,7 @@ pub(crate) fn one_more_death() {
             let got = block_on(receiver.recv());
             (got, receiver)
         });
-        until_somebody_waits(&side);
+        until_a_waiter_is_there(&side);
         drop(peer);
         let (got, same) = survivor.join().unwrap();
         assert_eq!(got, Ok(message));
@@ -384,7 +384,7 @@ pub(crate) fn one_more_death() {
     }
 }
 
-/// Fails if each change of a number is looked at (seen failing: 625 wakes a second).
+/// Fails if each change of a number causes a search (seen failing: 625 wakes a second).
 #[test]
 fn a_peer_that_writes_pids_all_the_time_is_looked_at_seldom() {
     in_a_process("scribbled pids");
@@ -401,11 +401,11 @@ pub(crate) fn scribbled_pids() {
         |receiver: &mut _| current_thread().block_on(times_out(receiver, WAIT)),
     ] as [fn(&mut Receiver<u64>); 2]
     {
-        // The first looks come in a row.
+        // The first searches come in a row.
         run(&mut receiver);
         let before = Used::so_far(receiver.side());
         run(&mut receiver);
-        // One look each 20 ms, which may wake twice.
+        // One search each 20 ms, which may wake twice.
         before.assert_little(7);
     }
 }
@@ -442,7 +442,7 @@ fn arrivals(queue: &Queue<u64>) -> u64 {
 
 /// The numbers of processes are those of other processes in another pid namespace.
 ///
-/// Fails if each look finds the end of the same stranger anew (seen failing: 6510 times a second).
+/// Fails if each search finds the end of the same stranger anew (seen failing: 6510 times a second).
 #[test]
 fn a_zombie_with_the_number_of_a_peer_in_another_namespace_keeps_no_task_awake() {
     in_a_process("a namesake");

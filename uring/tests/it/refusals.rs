@@ -78,7 +78,7 @@ pub(crate) fn child(role: &str) {
     assert_eq!(log.matches("waits on a helper thread").count(), 1, "{log}");
 }
 
-/// Who may use io_uring, for the system: with 2 no process may.
+/// Which processes may use io_uring, for the system: with 2 none may.
 fn sysctl() -> u8 {
     let value = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
     value.map_or(0, |value| value.trim().parse().unwrap())

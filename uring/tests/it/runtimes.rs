@@ -282,7 +282,7 @@ fn deadlines_end_waits_in_every_runtime() {
     multi_thread().block_on(async { tokio::spawn(waits()).await.unwrap() });
 }
 
-/// Fails if a receive looks at the queue first (seen failing).
+/// Fails if the call reads the queue first (seen failing).
 #[test]
 fn a_call_for_many_that_is_asked_for_none_is_ready_at_once() {
     let queue: Queue<u64> = Queue::builder().capacity(1).create_typed().unwrap();

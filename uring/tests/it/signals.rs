@@ -13,7 +13,7 @@ use parkline_uring::{
     AsyncEvent, AsyncSemaphore, Event, Queue, Semaphore, WaitTimeoutError, block_on,
 };
 
-use crate::deaths::{until_somebody_waits, watchdog};
+use crate::deaths::{until_a_waiter_is_there, watchdog};
 use crate::peer::{Peer, inherited, inherited_fd};
 use crate::runtimes::current_thread;
 
@@ -85,7 +85,7 @@ impl Called {
     }
 }
 
-/// Written as by a setter that is killed before its wake. Fails if the watchdog's look passes the
+/// Written as by a setter that is killed before its wake. Fails if the watchdog's round passes the
 /// sides over that are for all (seen failing).
 #[test]
 fn a_set_whose_wake_has_died_is_seen_by_the_watchdog() {
@@ -113,7 +113,7 @@ fn a_wait_ends_with_its_time() {
     });
 }
 
-/// Fails if `nack` wakes nobody (seen failing with io_uring).
+/// Fails if `nack` wakes no task (seen failing with io_uring).
 #[test]
 fn a_release_wakes_one_and_a_dropped_wait_passes_it_on() {
     let semaphore = Queue::builder().watchdog(AN_HOUR).create_semaphore(1).unwrap();
@@ -143,7 +143,7 @@ pub(crate) fn child() {
     }
 }
 
-/// Waits in `run`, and kills who has the only permit when it does.
+/// Waits in `run`, and kills the process that has the only permit when it does.
 fn survive(watchdog: Duration, run: impl FnOnce(&Semaphore) + Send + 'static) {
     let semaphore = Queue::builder().watchdog(watchdog).create_semaphore(1).unwrap();
     let news = Queue::builder().create_typed::<u64>().unwrap();
@@ -152,14 +152,14 @@ fn survive(watchdog: Duration, run: impl FnOnce(&Semaphore) + Send + 'static) {
     let same = Semaphore::open(semaphore.try_clone_fd().unwrap()).unwrap();
     let side = same.side();
     let survivor = thread::spawn(move || run(&same));
-    until_somebody_waits(&side);
+    until_a_waiter_is_there(&side);
     drop(peer);
     survivor.join().unwrap();
     assert_eq!(semaphore.available_permits(), 1);
 }
 
-/// Fails if who waits does not look for the dead (seen failing: hangs), or if the ring does not watch
-/// them (seen failing: sleeps for an hour).
+/// Fails if a waiter does not search for the dead (seen failing: hangs), or if the ring does not poll
+/// for their ends (seen failing: sleeps for an hour).
 #[test]
 fn who_waits_gets_the_permit_of_the_killed() {
     survive(watchdog(), |semaphore| block_on(semaphore.acquire()).unwrap().release());

@@ -10,7 +10,7 @@ use std::thread;
 use parkline_uring::{AsyncJoin, AsyncReceiver, Queue, block_on};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::deaths::until_somebody_waits;
+use crate::deaths::until_a_waiter_is_there;
 use crate::endings::{HOUR, without_hanging};
 use crate::peer::Peer;
 
@@ -62,8 +62,8 @@ fn the_example_returns_what_it_cannot_finish() {
                 }
             });
         });
-        until_somebody_waits(&side);
-        until_somebody_waits(&join);
+        until_a_waiter_is_there(&side);
+        until_a_waiter_is_there(&join);
         kill_process(Pid::from_child(&worker.0), Signal::TERM).unwrap();
         let mut came_back: Vec<_> = came_back.into_iter().collect();
         came_back.sort_unstable();

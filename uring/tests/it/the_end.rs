@@ -5,7 +5,7 @@ use std::thread;
 
 use parkline_uring::{AsyncReceiver, Lease, Queue, RecvError};
 
-use crate::deaths::until_somebody_waits;
+use crate::deaths::until_a_waiter_is_there;
 use crate::endings::{EVERYWHERE, Within, without_hanging};
 use crate::leases::queue;
 use crate::peer::{Peer, inherited};
@@ -60,7 +60,7 @@ fn wait_at_the_end(
             read
         })
     });
-    until_somebody_waits(&side);
+    until_a_waiter_is_there(&side);
     act();
     waiter.join().unwrap()
 }

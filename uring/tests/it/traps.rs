@@ -180,7 +180,7 @@ fn two_threads_talk(run: fn(Talk)) {
 fn the_other_gets_it(end: impl Fn(Runtime, &mut Recv<'_>)) {
     let two = current_thread();
     for _ in 0..50 {
-        // Arriving later it would wake everybody.
+        // Arriving later it would wake all tasks.
         let queue = queue(3);
         let mut sender = queue.sender().unwrap();
         let (mut first, mut second) = (queue.receiver().unwrap(), queue.receiver().unwrap());

@@ -1,5 +1,11 @@
-//! How another thread unparks one that sleeps in its ring: a futex of this process's own, on which
+//! How another thread unparks a thread that sleeps in its ring: a futex word of this process, for which
 //! the ring waits beside the gates.
+//!
+//! | the word is | set by | the thread |
+//! |---|---|---|
+//! | `AWAKE` | the thread, when it takes notice | runs |
+//! | `PARKED` | the thread, before it sleeps, from `AWAKE` alone | sleeps, or is about to |
+//! | `NOTIFIED` | any thread | has to poll again; is woken if it was `PARKED` |
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::AcqRel, Ordering::Acquire};
@@ -7,20 +13,18 @@ use std::task::Wake;
 
 use rustix::thread::futex::{self, Flags};
 
-use crate::ring::FutexWait;
-
 const AWAKE: u32 = 0;
 const NOTIFIED: u32 = 1;
-const PARKED: u32 = 2;
+pub(crate) const PARKED: u32 = 2;
 
-/// The notice that the thread should poll again.
+/// The notice that the thread has to poll again.
 #[derive(Debug, Default)]
 pub(crate) struct Unpark {
     state: AtomicU32,
 }
 
 impl Unpark {
-    /// Announces that the thread is about to sleep; `false` when it was notified meanwhile.
+    /// Announces that the thread is about to sleep; `false` if it was notified meanwhile.
     pub(crate) fn park(&self) -> bool {
         self.state.compare_exchange(AWAKE, PARKED, AcqRel, Acquire).is_ok()
     }
@@ -35,9 +39,9 @@ impl Unpark {
         self.state.load(Acquire) == NOTIFIED
     }
 
-    /// Returns when notified while parked.
-    pub(crate) fn wait(&self) -> FutexWait<'_> {
-        FutexWait { word: &self.state, expected: PARKED }
+    /// The futex word: a wait that expects [`PARKED`] returns when the thread is notified.
+    pub(crate) fn word(&self) -> &AtomicU32 {
+        &self.state
     }
 
     /// Sleeps on the plain futex unless notified. May return early.
@@ -48,7 +52,7 @@ impl Unpark {
         self.take_notice();
     }
 
-    /// Makes the thread poll again, now or when it is about to sleep.
+    /// Has the thread poll again, now or when it is about to sleep.
     pub(crate) fn notify(&self) {
         if self.state.swap(NOTIFIED, AcqRel) == PARKED {
             // All: the wait of a ring that is being closed may still be queued at this address.

@@ -1,16 +1,15 @@
-//! One io_uring: what is pushed into it, what flies in it, and what comes out.
+//! One io_uring: what is pushed into it, what is under way in it, and what it completes.
 //!
-//! Rules (each has cost somebody a day): shared futex keys only; `FUTEX_WAIT`, never `WAITV`, which
-//! swallows wakes; a `user_data` is never used twice; whatever the kernel still points at is kept
-//! alive by its flight; every completion means "look again", and `-ECANCELED` may come unasked,
-//! when the thread that submitted has exited.
+//! Rules: shared futex keys only; `FUTEX_WAIT`, never `WAITV`, which swallows wakes; a `user_data` is
+//! never used twice; an operation keeps alive what the kernel points at; every completion means "attempt
+//! again", and `-ECANCELED` may come unasked, when the thread that submitted has exited.
 #![expect(unsafe_code, reason = "pushes entries whose memory the kernel reads later")]
 
 use std::collections::HashMap;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -20,83 +19,64 @@ use rustix::event::PollFlags;
 
 use parkline_core::driver::{ForkGuard, hold_forks, kill_point};
 
-use crate::lane::Lane;
-use crate::peer::Peer;
-use crate::unpark::Unpark;
+use crate::engine::futex::{self, FutexWait};
+use crate::engine::unpark::{self, Unpark};
+use crate::pidfds::Peer;
+use crate::waiters::Waiters;
 
-/// Submission entries of a ring. One entry a queue side that waits; more than that spill over
-/// harmlessly.
-pub(crate) const RING_ENTRIES: u32 = 32;
-
-/// The futex is 32 bits wide and shared between processes. Not in libc, nor in io-uring.
-const FUTEX2_SIZE_U32: u32 = 2;
-/// Match any wake. More than 32 bits are invalid.
-const MATCH_ANY: u64 = 0xffff_ffff;
+/// Submission entries of a ring. Each handle by which tasks wait needs one; more are submitted earlier.
+const RING_ENTRIES: u32 = 32;
 
 const EINTR: i32 = -4;
-const EAGAIN: i32 = -11;
+pub(crate) const EAGAIN: i32 = -11;
 const ECANCELED: i32 = -125;
 
 /// How long the end of a ring may wait for what it cancelled: 100 ms.
-const LANDING_ROUNDS: u32 = 100;
-const LANDING_ROUND: Duration = Duration::from_millis(1);
+const END_ROUNDS: u32 = 100;
+const END_ROUND: Duration = Duration::from_millis(1);
 
-/// A futex wait to be armed.
-pub(crate) struct FutexWait<'a> {
-    pub(crate) word: &'a AtomicU32,
-    pub(crate) expected: u32,
-}
-
-impl FutexWait<'_> {
-    fn entry(&self) -> squeue::Entry {
-        let expected = u64::from(self.expected);
-        let word = self.word.as_ptr().cast_const();
-        opcode::FutexWait::new(word, expected, MATCH_ANY, FUTEX2_SIZE_U32).build()
-    }
-}
-
-/// What is under way in the kernel, and keeps alive what the kernel points at.
+/// What is under way in the kernel. It keeps alive what the kernel points at.
 #[derive(Debug)]
-pub(crate) enum Flight {
-    /// A lane's wait on its gate: the lane keeps the segment mapped.
-    Gate(Arc<Lane>),
+pub(crate) enum Operation {
+    /// The wait of these tasks at their gate. They keep the segment mapped.
+    Wait(Arc<Waiters>),
     /// The wait by which another thread unparks this one.
     Unpark(#[expect(dead_code, reason = "the kernel points into it")] Arc<Unpark>),
     /// A poll of a peer's pidfd, which is readable when that process has ended. The kernel keeps the
     /// description, not the descriptor.
-    Peer(Weak<Peer>),
+    Poll(Weak<Peer>),
     /// A timer; the kernel reads the time when it is submitted.
     Timer(#[expect(dead_code, reason = "the kernel points at it")] Box<Timespec>),
 }
 
-/// A flight that has ended.
+/// The end of an operation.
 #[derive(Debug)]
-pub(crate) struct Landed {
-    pub(crate) flight: Flight,
-    /// Whether a FUTEX_WAKE counted this wait; an error that no wait should end with.
+pub(crate) struct Completion {
+    pub(crate) operation: Operation,
+    /// Whether a FUTEX_WAKE counted this wait; an error with which no wait should end.
     pub(crate) answer: io::Result<bool>,
 }
 
-/// An io_uring and its flights.
+/// An io_uring and what is under way in it.
 pub(crate) struct Ring {
     /// Neither its memory nor its descriptor is there in a forked child; it is left alone then.
     uring: ManuallyDrop<IoUring>,
     guard: ForkGuard,
-    flights: HashMap<u64, Flight>,
-    last: u64,
+    operations: HashMap<u64, Operation>,
+    last_id: u64,
 }
 
 impl Ring {
-    /// A ring for several threads, whose descriptor can be polled. Default flags: with
+    /// A ring for several threads, with a descriptor that can be polled. Default flags: with
     /// `DEFER_TASKRUN` nothing would ever make the descriptor readable (`io_req_local_work_add`
     /// does not wake `poll_wq`), and with `COOP_TASKRUN` a submitter that computes delays the
     /// completion.
-    pub(crate) fn shared() -> io::Result<Self> {
+    pub(crate) fn of_runtime() -> io::Result<Self> {
         Self::new(IoUring::builder())
     }
 
     /// A ring for one thread that parks in it. Only that thread may submit, cancel, or wait.
-    pub(crate) fn owned() -> io::Result<Self> {
+    pub(crate) fn of_thread() -> io::Result<Self> {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
         Self::new(builder)
@@ -108,63 +88,75 @@ impl Ring {
         let mut forks = hold_forks();
         let uring = ManuallyDrop::new(builder.dontfork().build(RING_ENTRIES)?);
         forks.keep_from_children(uring.as_raw_fd());
-        Ok(Self { uring, guard, flights: HashMap::new(), last: 0 })
+        Ok(Self { uring, guard, operations: HashMap::new(), last_id: 0 })
     }
 
-    /// Whether the kernel knows the operation that all this is for.
+    /// Whether the kernel has the operation by which tasks wait.
     pub(crate) fn has_futex_wait(&self) -> io::Result<bool> {
         let mut probe = Probe::new();
         self.uring.submitter().register_probe(&mut probe)?;
         Ok(probe.is_supported(opcode::FutexWait::CODE))
     }
 
-    /// The completion's result of a wait that cannot sleep, since its word differs. For a ring in
-    /// which nothing else is.
-    pub(crate) fn try_wait(&mut self, wait: &FutexWait<'static>) -> io::Result<i32> {
-        // SAFETY: the word is there for ever.
-        unsafe { self.uring.submission().push(&wait.entry()) }.map_err(io::Error::other)?;
-        // Interrupted it may have submitted, and not waited.
+    /// The result of a wait that cannot sleep, because its word differs. Only for a ring that is empty.
+    pub(crate) fn try_wait(&mut self) -> io::Result<i32> {
+        static WORD: AtomicU32 = AtomicU32::new(0);
+        // SAFETY: the entry points at a static word, which is there when the kernel reads it.
+        unsafe { self.uring.submission().push(&futex::entry(&WORD, 1)) }
+            .map_err(io::Error::other)?;
+        // When interrupted, it may have submitted and not waited.
         retry(|| self.uring.submit_and_wait(1))?;
         let completed = self.uring.completion().next();
         completed.map(|it| it.result()).ok_or_else(|| io::ErrorKind::Interrupted.into())
     }
 
-    /// Queues a wait on the gate of `lane`; returns its name. Not yet submitted.
-    pub(crate) fn push_gate(&mut self, lane: &Arc<Lane>, wait: FutexWait<'_>) -> io::Result<u64> {
-        self.push(wait.entry(), Flight::Gate(Arc::clone(lane)))
+    /// Queues the kernel wait of some waiters. Not yet submitted.
+    pub(crate) fn push_wait(&mut self, wait: FutexWait) -> io::Result<()> {
+        let entry = wait.entry()?;
+        let id = self.push(entry, Operation::Wait(Arc::clone(&wait.waiters)))?;
+        wait.waiters.wait.store(id, Relaxed);
+        Ok(())
     }
 
-    /// Queues the wait by which other threads unpark this one.
+    pub(crate) fn cancel_wait(&mut self, waiters: &Waiters) {
+        self.cancel(waiters.wait.load(Relaxed));
+    }
+
+    /// Queues the wait by which other threads unpark this one. Returns its id.
     pub(crate) fn push_unpark(&mut self, unpark: &Arc<Unpark>) -> io::Result<u64> {
-        self.push(unpark.wait().entry(), Flight::Unpark(Arc::clone(unpark)))
+        let entry = futex::entry(unpark.word(), unpark::PARKED);
+        self.push(entry, Operation::Unpark(Arc::clone(unpark)))
     }
 
-    /// Queues a poll for the end of a process; returns its name. To be submitted before the peer is
-    /// dropped.
-    pub(crate) fn push_peer(&mut self, peer: &Arc<Peer>) -> io::Result<u64> {
+    /// Begins to poll for the end of a process. Returns the id of the poll.
+    pub(crate) fn poll_peer(&mut self, peer: &Arc<Peer>) -> io::Result<u64> {
         let readable = PollFlags::IN.bits().into();
         let entry = opcode::PollAdd::new(Fd(peer.as_raw_fd()), readable).build();
-        self.push(entry, Flight::Peer(Arc::downgrade(peer)))
+        let id = self.push(entry, Operation::Poll(Arc::downgrade(peer)))?;
+        // Submitted at once, because another thread may close the descriptor. A failure here shows at
+        // the next submit.
+        let _ = self.submit();
+        Ok(id)
     }
 
     /// Queues and submits a timer.
     pub(crate) fn start_timer(&mut self, after: Duration) -> io::Result<()> {
         let after = Box::new(Timespec::from(after));
-        self.push(opcode::Timeout::new(&raw const *after).build(), Flight::Timer(after))?;
+        self.push(opcode::Timeout::new(&raw const *after).build(), Operation::Timer(after))?;
         self.submit()
     }
 
-    fn push(&mut self, entry: squeue::Entry, flight: Flight) -> io::Result<u64> {
+    fn push(&mut self, entry: squeue::Entry, operation: Operation) -> io::Result<u64> {
         if self.uring.submission().is_full() {
             self.submit()?;
         }
-        self.last += 1;
-        let name = self.last;
-        // SAFETY: the entry points at memory that its flight keeps alive until the completion.
-        unsafe { self.uring.submission().push(&entry.user_data(name)) }
-            .map_err(io::Error::other)?;
-        self.flights.insert(name, flight);
-        Ok(name)
+        self.last_id += 1;
+        let id = self.last_id;
+        // SAFETY: the entry points at memory that `operation` keeps alive until the completion: each
+        // caller takes the entry and the operation from the same value.
+        unsafe { self.uring.submission().push(&entry.user_data(id)) }.map_err(io::Error::other)?;
+        self.operations.insert(id, operation);
+        Ok(id)
     }
 
     /// Hands what is queued to the kernel.
@@ -178,7 +170,7 @@ impl Ring {
         if self.uring.submission().is_empty() { Ok(()) } else { self.submit() }
     }
 
-    /// Hands what is queued to the kernel and sleeps until something lands, at most for `timeout`.
+    /// Hands what is queued to the kernel and sleeps until something completes, at most for `timeout`.
     pub(crate) fn submit_and_sleep(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         kill_point("io_uring_enter");
         let Some(timeout) = timeout else {
@@ -192,40 +184,39 @@ impl Ring {
         }
     }
 
-    /// Cancels a flight. Its completion still lands, and tells whether the cancel or a wake was
-    /// first.
-    pub(crate) fn cancel(&mut self, name: u64) {
-        if !self.flights.contains_key(&name) {
+    /// Cancels an operation. Its completion still comes, and says whether the cancel or a wake was first.
+    pub(crate) fn cancel(&mut self, id: u64) {
+        if !self.operations.contains_key(&id) {
             return;
         }
         // What is not submitted cannot be cancelled. A failure here shows at the next submit.
         let _ = self.submit();
         kill_point("io_uring_register");
-        // "Not found" means that it has landed already; what else can fail leaves it armed, and a
-        // wake that it takes then finds nobody and is passed on.
-        let _ = self.uring.submitter().register_sync_cancel(None, CancelBuilder::user_data(name));
+        // "Not found" means that it is complete already. Any other failure leaves it armed; a wake that
+        // it takes then is passed on, because no task waits.
+        let _ = self.uring.submitter().register_sync_cancel(None, CancelBuilder::user_data(id));
     }
 
-    /// Cancels everything, and waits until it has landed: a ring that is closed with waits armed
-    /// eats wakes. The completion of a wait is the work of the thread that submitted it, and may
+    /// Cancels everything, and waits until it is complete, because a ring that is closed with waits armed
+    /// swallows wakes. The completion of a wait is the work of the thread that submitted it, and may
     /// take until that thread is scheduled.
-    pub(crate) fn end(&mut self) -> Vec<Landed> {
-        for name in self.flights.keys().copied().collect::<Vec<_>>() {
-            self.cancel(name);
+    pub(crate) fn end(&mut self) -> Vec<Completion> {
+        for id in self.operations.keys().copied().collect::<Vec<_>>() {
+            self.cancel(id);
         }
-        let mut landed = self.landed();
-        for _ in 0..LANDING_ROUNDS {
-            if self.flights.is_empty() || self.submit_and_sleep(Some(LANDING_ROUND)).is_err() {
+        let mut completions = self.reap();
+        for _ in 0..END_ROUNDS {
+            if self.operations.is_empty() || self.submit_and_sleep(Some(END_ROUND)).is_err() {
                 break;
             }
-            landed.append(&mut self.landed());
+            completions.append(&mut self.reap());
         }
-        landed
+        completions
     }
 
-    /// What has landed since the last call.
-    pub(crate) fn landed(&mut self) -> Vec<Landed> {
-        let mut landed = Vec::new();
+    /// What has completed since the last call.
+    pub(crate) fn reap(&mut self) -> Vec<Completion> {
+        let mut completions = Vec::new();
         loop {
             // Runs deferred completions, and fetches those for which the queue had no room.
             let queue = self.uring.submission();
@@ -234,19 +225,19 @@ impl Ring {
             if behind {
                 let _ = self.submit();
             }
-            let before = landed.len();
-            for completion in self.uring.completion() {
+            let before = completions.len();
+            for entry in self.uring.completion() {
                 kill_point("completion");
-                let Some(flight) = self.flights.remove(&completion.user_data()) else { continue };
-                let answer = match completion.result() {
+                let Some(operation) = self.operations.remove(&entry.user_data()) else { continue };
+                let answer = match entry.result() {
                     0.. => Ok(true),
                     EINTR | EAGAIN | ECANCELED => Ok(false),
                     other => Err(io::Error::from_raw_os_error(-other)),
                 };
-                landed.push(Landed { flight, answer });
+                completions.push(Completion { operation, answer });
             }
-            if landed.len() == before {
-                return landed;
+            if completions.len() == before {
+                return completions;
             }
         }
     }
@@ -274,12 +265,11 @@ fn ignore_interrupted(slept: io::Result<usize>) -> io::Result<()> {
 impl Drop for Ring {
     fn drop(&mut self) {
         if self.guard.is_forked() {
-            // What flies is the parent's.
-            std::mem::forget(std::mem::take(&mut self.flights));
+            // The operations are the parent's.
+            std::mem::forget(std::mem::take(&mut self.operations));
             return;
         }
-        // What an unpark or a timer still waits for is nobody's any more; gates were ended by the
-        // reactor.
+        // No thread needs an unpark or a timer any more. The reactor has ended the waits at gates.
         drop(self.end());
         let mut forks = hold_forks();
         forks.is_closing(self.uring.as_raw_fd());
@@ -296,13 +286,13 @@ impl AsRawFd for Ring {
 
 impl std::fmt::Debug for Ring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ring").field("flights", &self.flights.len()).finish_non_exhaustive()
+        f.debug_struct("Ring").field("operations", &self.operations.len()).finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+    use std::sync::atomic::AtomicBool;
     use std::thread;
 
     use rustix::thread::futex::{self, Flags};
@@ -315,7 +305,7 @@ mod tests {
         let make = |make: fn() -> io::Result<Ring>| {
             make().inspect_err(|error| not_tried("io_uring", error)).ok()
         };
-        [Ring::shared as fn() -> _, Ring::owned].into_iter().filter_map(make)
+        [Ring::of_runtime as fn() -> _, Ring::of_thread].into_iter().filter_map(make)
     }
 
     /// A word to wait for.
@@ -326,21 +316,21 @@ mod tests {
     }
 
     fn wake(unpark: &Unpark, count: u32) -> usize {
-        futex::wake(unpark.wait().word, Flags::empty(), count).unwrap()
+        futex::wake(unpark.word(), Flags::empty(), count).unwrap()
     }
 
-    /// Waits until `count` flights have landed; their answers.
-    fn land(ring: &mut Ring, count: usize) -> Vec<bool> {
-        let mut landed = ring.landed();
-        while landed.len() < count {
+    /// Waits for `count` completions; their answers.
+    fn complete(ring: &mut Ring, count: usize) -> Vec<bool> {
+        let mut completions = ring.reap();
+        while completions.len() < count {
             ring.submit_and_sleep(None).unwrap();
-            landed.append(&mut ring.landed());
+            completions.append(&mut ring.reap());
         }
-        landed.into_iter().map(|it| it.answer.unwrap()).collect()
+        completions.into_iter().map(|it| it.answer.unwrap()).collect()
     }
 
-    /// Each wake that the kernel counted was reported by one wait: to one that waits, or, if the
-    /// cancel came second, to one that has to hand it on.
+    /// Each wake that the kernel counted was reported by one wait: to the thread that waits or, if the
+    /// cancel came second, to the thread that has to pass it on.
     fn race(mut ring: Ring, rounds: u32) {
         let (unpark, done) = (parked(), AtomicBool::new(false));
         let (mut woken, mut forwarded) = (0, 0);
@@ -353,21 +343,21 @@ mod tests {
                 counted
             });
             for round in 0..rounds {
-                let name = ring.push_unpark(&unpark).unwrap();
+                let id = ring.push_unpark(&unpark).unwrap();
                 ring.submit().unwrap();
                 (0..round % 512).for_each(|_| std::hint::spin_loop());
-                match ring.landed().pop() {
-                    Some(landed) => woken += usize::from(landed.answer.unwrap()),
+                match ring.reap().pop() {
+                    Some(completion) => woken += usize::from(completion.answer.unwrap()),
                     None => {
-                        ring.cancel(name);
-                        forwarded += usize::from(land(&mut ring, 1) == [true]);
+                        ring.cancel(id);
+                        forwarded += usize::from(complete(&mut ring, 1) == [true]);
                     }
                 }
             }
             done.store(true, Relaxed);
             waker.join().unwrap()
         });
-        assert!(ring.flights.is_empty());
+        assert!(ring.operations.is_empty());
         println!("{woken} woken, {forwarded} forwarded, of {rounds}");
         assert!(counted > 0, "there was a race");
         assert_eq!(woken + forwarded, counted);
@@ -386,27 +376,27 @@ mod tests {
         rings().for_each(|ring| race(ring, 1_000_000));
     }
 
-    /// Fails if a name is used again (seen failing).
+    /// Fails if an id is used again (seen failing).
     #[test]
-    fn a_late_cancel_hits_nobody_else() {
+    fn a_late_cancel_hits_no_other_wait() {
         for mut ring in rings() {
             let (first, second) = (parked(), parked());
             let late = ring.push_unpark(&first).unwrap();
             ring.submit().unwrap();
             ring.cancel(late);
-            assert_eq!(land(&mut ring, 1), [false]);
+            assert_eq!(complete(&mut ring, 1), [false]);
             ring.push_unpark(&second).unwrap();
             ring.submit().unwrap();
             ring.cancel(late);
-            assert!(ring.landed().is_empty());
+            assert!(ring.reap().is_empty());
             assert_eq!(wake(&second, 1), 1, "it still waits");
-            assert_eq!(land(&mut ring, 1), [true]);
+            assert_eq!(complete(&mut ring, 1), [true]);
         }
     }
 
-    /// Fails if `landed` does not fetch what had no room (seen failing: hangs).
+    /// Fails if `reap` does not fetch what had no room (seen failing: hangs).
     #[test]
-    fn more_completions_than_there_is_room_for_all_land() {
+    fn more_completions_than_there_is_room_for_are_all_reaped() {
         const WAITS: usize = RING_ENTRIES as usize * 10;
         for mut ring in rings() {
             let unpark = parked();
@@ -416,11 +406,11 @@ mod tests {
             ring.submit().unwrap();
             assert_eq!(wake(&unpark, WAITS as u32), WAITS);
             // As a runtime does it, which never sleeps in the ring: that would fetch them.
-            let mut landed = 0;
-            while landed < WAITS {
-                landed += ring.landed().len();
+            let mut reaped = 0;
+            while reaped < WAITS {
+                reaped += ring.reap().len();
             }
-            assert_eq!(landed, WAITS);
+            assert_eq!(reaped, WAITS);
         }
     }
 
@@ -433,14 +423,14 @@ mod tests {
             ring.submit().unwrap();
             let all = CancelBuilder::any().all();
             ring.uring.submitter().register_sync_cancel(None, all).unwrap();
-            assert_eq!(land(&mut ring, 1), [false]);
+            assert_eq!(complete(&mut ring, 1), [false]);
             assert_eq!(wake(&unpark, 1), 0);
         }
     }
 
-    /// Fails if a ring is closed without cancelling what flies (seen failing).
+    /// Fails if a ring is closed without cancelling what is under way (seen failing).
     #[test]
-    fn a_dropped_ring_eats_no_wake() {
+    fn a_dropped_ring_swallows_no_wake() {
         for mut ring in (0..50).flat_map(|_| rings()) {
             let unpark = parked();
             ring.push_unpark(&unpark).unwrap();

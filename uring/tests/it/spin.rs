@@ -1,4 +1,4 @@
-//! What a thread in `block_on` does before it sleeps.
+//! A thread in `block_on` spins before it sleeps.
 
 use std::future::poll_fn;
 use std::hint::spin_loop;
@@ -25,7 +25,7 @@ fn queue() -> Queue<u64> {
 
 /// Fails if a task spins in its poll (seen failing: the message is sent when the time is over).
 #[test]
-fn a_task_that_is_looked_for_does_not_keep_those_beside_it() {
+fn a_spin_for_one_task_does_not_hold_up_the_tasks_beside_it() {
     let queue = queue();
     let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     receiver.set_spin(HOUR);
@@ -34,10 +34,10 @@ fn a_task_that_is_looked_for_does_not_keep_those_beside_it() {
     assert_eq!(received, Ok(1));
 }
 
-/// Fails if the thread does not look, but sleeps, or if it takes the notice of its own look for
-/// somebody else's (each seen failing).
+/// Fails if the thread sleeps instead of spinning, or if it takes the notice of its own spin for that of
+/// another thread (each seen failing).
 #[test]
-fn who_may_spin_for_long_does_not_wait_in_the_kernel() {
+fn a_task_that_may_spin_for_long_does_not_wait_in_the_kernel() {
     let (there, back) = (queue(), queue());
     let (to, mut from) = (there.sender().unwrap(), back.receiver().unwrap());
     from.set_spin(HOUR);
@@ -46,7 +46,7 @@ fn who_may_spin_for_long_does_not_wait_in_the_kernel() {
         from.set_spin(HOUR);
         thread::spawn(move || block_on(echo(from, to)))
     };
-    // A task of its own, so that it has to be told.
+    // A task of its own, so that it has to be woken.
     block_on(LocalSet::new().run_until(async {
         spawn_local(converse(to, from)).await.unwrap();
     }));
@@ -55,9 +55,9 @@ fn who_may_spin_for_long_does_not_wait_in_the_kernel() {
     assert_eq!((there.stats().parks, back.stats().parks), (0, 0));
 }
 
-/// Fails if somebody is looked for whose handle was told not to spin (seen failing).
+/// Fails if the thread spins for a task of a handle that must not spin (seen failing).
 #[test]
-fn who_may_not_spin_announces_at_once() {
+fn a_task_that_may_not_spin_announces_at_once() {
     let queue = queue();
     let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
     receiver.set_spin(Duration::ZERO);
@@ -70,10 +70,10 @@ fn who_may_not_spin_announces_at_once() {
     assert_eq!(received, Ok(1));
 }
 
-/// Fails if a thread that always finds something does not hand the waits of others over to the
-/// kernel, does not fetch what has landed, or keeps no time (each seen failing: not in time).
+/// Fails if a thread that always finds something while it spins does not submit the waits of its other
+/// tasks, does not reap what is complete, or keeps no time (each seen failing: not in time).
 #[test]
-fn who_is_always_looked_for_in_time_does_not_keep_those_that_wait_in_the_kernel() {
+fn spins_that_always_succeed_do_not_hold_up_the_tasks_that_wait_in_the_kernel() {
     let (there, back, other) = (queue(), queue(), queue());
     let (mut to, mut from) = (there.sender().unwrap(), back.receiver().unwrap());
     let echoes = {
@@ -103,7 +103,7 @@ fn who_is_always_looked_for_in_time_does_not_keep_those_that_wait_in_the_kernel(
         while !told.iter().all(|told| told.0.load(Relaxed)) {
             to.send(&1).await.unwrap();
             from.recv().await.unwrap();
-            assert!(begun.elapsed() < PATIENCE, "nobody told them");
+            assert!(begun.elapsed() < PATIENCE, "they were not woken");
         }
         assert_eq!(waiting.await, Ok(7));
         assert_eq!(timing.await, Err(RecvTimeoutError::Timeout));
@@ -113,9 +113,9 @@ fn who_is_always_looked_for_in_time_does_not_keep_those_that_wait_in_the_kernel(
     echoes.join().unwrap();
 }
 
-/// Fails if a call that ends forgets whom it would have looked for (seen failing).
+/// Fails if a call that ends forgets the tasks for which it would have spun (seen failing).
 #[test]
-fn whom_nobody_has_looked_for_is_told_when_the_call_ends() {
+fn a_task_for_which_no_thread_has_spun_is_woken_when_the_call_ends() {
     let queue = queue();
     let mut receiver = queue.receiver().unwrap();
     receiver.set_spin(HOUR);
@@ -124,15 +124,15 @@ fn whom_nobody_has_looked_for_is_told_when_the_call_ends() {
     assert!(told.0.load(Relaxed), "and it can announce where it is polled next");
 }
 
-/// Fails if a thread that looks does not see the notices of others (seen failing: hangs).
+/// Fails if a thread that spins does not read the notices of other threads (seen failing: hangs).
 #[test]
-fn who_is_notified_while_the_thread_looks_runs_at_once() {
+fn a_task_that_is_notified_while_the_thread_spins_runs_at_once() {
     let queue = queue();
     let mut receiver = queue.receiver().unwrap();
     receiver.set_spin(HOUR);
     let (polled, was_polled) = mpsc::channel::<oneshot::Sender<()>>();
     let other = thread::spawn(move || {
-        // Later and later: some come while the thread looks.
+        // Later and later: some come while the thread spins.
         for (round, told) in was_polled.iter().enumerate() {
             (0..round * 100).for_each(|_| spin_loop());
             told.send(()).unwrap();
@@ -156,9 +156,9 @@ fn who_is_notified_while_the_thread_looks_runs_at_once() {
     other.join().unwrap();
 }
 
-/// Fails if nobody looks for the dead meanwhile (seen failing: not in time).
+/// Fails if the thread does not search for the dead meanwhile (seen failing: not in time).
 #[test]
-fn who_looks_looks_for_the_dead() {
+fn a_thread_that_spins_searches_for_the_dead() {
     let builder = Queue::builder().capacity(1).watchdog(Duration::from_millis(1));
     let queue: Queue<u64> = builder.create_typed().unwrap();
     let mut sender = queue.sender().unwrap();
@@ -177,7 +177,7 @@ fn who_looks_looks_for_the_dead() {
     });
 }
 
-/// Receives, one after the other, polled by whoever wakes them.
+/// Receives, one after the other. The thread that wakes them polls them.
 struct Inline {
     receives: Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>,
     is_over: AtomicBool,
@@ -201,9 +201,9 @@ impl Wake for Inline {
     }
 }
 
-/// Fails if what waits anew, polled by its waker within the look, is forgotten (seen failing: hangs).
+/// Fails if a task is forgotten that waits anew, polled by its waker within the spin (seen failing: hangs).
 #[test]
-fn a_waker_that_polls_its_task_at_once_is_looked_for_again() {
+fn the_thread_spins_again_for_a_task_that_its_waker_polls_at_once() {
     let queue = queue();
     let mut receiver = queue.receiver().unwrap();
     receiver.set_spin(HOUR);
