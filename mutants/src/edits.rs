@@ -135,7 +135,10 @@ impl Edit {
         for (nth, package) in packages.iter().enumerate() {
             match tree.test(package, TESTS)? {
                 Tested::Passed => {}
-                Tested::DoesNotCompile if nth == 0 => return Ok(Outcome::Unviable),
+                Tested::DoesNotCompile if nth == 0 => {
+                    proofs.confirm_tests(package, TESTS)?;
+                    return Ok(Outcome::Unviable);
+                }
                 Tested::DoesNotCompile => bail!("{package} does not compile"),
                 Tested::Failed { test } => {
                     proofs.confirm_tests(package, TESTS)?;

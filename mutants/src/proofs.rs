@@ -94,6 +94,8 @@ impl Workshop {
     /// A copy of the tree.
     pub(crate) fn tree(&self, name: &str) -> Result<Tree> {
         let at = self.folder.join(format!("tree-{name}"));
+        fs::create_dir_all(&at)?;
+        self.remove_others(&at, Path::new(""))?;
         for (file, text) in &self.files {
             let to = at.join(file);
             // Cargo goes by the time of a file: what is the same stays.
@@ -104,6 +106,21 @@ impl Workshop {
             }
         }
         Ok(Tree { at, target: self.folder.join(format!("target-{name}")) })
+    }
+
+    /// Removes what an earlier copy has at `at` in `folder` and the tree has not: a module would be in two
+    /// files.
+    fn remove_others(&self, at: &Path, folder: &Path) -> Result<()> {
+        for entry in fs::read_dir(at.join(folder))? {
+            let entry = entry?;
+            let file = folder.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                self.remove_others(at, &file)?;
+            } else if self.files.binary_search_by(|(it, _)| it.cmp(&file)).is_err() {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 }
 
