@@ -146,7 +146,11 @@ impl Edit {
                 }
             }
         }
-        if of_core { proofs.run_all(tree) } else { Ok(Outcome::Survived { late: 0 }) }
+        match of_core {
+            true if proofs.are_built_with(&self.file)? => proofs.run_all(tree),
+            true => Ok(Outcome::Unseen),
+            false => Ok(Outcome::Survived { late: 0 }),
+        }
     }
 }
 

@@ -206,6 +206,20 @@ impl Tree {
         tests.iter().map(binary).collect()
     }
 
+    /// Whether `file` is a source of core in the last build of models, as the compiler noted it.
+    fn builds_models_with(&self, file: &str) -> Result<bool> {
+        let mut notes = Vec::new();
+        for entry in fs::read_dir(self.target.join("loom/deps"))? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().unwrap_or_default();
+            if name.starts_with("parkline_core-") && name.ends_with(".d") {
+                notes.push((entry.metadata()?.modified()?, entry.path()));
+            }
+        }
+        let (_, last) = notes.into_iter().max().context("a build notes its sources")?;
+        Ok(fs::read_to_string(last)?.split_whitespace().any(|it| it == file))
+    }
+
     /// Whether a test passes; `None` if it takes longer than that.
     fn run(&self, binary: &Path, test: &str, limit: Duration) -> Result<Option<bool>> {
         let mut command = Command::new(binary);
@@ -343,6 +357,17 @@ impl Proofs {
         ensure!(passed == Some(true), "{file} {test} does not pass without a mutant");
         clean.passed.insert(proof);
         Ok(())
+    }
+
+    /// Whether the models are built with `file`, a source of core.
+    pub(crate) fn are_built_with(&self, file: &str) -> Result<bool> {
+        let files = self.stages.first().context("there are models")?;
+        let mut clean = lock(&self.clean);
+        if !files.iter().all(|it| clean.binaries.contains_key(it)) {
+            let built = clean.tree.build(files)?;
+            clean.binaries.extend(files.iter().cloned().zip(built));
+        }
+        clean.tree.builds_models_with(file)
     }
 
     /// That the tests of `package` pass without a mutant.
