@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit};
 use rustix::thread::ClockId;
 use rustix::thread::futex::{self, WaitvFlags};
 
-use crate::tell;
+use crate::told::tell;
 
 /// One line of the table.
 #[derive(Clone, Debug)]

@@ -19,6 +19,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::args::Demo;
+
 /// Where a worker finds the queues.
 pub(crate) const JOBS_FD: i32 = 3;
 /// Where a worker finds the queues.
@@ -38,7 +40,7 @@ pub(crate) struct Crew {
 
 impl Crew {
     /// Starts the workers, each with a task here that waits for its end.
-    pub(crate) fn start(args: &crate::Demo, jobs: &Queue, results: &Queue) -> Result<Self> {
+    pub(crate) fn start(args: &Demo, jobs: &Queue, results: &Queue) -> Result<Self> {
         let (stdin, leash) = io::pipe()?;
         let hire = Arc::new(Hire {
             program: env::current_exe().context("cannot tell which program this is")?,

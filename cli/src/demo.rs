@@ -23,10 +23,12 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use walkdir::WalkDir;
 
+use crate::args;
 use crate::crew::Crew;
 use crate::job::{Job, Report};
 use crate::summary::{Reported, Summary};
-use crate::{say, sums};
+use crate::sums;
+use crate::told::say;
 
 const CAPACITY: usize = 1024;
 /// Results that are taken, and printed, at a time.
@@ -35,12 +37,12 @@ const BATCH: usize = 64;
 /// some worker lives long enough.
 const MOST_IN_VAIN: u32 = 8;
 
-pub(crate) fn run(args: &crate::Demo) -> Result<ExitCode> {
+pub(crate) fn run(args: &args::Demo) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(demo(args))
 }
 
-async fn demo(args: &crate::Demo) -> Result<ExitCode> {
+async fn demo(args: &args::Demo) -> Result<ExitCode> {
     let workers = args.workers as usize;
     // Each worker that lives can keep, for as long as it is not scheduled, one dead worker's handle
     // from being recovered.

@@ -7,10 +7,13 @@
 //! | `worker` | the child: one event loop with many getters |
 //! | `crew` | how workers are started, tied to their parent, watched, and killed |
 //! | `job` | what travels through the queues |
+//! | `args` | what can be asked of the demo and of a worker |
+//! | `told` | what is printed to stderr |
 //! | `sums` | the lines that `sha256sum -c` reads |
 //! | `summary` | the figures at the end |
 //! | `doctor`, `checks` | the verdict, and what it is drawn from |
 
+mod args;
 mod checks;
 mod crew;
 mod demo;
@@ -18,16 +21,17 @@ mod doctor;
 mod job;
 mod summary;
 mod sums;
+mod told;
 mod worker;
 
-use std::fmt::Display;
-use std::io::{IsTerminal, Write, stderr};
-use std::path::PathBuf;
+use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tracing::Level;
+
+use args::{Demo, Worker};
+use told::{say, tell};
 
 /// A queue between the processes of one Linux host: see it at work, see what this machine lets it
 /// do.
@@ -69,44 +73,6 @@ Exit codes:
     Worker(Worker),
 }
 
-/// Arguments of the demo.
-#[derive(Debug, Args)]
-struct Demo {
-    /// The directory to walk, or one file
-    path: PathBuf,
-    /// Worker processes
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    workers: u32,
-    /// Tasks in each worker that wait for jobs, all on its one thread
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    tasks: u32,
-    /// Kill a random worker N times a second, 0.001 to 1000, and start another; its job goes to others
-    ///
-    /// All files are hashed all the same, and each is printed once. Eight kills in a row that no
-    /// result comes between are the most: the next waits for one. So a file that takes longer to hash
-    /// than a worker lives is done, too.
-    #[arg(long, value_name = "N", value_parser = period)]
-    kill: Option<Duration>,
-}
-
-/// The time between the kills of so many a second.
-fn period(kills: &str) -> Result<Duration, String> {
-    match kills.parse() {
-        Ok(kills @ 0.001..=1000.0) => Ok(Duration::from_secs_f64(1.0 / kills)),
-        _ => Err("not a number from 0.001 to 1000".into()),
-    }
-}
-
-/// Arguments of a worker.
-#[derive(Debug, Args)]
-struct Worker {
-    #[arg(long)]
-    tasks: u32,
-    /// The parent has told the user already that it waits by the fallback.
-    #[arg(long)]
-    fallback_is_known: bool,
-}
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = match &cli.command {
@@ -131,20 +97,4 @@ fn main() -> ExitCode {
         say(format_args!("parkline: {}\n", tell(&error)));
         ExitCode::from(2)
     })
-}
-
-/// An error with its causes, but for those that it has named itself.
-fn tell(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).fold(String::new(), |mut told, cause| {
-        if !told.contains(&cause) {
-            told.push_str(if told.is_empty() { "" } else { ": " });
-            told.push_str(&cause);
-        }
-        told
-    })
-}
-
-/// Prints to stderr, which may be closed, and then nobody wants to know.
-fn say(text: impl Display) {
-    let _ = write!(stderr(), "{text}");
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use parkline_uring::Stats;
 
+use crate::args::Demo;
+
 /// What the workers reported of themselves, the killed ones included.
 #[derive(Debug, Default)]
 pub(crate) struct Reported {
@@ -18,7 +20,7 @@ pub(crate) struct Reported {
 /// What a demo did, to be shown.
 #[derive(Debug)]
 pub(crate) struct Summary<'a> {
-    pub(crate) args: &'a crate::Demo,
+    pub(crate) args: &'a Demo,
     /// From the first job to the last result.
     pub(crate) took: Duration,
     pub(crate) files: u64,

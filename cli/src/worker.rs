@@ -23,12 +23,13 @@ use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::task::{JoinSet, yield_now};
 
+use crate::args::Worker;
 use crate::crew::{JOBS_FD, RESULTS_FD};
 use crate::job::{Job, Report};
 
 const CHUNK: u64 = 64 * 1024;
 
-pub(crate) fn run(args: &crate::Worker) -> Result<ExitCode> {
+pub(crate) fn run(args: &Worker) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let leash = stdin().as_fd().try_clone_to_owned()?;

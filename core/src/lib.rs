@@ -44,133 +44,66 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("Parkline needs 64-bit atomics and addresses");
 
-mod audit;
-mod census;
-mod control;
-mod copy;
-mod driven;
+#[cfg(not(loom))]
+mod api;
 mod error;
-mod finding;
-mod flag;
-mod frame;
-mod gate;
-mod geometry;
-mod heap;
-mod join;
-mod line;
-mod news;
-mod port;
-mod position;
-mod prefetch;
-mod remedy;
-mod ring;
-mod slot;
-mod stats;
-mod sync;
-mod wait;
-mod waitqueue;
-
-#[cfg(not(loom))]
-mod attachment;
-#[cfg(not(loom))]
-mod claim;
-#[cfg(not(loom))]
-mod companion;
-#[cfg(not(loom))]
-mod dead_letters;
-#[cfg(not(loom))]
-mod descriptor;
-#[cfg(not(loom))]
-mod event;
-#[cfg(not(loom))]
-mod fork;
-#[cfg(not(loom))]
-mod futex;
-#[cfg(not(loom))]
-mod gone;
 #[cfg(kill_points)]
 mod kill_points;
 #[cfg(not(loom))]
-mod lease;
-#[cfg(not(loom))]
-mod locks;
-#[cfg(not(loom))]
-mod memory;
-#[cfg(not(loom))]
-mod message;
-#[cfg(not(loom))]
-mod open_options;
-#[cfg(not(loom))]
-mod owed;
-#[cfg(not(loom))]
-mod pack;
-#[cfg(not(loom))]
-mod queue;
-#[cfg(not(loom))]
-mod receiver;
-#[cfg(not(loom))]
-mod recovery;
-#[cfg(not(loom))]
-mod segment;
-#[cfg(not(loom))]
-mod semaphore;
-#[cfg(not(loom))]
-mod sender;
-#[cfg(not(loom))]
-mod side;
-#[cfg(not(loom))]
-mod spin;
+mod process;
+mod remedy;
+mod ring;
+mod sync;
+mod wait;
 
 pub use error::*;
-pub use frame::Frame;
+pub use ring::{frame::Frame, stats::Stats};
 
 /// The seams for those who drive the wait: reactors, models, fuzzers.
 pub mod driver {
-    pub use crate::census::Census;
-    #[cfg(not(loom))]
-    pub use crate::census::census;
-    #[cfg(not(loom))]
-    pub use crate::dead_letters::DeferredLetters;
-    pub use crate::driven::Driven;
-    #[cfg(not(loom))]
-    pub use crate::event::Expecting;
-    pub use crate::flag::{Flag, Since};
-    #[cfg(not(loom))]
-    pub use crate::fork::{ForkGuard, ForksHeld, hold_forks};
-    pub use crate::gate::{Gate, Kernel, Sleep, Wake};
-    pub use crate::geometry::VERSION;
-    pub use crate::heap::{HeapJoin, HeapPort, HeapReturns, HeapRing, decode_block};
     #[cfg(kill_points)]
     pub use crate::kill_points::{KillPoint, arm, disarm};
-    pub use crate::news::News;
-    #[cfg(not(loom))]
-    pub use crate::owed::{Owed, Until, on_owed};
-    #[cfg(not(loom))]
-    pub use crate::queue::Joining;
-    #[cfg(not(loom))]
-    pub use crate::side::{Side, SideKey, WaitsFor};
-    #[cfg(not(loom))]
-    pub use crate::spin::Spin;
-    #[cfg(not(loom))]
-    pub use crate::sync::kill_point;
+    pub use crate::ring::{
+        census::Census,
+        geometry::VERSION,
+        heap::{HeapJoin, HeapPort, HeapReturns, HeapRing, decode_block},
+    };
     #[cfg(loom)]
     pub use crate::sync::{Act, AtomicU32, Step, Stopped, steps_of, stop_after};
-    pub use crate::wait::{Patience, wait_at};
-    pub use crate::waitqueue::{Left, Place, WaitQueue};
+    pub use crate::wait::{
+        driven::Driven,
+        flag::{Flag, Since},
+        gate::{Gate, Kernel, Sleep, Wake},
+        news::News,
+        spin::Spin,
+        tasks::{Left, Place, WaitQueue},
+        thread::{Patience, wait_at},
+    };
+    #[cfg(not(loom))]
+    pub use crate::{
+        api::{census::census, dead_letters::DeferredLetters, event::Expecting, queue::Joining},
+        process::{
+            fork::{ForkGuard, ForksHeld, hold_forks},
+            owed::{Owed, Until, on_owed},
+            side::{Side, SideKey, WaitsFor},
+        },
+        sync::kill_point,
+    };
 }
 
 #[cfg(not(loom))]
 pub use self::{
-    dead_letters::DeadLetter,
-    event::Event,
-    lease::Lease,
-    message::Message,
-    open_options::OpenOptions,
-    pack::{Messages, Pack},
-    queue::{Builder, Queue},
-    receiver::Receiver,
-    recovery::Recovered,
-    semaphore::{Permit, Semaphore},
-    sender::{Reservation, Sender},
-    stats::Stats,
+    api::{
+        dead_letters::DeadLetter,
+        event::Event,
+        lease::Lease,
+        message::Message,
+        open_options::OpenOptions,
+        pack::{Messages, Pack},
+        queue::{Builder, Queue},
+        receiver::Receiver,
+        semaphore::{Permit, Semaphore},
+        sender::{Reservation, Sender},
+    },
+    process::recovery::Recovered,
 };

@@ -39,6 +39,9 @@ mod model {
         loom::sync::atomic::fence(Ordering::SeqCst);
     }
 
+    /// Models stop a thread at any access: see [`stop_after`].
+    pub(crate) fn kill_point(_: &'static str) {}
+
     /// As the standard library's.
     #[track_caller]
     pub(crate) fn fence(order: Ordering) {
@@ -300,7 +303,8 @@ mod model {
 pub use model::{Act, AtomicU32, Step, Stopped, steps_of, stop_after};
 #[cfg(loom)]
 pub(crate) use model::{
-    AtomicU64, Mutex, MutexGuard, Ordering, compiler_fence, fence, order_commit_before_load,
+    AtomicU64, Mutex, MutexGuard, Ordering, compiler_fence, fence, kill_point,
+    order_commit_before_load,
 };
 #[cfg(not(loom))]
 pub use native::kill_point;

@@ -26,7 +26,7 @@ use parkline_core::{Event, OpenError, Queue, Semaphore};
 
 use self::attack::world::{Step, World};
 
-/// See `core/src/geometry.rs`.
+/// See `core/src/ring/geometry.rs`.
 const HEADER_LEN: usize = 4096;
 const SCHEMA_AT: usize = 152;
 /// No larger segment is made: the claims may ask for terabytes.

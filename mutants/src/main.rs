@@ -141,7 +141,7 @@ fn edits(wanted: &Edits) -> Result<bool> {
     let argued = Argued::read(&root.join("mutants/equivalent_edits.md"))?;
     argued.check_against(&all)?;
     let mut edits: Vec<&Edit> = all.iter().collect();
-    fastrand::Rng::with_seed(wanted.seed).shuffle(&mut edits);
+    edits.sort_by_cached_key(|edit| edit.lot(wanted.seed));
     if let Some(only) = &wanted.only {
         edits.retain(|edit| edit.to_string().contains(only));
     }
@@ -176,7 +176,11 @@ fn edits(wanted: &Edits) -> Result<bool> {
 fn root() -> Result<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let root = here.parent().context("the crate lies in a workspace")?;
-    ensure!(root.join("core/src/ring.rs").exists(), "{} is not the repository", root.display());
+    ensure!(
+        root.join("core/src/ring/swap.rs").exists(),
+        "{} is not the repository",
+        root.display()
+    );
     Ok(root.to_owned())
 }
 
@@ -191,7 +195,7 @@ fn run<M: ToString + Sync>(
     let processors = thread::available_parallelism().map_or(1, usize::from);
     let jobs = jobs.unwrap_or(processors).clamp(1, mutants.len().max(1));
     let workshop = Workshop::new(root)?;
-    let results = Results::open(&workshop, results)?;
+    let results = Results::open(&workshop.folder().join(results), workshop.hash())?;
     let kept = |mutant: &M| results.kept(mutant);
     if mutants.iter().all(|mutant| kept(mutant).is_some()) {
         return Ok(mutants.iter().filter_map(|mutant| kept(mutant)).collect());

@@ -94,6 +94,8 @@ impl Workshop {
     /// A copy of the tree.
     pub(crate) fn tree(&self, name: &str) -> Result<Tree> {
         let at = self.folder.join(format!("tree-{name}"));
+        fs::create_dir_all(&at)?;
+        self.remove_others(&at, Path::new(""))?;
         for (file, text) in &self.files {
             let to = at.join(file);
             // Cargo goes by the time of a file: what is the same stays.
@@ -104,6 +106,21 @@ impl Workshop {
             }
         }
         Ok(Tree { at, target: self.folder.join(format!("target-{name}")) })
+    }
+
+    /// Removes what an earlier copy has at `at` in `folder` and the tree has not: a module would be in two
+    /// files.
+    fn remove_others(&self, at: &Path, folder: &Path) -> Result<()> {
+        for entry in fs::read_dir(at.join(folder))? {
+            let entry = entry?;
+            let file = folder.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                self.remove_others(at, &file)?;
+            } else if self.files.binary_search_by(|(it, _)| it.cmp(&file)).is_err() {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -187,6 +204,20 @@ impl Tree {
             name.map(|it| self.at.join(it)).with_context(|| format!("no binary of {test}"))
         };
         tests.iter().map(binary).collect()
+    }
+
+    /// Whether `file` is a source of core in the last build of models, as the compiler noted it.
+    fn builds_models_with(&self, file: &str) -> Result<bool> {
+        let mut notes = Vec::new();
+        for entry in fs::read_dir(self.target.join("loom/deps"))? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().unwrap_or_default();
+            if name.starts_with("parkline_core-") && name.ends_with(".d") {
+                notes.push((entry.metadata()?.modified()?, entry.path()));
+            }
+        }
+        let (_, last) = notes.into_iter().max().context("a build notes its sources")?;
+        Ok(fs::read_to_string(last)?.split_whitespace().any(|it| it == file))
     }
 
     /// Whether a test passes; `None` if it takes longer than that.
@@ -326,6 +357,17 @@ impl Proofs {
         ensure!(passed == Some(true), "{file} {test} does not pass without a mutant");
         clean.passed.insert(proof);
         Ok(())
+    }
+
+    /// Whether the models are built with `file`, a source of core.
+    pub(crate) fn are_built_with(&self, file: &str) -> Result<bool> {
+        let files = self.stages.first().context("there are models")?;
+        let mut clean = lock(&self.clean);
+        if !files.iter().all(|it| clean.binaries.contains_key(it)) {
+            let built = clean.tree.build(files)?;
+            clean.binaries.extend(files.iter().cloned().zip(built));
+        }
+        clean.tree.builds_models_with(file)
     }
 
     /// That the tests of `package` pass without a mutant.

@@ -5,11 +5,10 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Write;
+use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::Result;
-
-use crate::proofs::Workshop;
 
 /// What the proofs said of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,16 +67,16 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    pub(crate) fn open(workshop: &Workshop, name: &str) -> Result<Self> {
-        let path = workshop.folder().join(name);
-        let text = fs::read_to_string(&path).unwrap_or_default();
+    /// Of the mutants of sources with this hash, kept in the file `path`.
+    pub(crate) fn open(path: &Path, sources: u64) -> Result<Self> {
+        let text = fs::read_to_string(path).unwrap_or_default();
         let line = |line: &str| {
             let (key, outcome) = line.split_once(' ')?;
             Some((u64::from_str_radix(key, 16).ok()?, Outcome::from_line(outcome)?))
         };
         let kept = text.lines().filter_map(line).collect();
         let file = OpenOptions::new().append(true).create(true).open(path)?;
-        Ok(Self { sources: workshop.hash(), kept, file: Mutex::new(file) })
+        Ok(Self { sources, kept, file: Mutex::new(file) })
     }
 
     fn key(&self, mutant: &impl ToString) -> u64 {

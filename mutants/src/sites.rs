@@ -68,52 +68,37 @@ impl fmt::Display for Mutant {
 /// All mutants of the shipped code.
 pub(crate) fn mutants(root: &Path) -> Result<Vec<Mutant>> {
     let source = root.join("core/src");
-    let mut files =
-        fs::read_dir(&source)?.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    files.retain(|path| path.extension().is_some_and(|it| it == "rs"));
-    files.sort();
-    let modules = Modules::read(&source.join("lib.rs"))?;
     let mut all = Vec::new();
-    for path in files {
-        let name = path.file_name().and_then(|it| it.to_str()).context("a file has a name")?;
-        let Some(is_in_models) = modules.is_in_models(name) else { continue };
-        let text = fs::read_to_string(&path)?;
-        let found = scan(name, &text, is_in_models);
+    for (name, is_in_models) in modules(&source, "lib.rs", true)? {
+        let found = scan(&name, &fs::read_to_string(source.join(&name))?, is_in_models);
         all.extend(found.with_context(|| format!("in core/src/{name}"))?);
     }
     ensure!(!all.is_empty(), "no orderings in {}", source.display());
     Ok(all)
 }
 
-/// The modules of a crate, by the configurations that they are in.
-struct Modules {
-    /// Not in the models.
-    shipped_alone: Vec<String>,
-    /// In no build that ships.
-    unshipped: Vec<String>,
-}
-
-impl Modules {
-    fn read(lib: &Path) -> Result<Self> {
-        let file = syn::parse_file(&fs::read_to_string(lib)?)?;
-        let (mut shipped_alone, mut unshipped) = (Vec::new(), Vec::new());
-        for item in &file.items {
-            let syn::Item::Mod(module) = item else { continue };
-            let name = format!("{}.rs", module.ident);
-            match Configuration::of(&module.attrs) {
-                Configuration::Always => {}
-                Configuration::NoModel => shipped_alone.push(name),
-                Configuration::NotShipped => unshipped.push(name),
-            }
+/// The files that ship of the module in `file`, by their paths under `source`, and whether the models
+/// are built with them.
+fn modules(source: &Path, file: &str, is_in_models: bool) -> Result<Vec<(String, bool)>> {
+    let parsed = syn::parse_file(&fs::read_to_string(source.join(file))?)?;
+    let folder = file.strip_suffix("lib.rs").or_else(|| file.strip_suffix("mod.rs"));
+    let mut all = vec![(file.to_owned(), is_in_models)];
+    for item in parsed.items {
+        let syn::Item::Mod(module) = item else { continue };
+        let configuration = Configuration::of(&module.attrs);
+        if module.content.is_some() || configuration == Configuration::NotShipped {
+            continue;
         }
-        Ok(Self { shipped_alone, unshipped })
+        let folder = folder.with_context(|| format!("{file} has modules in other files"))?;
+        let is_in_models = is_in_models && configuration == Configuration::Always;
+        let alone = format!("{folder}{}.rs", module.ident);
+        let child = match source.join(&alone).exists() {
+            true => alone,
+            false => format!("{folder}{}/mod.rs", module.ident),
+        };
+        all.extend(modules(source, &child, is_in_models)?);
     }
-
-    /// `None` for a file that does not ship.
-    fn is_in_models(&self, file: &str) -> Option<bool> {
-        let has = |names: &[String]| names.iter().any(|it| it == file);
-        (!has(&self.unshipped)).then(|| !has(&self.shipped_alone))
-    }
+    Ok(all)
 }
 
 /// Where the code under an attribute is built.

@@ -75,8 +75,12 @@ impl Unavailable {
     fn setup(error: &io::Error) -> Self {
         let sysctl = fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
         let disabled = sysctl.ok().and_then(|value| value.trim().parse().ok()).unwrap_or(0);
-        let errno = rustix::io::Errno::from_io_error(error);
-        match errno {
+        Self::of(error, disabled)
+    }
+
+    /// Why `error` came, where the sysctl is `disabled`.
+    fn of(error: &io::Error, disabled: u8) -> Self {
+        match Errno::from_io_error(error) {
             Some(Errno::PERM) if disabled > 0 => Self::Sysctl { value: disabled },
             Some(Errno::NOMEM) => Self::Memory,
             Some(Errno::MFILE | Errno::NFILE) => Self::Descriptors,
@@ -153,4 +157,23 @@ pub fn try_io_uring() -> Result<(), Unavailable> {
 pub(crate) fn is_first(last: &AtomicU32) -> bool {
     let process = std::process::id();
     last.swap(process, Relaxed) != process
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails if the sysctl is not named where it is set, or is where it is not (each seen failing).
+    #[test]
+    fn the_sysctl_is_named_where_it_forbids() {
+        let of = |errno: Errno, disabled| Unavailable::of(&io::Error::from(errno), disabled);
+        for value in [1, 2] {
+            assert_eq!(of(Errno::PERM, value), Unavailable::Sysctl { value });
+        }
+        assert_eq!(of(Errno::PERM, 0), Unavailable::Forbidden { errno: 1 });
+        assert_eq!(of(Errno::ACCESS, 2), Unavailable::Forbidden { errno: 13 });
+        assert_eq!(of(Errno::NOMEM, 1), Unavailable::Memory);
+        assert_eq!(of(Errno::NFILE, 1), Unavailable::Descriptors);
+        assert_eq!(of(Errno::NOSYS, 1), Unavailable::NoIoUring);
+    }
 }

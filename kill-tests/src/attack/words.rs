@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use arbitrary::Arbitrary;
 use parkline_core::Queue;
 
-/// See `core/src/geometry.rs`.
+/// See `core/src/ring/geometry.rs`.
 const CONTROL_AT: u64 = 1024;
 const SLOTS_AT: u64 = 4096;
 const LINE: u64 = 128;

@@ -1,0 +1,20 @@
+//! What is printed to stderr.
+
+use std::fmt::Display;
+use std::io::{Write, stderr};
+
+/// An error with its causes, but for those that it has named itself.
+pub(crate) fn tell(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |mut told, cause| {
+        if !told.contains(&cause) {
+            told.push_str(if told.is_empty() { "" } else { ": " });
+            told.push_str(&cause);
+        }
+        told
+    })
+}
+
+/// Prints to stderr, which may be closed, and then nobody wants to know.
+pub(crate) fn say(text: impl Display) {
+    let _ = write!(stderr(), "{text}");
+}

@@ -1,0 +1,109 @@
+//! Dead letters: messages that were handed out as often as the queue allows, and what becomes of
+//! them. A message is given up only where the receiver named a place for it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+
+use crate::api::lease::Lease;
+use crate::api::message::Message;
+use crate::api::sender::Sender;
+
+/// A message that was handed to receivers as often as the queue allows, and never acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DeadLetter<T> {
+    /// The message.
+    pub message: T,
+    /// How often it was handed to a receiver, this time included.
+    pub attempts: u16,
+}
+
+/// What becomes of messages that had enough attempts.
+pub(crate) enum DeadLetters<M: Message + ?Sized> {
+    /// They are received like others, and their attempts go on counting.
+    Kept,
+    Discarded,
+    Forwarded(Box<Sender<M>>),
+    Handled(Arc<Handler<M>>),
+}
+
+type Call<M> = dyn FnMut(DeadLetter<<M as Message>::Owned>) + Send;
+
+/// A user's handler, and the messages that wait for it.
+pub(crate) struct Handler<M: Message + ?Sized> {
+    /// Locked while the handler runs, and never waited for.
+    call: Mutex<Box<Call<M>>>,
+    letters: Mutex<VecDeque<Lease<M>>>,
+}
+
+impl<M: Message + ?Sized> Handler<M> {
+    pub(crate) fn new(call: Box<Call<M>>) -> Self {
+        Self { call: Mutex::new(call), letters: Mutex::default() }
+    }
+
+    /// Keeps `letter` for the next [`run`](Self::run).
+    pub(crate) fn push(&self, letter: Lease<M>) {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner).push_back(letter);
+    }
+
+    fn pop(&self) -> Option<Lease<M>> {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Calls the handler with each letter, and acknowledges it then; whether there was one. If the
+    /// handler runs already, on another thread or further up in this one, that run sees to them.
+    ///
+    /// A handler that panics leaves its letter unacknowledged: it goes back.
+    pub(crate) fn run(&self) -> bool {
+        let mut any = false;
+        while !self.is_empty() {
+            let mut call = match self.call.try_lock() {
+                Ok(call) => call,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => break,
+            };
+            while let Some(letter) = self.pop() {
+                any = true;
+                // What cannot be read goes back: the next call on this queue says why.
+                if let Ok(message) = letter.read() {
+                    call(DeadLetter { message, attempts: letter.attempts() });
+                    letter.ack_dead();
+                }
+            }
+        }
+        any
+    }
+}
+
+/// The dead letters that a call left for its handler, since it was made under a lock that the handler
+/// may want: see [`Receiver::defer_dead_letters`](crate::Receiver::defer_dead_letters).
+pub struct DeferredLetters<M: Message + ?Sized>(pub(crate) Arc<Handler<M>>);
+
+impl<M: Message + ?Sized> DeferredLetters<M> {
+    /// Calls the handler with them, without the lock; whether there was one left.
+    pub fn handle(self) -> bool {
+        self.0.run()
+    }
+}
+
+impl<M: Message + ?Sized> core::fmt::Debug for DeferredLetters<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("DeferredLetters").finish_non_exhaustive()
+    }
+}
+
+impl<M: Message + ?Sized> DeadLetters<M> {
+    /// The letters that wait for the handler.
+    pub(crate) fn deferred(&self) -> Option<DeferredLetters<M>> {
+        match self {
+            Self::Handled(handler) if !handler.is_empty() => {
+                Some(DeferredLetters(Arc::clone(handler)))
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! An event: a flag that processes share, and wait for.
+//!
+//! It lives in a segment as a queue does, with its checks and its fork rules, and uses two words of
+//! it: the flag and a gate. Nobody attaches, for nobody owns anything that could be lost.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::api::queue::Builder;
+use crate::error::{CreateError, Fault, OpenError, WaitTimeoutError};
+use crate::process::futex::Futex;
+use crate::process::segment::{Allocation, Segment};
+use crate::process::side::{Side, WaitsFor};
+use crate::ring::geometry::{Geometry, Schema, SchemaAsked, Share, TypeMark, Wishes};
+use crate::wait::flag::{Flag, Since};
+use crate::wait::gate::{Gate, Wake};
+
+/// A flag in a sealed memfd that any number of processes set, clear and wait for: the signal to start,
+/// or to stop.
+///
+/// It stays set until somebody clears it. Made by [`Builder::create_event`], handed on by its
+/// descriptor as a [`Queue`](crate::Queue) is. Any number of processes can have it: it has no handles
+/// that could run out.
+///
+/// ```
+/// use parkline_core::{Event, Queue};
+///
+/// let stop = Queue::builder().create_event()?;
+/// let same = Event::open(stop.try_clone_fd()?)?; // in another process, or as here in a thread
+/// let worker = std::thread::spawn(move || same.wait_blocking());
+/// stop.set()?;
+/// worker.join().unwrap()?;
+/// assert!(stop.is_set());
+/// stop.clear()?;
+/// assert!(!stop.is_set());
+/// assert!(Queue::open(stop.try_clone_fd()?).is_err(), "it is no queue");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// [`Builder::create_event`]: crate::Builder::create_event
+#[derive(Debug)]
+pub struct Event {
+    segment: Arc<Segment>,
+}
+
+impl Builder {
+    /// Creates an event: of the numbers only the [`watchdog`](Self::watchdog)'s matters.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    /// use std::time::Duration;
+    ///
+    /// let event = Queue::builder().watchdog(Duration::from_millis(10)).create_event()?;
+    /// assert!(!event.is_set());
+    /// let refused = Queue::builder().watchdog(Duration::ZERO).create_event();
+    /// assert!(matches!(refused, Err(CreateError::Watchdog { .. })));
+    /// # Ok::<(), CreateError>(())
+    /// ```
+    pub fn create_event(self) -> Result<Event, CreateError> {
+        Event::create(self.wishes.watchdog)
+    }
+}
+
+impl Event {
+    pub(crate) fn create(watchdog: Duration) -> Result<Self, CreateError> {
+        let wishes = Wishes {
+            capacity: 1,
+            max_message: 0,
+            handles: Share::Asked(1),
+            leases: Share::Asked(0),
+            lazy: false,
+            watchdog,
+            max_attempts: 1,
+        };
+        let geometry = Geometry::plan(wishes)?;
+        let segment = Segment::create(geometry, TypeMark::EVENT, Schema::NONE, Allocation::Now)?;
+        Ok(Self { segment: Arc::new(segment) })
+    }
+
+    /// Opens the event of a descriptor.
+    ///
+    /// # Errors
+    /// As [`Queue::open`](crate::Queue::open); [`OpenError::WrongType`] when it is something else.
+    pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
+        let segment =
+            Arc::new(Segment::open_as(fd.into(), TypeMark::EVENT, SchemaAsked::default())?);
+        Ok(Self { segment })
+    }
+
+    /// Sets it, and wakes everybody who waits, in all processes. Setting it twice does no harm.
+    /// Wait-free: no peer, dead, stopped or slow, can make it wait.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`].
+    ///
+    /// # Ordering
+    /// What happened before this happens before a wait returns that finds it set.
+    ///
+    /// # If a peer dies
+    /// If this process dies in the call, the event is set or it is not. If it is, waiters learn of
+    /// it within the watchdog's period at the latest.
+    pub fn set(&self) -> Result<(), Fault> {
+        self.change(Flag::set)
+    }
+
+    /// Clears it. Who waited before it was set does not wait on. Wait-free.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`].
+    ///
+    /// # Ordering
+    /// What happened before the set that is cleared happens before this returns.
+    ///
+    /// # If a peer dies
+    /// If this process dies in the call, the event is cleared or it is not; who waited before it was set
+    /// learns of that as of a [`set`](Self::set).
+    pub fn clear(&self) -> Result<(), Fault> {
+        self.change(Flag::clear)
+    }
+
+    /// Whether it is set. Others may set or clear it before you act on it; `false` in a forked child.
+    ///
+    /// # Ordering
+    /// What happened before the set that this finds happens before it returns.
+    pub fn is_set(&self) -> bool {
+        self.segment.ring().is_some_and(|ring| ring.control.rare.flag.is_set())
+    }
+
+    /// Waits on the calling thread until it is set: returns at once if it is, and also if it was set
+    /// and cleared again since the call began.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`].
+    ///
+    /// # Ordering
+    /// What happened before the set happens before this returns.
+    ///
+    /// # If a peer dies
+    /// A wake that a killed process took with it comes within the watchdog's period. (Of one that set
+    /// and cleared the event meanwhile, too.)
+    pub fn wait_blocking(&self) -> Result<(), Fault> {
+        // Without a deadline there is an answer.
+        self.wait_until(None).unwrap_or(Err(Fault::Forked))
+    }
+
+    /// As [`wait_blocking`](Self::wait_blocking), for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](WaitTimeoutError::Timeout) when it was not set by then.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, WaitTimeoutError};
+    /// use std::time::Duration;
+    ///
+    /// let event = Queue::builder().create_event()?;
+    /// let soon = Duration::from_millis(5);
+    /// assert_eq!(event.wait_blocking_timeout(soon), Err(WaitTimeoutError::Timeout));
+    /// event.set()?;
+    /// event.wait_blocking_timeout(soon)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn wait_blocking_timeout(&self, timeout: Duration) -> Result<(), WaitTimeoutError> {
+        let set = self.wait_until(Instant::now().checked_add(timeout));
+        Ok(set.ok_or(WaitTimeoutError::Timeout)??)
+    }
+
+    /// As [`wait_blocking`](Self::wait_blocking), until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Timeout`](WaitTimeoutError::Timeout) when it was not set by then.
+    pub fn wait_blocking_deadline(&self, deadline: Instant) -> Result<(), WaitTimeoutError> {
+        Ok(self.wait_until(Some(deadline)).ok_or(WaitTimeoutError::Timeout)??)
+    }
+
+    /// A wait that begins, for drivers that park tasks.
+    #[doc(hidden)]
+    pub fn expecting(&self) -> Expecting {
+        let since = self.segment.ring().map(|ring| ring.control.rare.flag.since());
+        Expecting { segment: Arc::clone(&self.segment), since }
+    }
+
+    /// The event's number, as [`Queue::id`](crate::Queue::id).
+    pub fn id(&self) -> u128 {
+        self.segment.id()
+    }
+
+    /// Another descriptor of the same event, close-on-exec, to hand on.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left, or has closed this one.
+    pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
+        self.segment.try_clone_fd()
+    }
+
+    fn change(
+        &self,
+        change: impl for<'a> FnOnce(&Flag, &'a Gate) -> Option<Wake<'a>>,
+    ) -> Result<(), Fault> {
+        let control = self.segment.ring().ok_or(Fault::Forked)?.control;
+        if let Some(wake) = change(&control.rare.flag, &control.after_send.readable) {
+            wake.carry_out(&Futex::uncounted());
+        }
+        Ok(())
+    }
+
+    fn wait_until(&self, until: Option<Instant>) -> Option<Result<(), Fault>> {
+        let expecting = self.expecting();
+        expecting.side().sleep(until, || expecting.attempt())
+    }
+}
+
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.segment.as_fd()
+    }
+}
+
+/// A wait for an event under way: see [`Event::wait_blocking`].
+#[derive(Debug)]
+pub struct Expecting {
+    segment: Arc<Segment>,
+    /// When it began; `None` in a forked child.
+    since: Option<Since>,
+}
+
+impl Expecting {
+    /// Looks whether the event was set since this began.
+    pub fn attempt(&self) -> Option<Result<(), Fault>> {
+        match (self.segment.ring(), self.since) {
+            (Some(ring), Some(since)) => {
+                ring.control.rare.flag.was_set_since(since).then_some(Ok(()))
+            }
+            _ => Some(Err(Fault::Forked)),
+        }
+    }
+
+    /// Where this waits.
+    pub fn side(&self) -> Side {
+        Side::new(&self.segment, WaitsFor::Event)
+    }
+}

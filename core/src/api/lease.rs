@@ -1,0 +1,227 @@
+//! A lease: a message that a receiver holds, and has not acknowledged.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::api::message::{InBlock, Message};
+use crate::error::Fault;
+use crate::process::attachment::Attachment;
+use crate::ring::frame::{Block, Frame};
+
+/// A received message that is not yet acknowledged.
+///
+/// Only [`ack`](Self::ack) says that it is done. However else a lease ends, its message goes back to
+/// the end of the queue and is delivered again, flagged [`redelivered`](Self::redelivered), with one
+/// attempt more: when the lease is dropped, also by a panic, by `?`, or because its task was
+/// cancelled; when its process ends; and by [`nack`](Self::nack), which is the same with a name.
+///
+/// If the queue is full at that moment, the message is *owed*: the handle keeps it, and it goes back
+/// as soon as this process makes or finds room ([`Stats::owed`](crate::Stats::owed)). Until then it
+/// occupies one of the handle's leases.
+///
+/// A lease can be ended on any thread and in any task, without its receiver. It keeps the receiver's
+/// record and mapping alive.
+///
+/// A message that its holder never finishes, because the holder hangs, stays with the holder: nothing
+/// is decided by time. Let a timeout of your own drop the lease, or end the process.
+///
+/// ```
+/// let queue = parkline_core::Queue::builder().create()?;
+/// queue.sender()?.try_send(b"job")?;
+/// let mut receiver = queue.receiver()?;
+/// drop(receiver.try_lease()?);
+/// let again = receiver.try_lease()?;
+/// assert!(again.redelivered() && again.attempts() == 2);
+/// again.ack();
+/// assert!(receiver.try_lease().is_err(), "it is done");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "dropping a lease returns the message to the queue; `ack` says that it is done"]
+pub struct Lease<M: Message + ?Sized = [u8]> {
+    attachment: Arc<Attachment>,
+    cell: usize,
+    frame: Frame,
+    ending: Ending,
+    carries: PhantomData<fn() -> Box<M>>,
+}
+
+/// What becomes of the message when the lease is dropped.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Acknowledged,
+    Returned { due: Option<Instant> },
+}
+
+impl<M: Message + ?Sized> Lease<M> {
+    /// Of the message that `attachment` holds in `cell`.
+    pub(crate) fn new(attachment: Arc<Attachment>, cell: usize, frame: Frame) -> Self {
+        let ending = Ending::Returned { due: None };
+        Self { attachment, cell, frame, ending, carries: PhantomData }
+    }
+
+    /// The message's length in bytes.
+    pub fn len(&self) -> usize {
+        self.frame.len()
+    }
+
+    /// Whether the message has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.frame.is_empty()
+    }
+
+    /// Whether an earlier receiver got this message and did not acknowledge it.
+    pub fn redelivered(&self) -> bool {
+        self.frame.redelivered()
+    }
+
+    /// How often this message was handed to a receiver, this time included.
+    pub fn attempts(&self) -> u16 {
+        self.frame.attempts()
+    }
+
+    /// Copies the message out.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`]; [`Fault::Corrupt`] if a peer scribbled on the segment.
+    pub fn read(&self) -> Result<M::Owned, Fault> {
+        let message = InBlock::of(self.attachment.port()?, self.cell, self.frame);
+        message.and_then(M::read).map_err(|corrupt| self.attachment.keep(corrupt))
+    }
+
+    /// Copies the start of the message into `buffer`; returns how many bytes that is.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`].
+    pub fn copy_to(&self, buffer: &mut [u8]) -> Result<usize, Fault> {
+        let len = buffer.len().min(self.len());
+        let block = self.block()?;
+        block.read(buffer.get_mut(..len).unwrap_or_default());
+        Ok(len)
+    }
+
+    /// Copies the message from `offset` on into `buffer`; returns how many bytes that is.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`].
+    pub fn copy_from(&self, offset: usize, buffer: &mut [u8]) -> Result<usize, Fault> {
+        let len = buffer.len().min(self.len().saturating_sub(offset));
+        let block = self.block()?;
+        block.read_at(offset, buffer.get_mut(..len).unwrap_or_default());
+        Ok(len)
+    }
+
+    /// The message's bytes in place, if the queue's opener vouched for all its peers by
+    /// [`Queue::trust_peers`](crate::Queue::trust_peers).
+    #[expect(unsafe_code, reason = "in-place views, for those who vouched for their peers")]
+    pub fn as_slice(&self) -> Option<&[u8]> {
+        if !self.attachment.trusted {
+            return None;
+        }
+        let block = self.block().ok()?;
+        // SAFETY: the frame was checked to fit the block. The block is in a cell of ours that stays
+        // held as long as the lease lives, and the opener vouched that no other process writes what
+        // it does not own.
+        Some(unsafe { core::slice::from_raw_parts(block.payload_ptr(), self.len()) })
+    }
+
+    fn block(&self) -> Result<Block<'_>, Fault> {
+        let port = self.attachment.port()?;
+        Ok(port.block_of(port.cell(self.cell)?)?)
+    }
+
+    /// Acknowledges: the message is done, and will not be delivered again.
+    ///
+    /// In a forked child of the receiving process, and once the queue was found corrupt, this does
+    /// nothing.
+    ///
+    /// # Ordering
+    /// What happened before this happens before a [join](crate::Queue::join_blocking) that waits for
+    /// the message returns.
+    ///
+    /// # If a peer dies
+    /// If this process dies in the call, the message is done or is delivered again.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"job")?;
+    /// queue.receiver()?.try_lease()?.ack();
+    /// queue.join_blocking()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn ack(mut self) {
+        self.ending = Ending::Acknowledged;
+    }
+
+    /// Acknowledges a message that a handler of dead letters took.
+    pub(crate) fn ack_dead(self) {
+        if let Ok(port) = self.attachment.port() {
+            port.record().tally.dead_lettered.add_one();
+        }
+        self.ack();
+    }
+
+    /// Returns the message to the end of the queue, flagged as redelivered: the same as dropping the
+    /// lease. Also after the queue was closed: what was sent before is still received.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().capacity(1).create()?;
+    /// let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+    /// sender.try_send(b"first")?;
+    /// let first = receiver.try_lease()?;
+    /// sender.try_send(b"second")?;
+    /// first.nack(); // the queue is full: it is owed
+    /// assert_eq!(queue.stats().owed, 1);
+    /// assert_eq!(receiver.try_recv()?, b"second"); // that makes room
+    /// assert_eq!(receiver.try_recv()?, b"first");
+    /// assert_eq!(queue.stats().owed, 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn nack(self) {}
+
+    /// As [`nack`](Self::nack), but not before `delay` is over: for a job that failed because of
+    /// something that takes a while to mend, so that it does not use up its attempts in a loop.
+    ///
+    /// Until then the handle keeps the message, which occupies one of its leases. If the handle or its
+    /// process ends first, the message goes back at once. It goes back at the first of these after the
+    /// delay: a receive of this handle, a wait of this process on this queue (which ends its sleep for
+    /// that), or at once where `parkline-uring` is used.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"job")?;
+    /// let mut receiver = queue.receiver()?;
+    /// receiver.try_lease()?.nack_after(Duration::from_millis(10));
+    /// assert!(receiver.try_lease().is_err(), "not yet");
+    /// assert_eq!(receiver.lease_blocking()?.attempts(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn nack_after(mut self, delay: Duration) {
+        // What no clock can tell comes in a hundred years.
+        let ages = Duration::from_secs(100 * 365 * 24 * 3600);
+        self.ending = Ending::Returned { due: Instant::now().checked_add(delay.min(ages)) };
+    }
+}
+
+impl<M: Message + ?Sized> Drop for Lease<M> {
+    fn drop(&mut self) {
+        match self.ending {
+            Ending::Acknowledged => {
+                // In a forked child, and on a corrupt segment, nothing is touched.
+                if let Ok(port) = self.attachment.port() {
+                    port.acknowledge(self.cell);
+                    self.attachment.acknowledged();
+                }
+            }
+            Ending::Returned { due } => self.attachment.give_back(self.cell, self.frame, due),
+        }
+    }
+}
+
+impl<M: Message + ?Sized> core::fmt::Debug for Lease<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Lease").field("frame", &self.frame).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,116 @@
+//! How a queue is opened, where its type does not say enough.
+//!
+//! A queue knows its type by size, alignment and name. Rust tells no more at run time: structs of the
+//! same name and size look alike, whatever their fields are. So a creator can name a schema and count
+//! its versions, and an opener must name the same. An opener that names none is refused too, because it
+//! was written for other messages, or before the schema.
+
+use std::os::fd::OwnedFd;
+
+use crate::api::message::Message;
+use crate::api::queue::Queue;
+use crate::error::OpenError;
+use crate::process::segment::Segment;
+use crate::ring::geometry::{Schema, SchemaAsked};
+
+/// How to open a queue. Made by [`Queue::open_options`].
+#[derive(Clone, Copy, Debug, Default)]
+#[must_use = "nothing is opened until `open`"]
+pub struct OpenOptions {
+    schema: SchemaAsked,
+}
+
+impl Queue {
+    /// Opens the queue of bytes that another process, or this one, created.
+    ///
+    /// Everything that can be checked of a stranger's memfd is checked, once: its seals, its
+    /// length, its header.
+    ///
+    /// # Errors
+    /// [`OpenError`] tells what is wrong with the descriptor. [`OpenError::Schema`] when the queue's
+    /// creator named a schema: [`open_options`](Self::open_options) opens it.
+    pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
+        Self::open_typed(fd)
+    }
+
+    /// Begins to open a queue whose schema must be the one that is named:
+    /// `Queue::open_options().schema("orders", 3).open(fd)`.
+    pub fn open_options() -> OpenOptions {
+        OpenOptions::default()
+    }
+}
+
+impl<M: Message + ?Sized> Queue<M> {
+    /// Opens a queue that carries `M`.
+    ///
+    /// The type is known by its size, its alignment and its name, **not by its fields**: if the creator's
+    /// `M` has fields of the same size in another order, the queue opens, and messages are read wrong.
+    /// Name a schema to tell them apart: [`Builder::schema`](crate::Builder::schema).
+    ///
+    /// # Errors
+    /// As [`Queue::open`], and [`OpenError::WrongType`] when it carries something else.
+    pub fn open_typed(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
+        OpenOptions::default().open_typed(fd)
+    }
+}
+
+impl OpenOptions {
+    /// Opens only a queue whose creator named this schema by
+    /// [`Builder::schema`](crate::Builder::schema), byte for byte the same name and the same version.
+    /// No queue has an empty name, or one of more than 64 bytes.
+    ///
+    /// ```
+    /// use parkline_core::{OpenError, Queue};
+    ///
+    /// let queue = Queue::builder().schema("orders", 3).create()?;
+    /// let same = Queue::open_options().schema("orders", 3).open(queue.try_clone_fd()?)?;
+    /// assert_eq!(same.schema(), Some(("orders", 3)));
+    /// let older = Queue::open_options().schema("orders", 2).open(queue.try_clone_fd()?);
+    /// assert!(matches!(older, Err(OpenError::Schema { .. })));
+    /// // A program that names none was written for other messages.
+    /// assert!(matches!(Queue::open(queue.try_clone_fd()?), Err(OpenError::Schema { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn schema(mut self, name: &str, version: u32) -> Self {
+        self.schema = SchemaAsked::Named(Schema::new(name, version));
+        self
+    }
+
+    /// Opens a queue of any schema, and one of none: for tools that do not read the messages, or look
+    /// at [`Queue::schema`] first.
+    ///
+    /// ```
+    /// use parkline_core::{OpenError, Queue};
+    ///
+    /// let queue = Queue::builder().schema("orders", 3).create()?;
+    /// let any = Queue::open_options().any_schema().open(queue.try_clone_fd()?)?;
+    /// assert_eq!(any.schema(), Some(("orders", 3)));
+    /// let of_type = Queue::open_options().any_schema().open_typed::<u64>(queue.try_clone_fd()?);
+    /// assert!(matches!(of_type, Err(OpenError::WrongType { .. })), "the type is looked at");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn any_schema(mut self) -> Self {
+        self.schema = SchemaAsked::Any;
+        self
+    }
+
+    /// Opens the queue of bytes of a descriptor.
+    ///
+    /// # Errors
+    /// As [`Queue::open`]; [`OpenError::Schema`] when the queue's schema is not the one asked for.
+    pub fn open(self, fd: impl Into<OwnedFd>) -> Result<Queue, OpenError> {
+        self.open_typed(fd)
+    }
+
+    /// Opens a queue that carries `M`.
+    ///
+    /// # Errors
+    /// As [`Queue::open_typed`]; [`OpenError::Schema`] when the queue's schema is not the one asked
+    /// for.
+    pub fn open_typed<M: Message + ?Sized>(
+        self,
+        fd: impl Into<OwnedFd>,
+    ) -> Result<Queue<M>, OpenError> {
+        Ok(Queue::of(Segment::open_as(fd.into(), M::mark().0, self.schema)?))
+    }
+}

@@ -1,0 +1,668 @@
+//! A queue: the segment, and what can be asked of it without a handle.
+
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::api::message::Message;
+use crate::api::receiver::Receiver;
+use crate::api::sender::Sender;
+use crate::error::{AttachError, CreateError, Fault, JoinTimeoutError};
+use crate::process::attachment::Attachment;
+use crate::process::barriers::order_acknowledgements;
+use crate::process::claim::Heir;
+use crate::process::recovery::{Recovered, wake_everybody};
+use crate::process::segment::{Allocation, Segment};
+use crate::process::side::{Side, WaitsFor};
+use crate::ring::geometry::{Geometry, Schema, Share, Wishes};
+use crate::ring::join::Join;
+use crate::ring::stats::Stats;
+
+/// A bounded queue in a sealed memfd, for many senders and many receivers in many processes.
+///
+/// It lives as long as one process holds its file descriptor or a mapping of it; it has no name and
+/// leaves nothing behind. Hand the descriptor on by inheritance or over a Unix socket, and
+/// [`open`](Queue::open) it there.
+///
+/// ```
+/// use parkline_core::Queue;
+///
+/// let queue = Queue::builder().capacity(1000).max_message(256).create()?;
+/// assert_eq!(queue.capacity(), 1024, "a power of two");
+/// let same = Queue::open(queue.try_clone_fd()?)?;
+/// queue.sender()?.try_send(b"hello")?;
+/// assert_eq!(same.len(), 1);
+/// assert_eq!(same.receiver()?.try_recv()?, b"hello");
+/// assert!(Queue::open(std::fs::File::open("/dev/null")?).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Queue<M: Message + ?Sized = [u8]> {
+    segment: Arc<Segment>,
+    trusted: bool,
+    carries: PhantomData<fn(&M) -> Box<M>>,
+}
+
+/// The numbers of a new queue.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "nothing is created until `create`"]
+pub struct Builder {
+    pub(crate) wishes: Wishes,
+    pub(crate) schema: Option<Schema>,
+    prefault: bool,
+    in_core_dumps: bool,
+}
+
+impl Queue {
+    /// Begins a new queue: 1024 messages of up to 1024 bytes, 64 handles with 4 leases each, 1.5
+    /// MB.
+    ///
+    /// Larger messages have fewer handles and leases, unless you ask for these: as many as stay
+    /// below 64 MiB, see [`Builder::memory`].
+    pub fn builder() -> Builder {
+        let wishes = Wishes {
+            capacity: 1024,
+            max_message: 1024,
+            handles: Share::AtMost(64),
+            leases: Share::AtMost(4),
+            lazy: false,
+            watchdog: Duration::from_millis(100),
+            max_attempts: 5,
+        };
+        Builder { wishes, schema: None, prefault: false, in_core_dumps: false }
+    }
+}
+
+impl<M: Message + ?Sized> Queue<M> {
+    pub(crate) fn of(segment: Segment) -> Self {
+        Self { segment: Arc::new(segment), trusted: false, carries: PhantomData }
+    }
+
+    /// Vouches for every process that maps this queue, now and later: handles made from here on
+    /// give in-place views of messages.
+    ///
+    /// # Safety
+    /// No process may write to a block that it does not own by the protocol: a view is a plain
+    /// reference, and a write under it is undefined behaviour in this process.
+    #[expect(unsafe_code, reason = "the one statement of trust behind all in-place views")]
+    pub unsafe fn trust_peers(mut self) -> Self {
+        self.trusted = true;
+        self
+    }
+
+    /// A new sending handle with a record of its own.
+    ///
+    /// # Errors
+    /// [`AttachError::NoFreeHandle`] when all records are taken, or those that are free hold messages
+    /// of the dead for which the ring has no room: a receiver can take such a record. While a record
+    /// is being recovered, or let go, this waits for it, 100 ms at most. Others name what the kernel
+    /// refused.
+    pub fn sender(&self) -> Result<Sender<M>, AttachError> {
+        Sender::new(self.attach(Heir::No)?).map_err(attach_fault)
+    }
+
+    /// A new receiving handle with a record of its own.
+    ///
+    /// Should no other record be free, it may take one whose owner died with messages that find no
+    /// room in the ring: it receives those first, flagged as redelivered.
+    ///
+    /// # Errors
+    /// [`AttachError::NoFreeHandle`] when all records are taken. While a record is being recovered,
+    /// or let go, this waits for it, 100 ms at most. Others name what the kernel refused.
+    pub fn receiver(&self) -> Result<Receiver<M>, AttachError> {
+        Receiver::new(self.attach(Heir::Yes)?).map_err(attach_fault)
+    }
+
+    fn attach(&self, heir: Heir) -> Result<Arc<Attachment>, AttachError> {
+        if self.segment.ring().is_none() {
+            return Err(AttachError::Forked);
+        }
+        Attachment::new(&self.segment, self.trusted, heir)
+    }
+
+    /// Has each handle that this process makes from here on map all of the queue's memory when it is
+    /// made, so that its messages cause no page faults. Without that, the first use of each 4 KiB page
+    /// costs each handle a fault: 1,041 for the first 1,024 messages of 4 KB of a sender, 69 for those
+    /// of a receiver. Making a handle takes longer instead: 1.8 ms with a queue of 5.4 MiB, 0.7 s with
+    /// one of 1 GiB, on the machine where it was measured.
+    ///
+    /// What is not allocated yet ([`Builder::lazy_memory`]) is allocated now, if as much is left as
+    /// [`Builder::create`] asks for. Existing handles stay as they are. Another process calls it for
+    /// its own handles.
+    ///
+    /// After `mlockall(MCL_FUTURE)` a process has this without asking: the kernel maps all of a queue
+    /// when it is created or opened, and again for each handle. That allocates a lazy queue whole,
+    /// *unchecked*. Each mapping counts with its full length against `RLIMIT_MEMLOCK`, with
+    /// `MCL_ONFAULT` too; beyond the limit creating, opening and making handles fail with `EAGAIN`.
+    /// `prefault` locks nothing: the kernel may swap the pages out.
+    ///
+    /// # Errors
+    /// [`AttachError::Memory`] when less memory is left than is needed: a reading, no reservation.
+    /// [`AttachError::Forked`], [`AttachError::Os`]. Making a handle fails with
+    /// [`AttachError::Os`] where the kernel cannot do it (before Linux 5.14).
+    ///
+    /// ```
+    /// use parkline_core::{AttachError, Queue};
+    ///
+    /// let queue = Queue::builder().lazy_memory().create()?;
+    /// queue.prefault()?;
+    /// let mut sender = queue.sender()?; // maps all
+    /// sender.try_send(b"no page fault")?;
+    /// let huge = Queue::builder().capacity(16_384).max_message(1 << 30).lazy_memory().create()?;
+    /// assert!(matches!(huge.prefault(), Err(AttachError::Memory(_))), "16 TiB");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn prefault(&self) -> Result<(), AttachError> {
+        self.segment.prefault()
+    }
+
+    /// Leaves the queue's memory in core dumps of this process: this mapping, and those of handles
+    /// that are made from here on.
+    ///
+    /// By default it is in none: a dump would have a copy of all messages, also of those that lie
+    /// there from before, and to write it the kernel allocates every page of a lazy queue, which stays
+    /// allocated for all processes.
+    ///
+    /// # Errors
+    /// [`AttachError::Forked`], [`AttachError::Os`].
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// queue.keep_in_core_dumps()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn keep_in_core_dumps(&self) -> Result<(), AttachError> {
+        self.segment.keep_in_core_dumps()
+    }
+
+    pub(crate) fn segment(&self) -> &Segment {
+        &self.segment
+    }
+
+    /// The queue's number: 128 random bits, drawn when it was created and never 0. It is the same in
+    /// every process and after every [`open`](Queue::open), and no two queues have the same.
+    ///
+    /// It names the queue in logs and in other systems (`{:032x}`). It is no secret and proves nothing:
+    /// a hostile creator can copy another queue's.
+    ///
+    /// ```
+    /// use parkline_core::Queue;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let same = Queue::open(queue.try_clone_fd()?)?;
+    /// assert_eq!(queue.id(), same.id());
+    /// assert_ne!(queue.id(), Queue::builder().create()?.id());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn id(&self) -> u128 {
+        self.segment.id()
+    }
+
+    /// The name and the version of the schema that the creator named: see [`Builder::schema`].
+    pub fn schema(&self) -> Option<(&str, u32)> {
+        self.segment.schema()
+    }
+
+    /// How many messages the queue has room for: a power of two.
+    pub fn capacity(&self) -> usize {
+        self.segment.geometry().capacity()
+    }
+
+    /// The longest message in bytes.
+    pub fn max_message(&self) -> usize {
+        self.segment.geometry().max_message()
+    }
+
+    /// How many handles the queue can have at a time, in all processes together.
+    pub fn handles(&self) -> usize {
+        self.segment.geometry().handles() as usize
+    }
+
+    /// How many messages each receiver can lease at a time.
+    pub fn leases(&self) -> usize {
+        self.segment.geometry().leases()
+    }
+
+    /// How many messages wait. Others send and receive meanwhile: right at some instant if nobody
+    /// does, and never more than the capacity. 0 in a forked child.
+    pub fn len(&self) -> usize {
+        let len = self.segment.ring().and_then(|ring| ring.len().ok());
+        // At most the capacity.
+        len.map_or(0, |len| len as usize)
+    }
+
+    /// Whether no message waits. Others may send before you act on it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Closes the queue for everybody: what is in it can still be received, every send that begins
+    /// after this is refused, and all waiters of all processes wake. Closing twice does no harm.
+    ///
+    /// A send that was under way may still come through. So may a message that was received before
+    /// and comes back, because its receiver died or returned it. So receivers are told the end
+    /// ([`TryRecvError::Closed`](crate::TryRecvError::Closed)) only when no message is in any hands:
+    /// until then a receive that waits goes on waiting, also for leases of its own handle, and one
+    /// that tries finds the queue empty. The last acknowledgement wakes all that wait for the end.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`], [`Fault::Corrupt`].
+    ///
+    /// # If a peer dies
+    /// If this process dies in the call, the queue is closed or it is not, and waiters learn of it
+    /// within the watchdog's period.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, TryRecvError, TrySendError};
+    ///
+    /// let queue = Queue::builder().capacity(2).create()?;
+    /// let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+    /// sender.try_send(b"last")?;
+    /// queue.close()?;
+    /// assert!(queue.is_closed());
+    /// assert_eq!(sender.try_send(b"too late"), Err(TrySendError::Closed(())));
+    /// assert_eq!(receiver.try_recv()?, b"last");
+    /// assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn close(&self) -> Result<(), Fault> {
+        let ring = self.segment.ring().ok_or(Fault::Forked)?;
+        let closed = ring.close();
+        wake_everybody(&ring);
+        closed
+    }
+
+    /// Whether somebody closed the queue. There may still be messages in it.
+    pub fn is_closed(&self) -> bool {
+        self.segment.ring().is_some_and(|ring| ring.is_closing())
+    }
+
+    /// Recovers the handles of dead processes now: finishes what they were in the midst of, and has
+    /// the messages that they received and did not acknowledge delivered again.
+    ///
+    /// This happens by itself, too: a new handle recovers the record that it takes, and whoever
+    /// waits looks for the dead once a [`watchdog`](Builder::watchdog)'s period. Say it where
+    /// nobody waits, or to know.
+    ///
+    /// # Errors
+    /// [`AttachError::Forked`], [`AttachError::Proc`]; [`AttachError::Corrupt`] when somebody
+    /// scribbled on a dead handle's record, after all others were recovered.
+    ///
+    /// # If a peer dies
+    /// If this process dies in the call, the next to look goes on where it was.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// let alive = queue.sender()?;
+    /// assert_eq!(queue.recover()?.handles, 0, "nobody died");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recover(&self) -> Result<Recovered, AttachError> {
+        self.segment.recover()
+    }
+
+    /// What happened at this queue since it was created, in all processes together. All 0 in a
+    /// forked child.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"counted")?;
+    /// assert_eq!((queue.stats().sent, queue.stats().received), (1, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn stats(&self) -> Stats {
+        let mut stats = Stats::default();
+        if let Some(ring) = self.segment.ring() {
+            for record in ring.records {
+                stats.add(&record.tally);
+            }
+            stats.owed = ring.owed();
+        }
+        stats
+    }
+
+    /// Waits on the calling thread until every message that was sent before is acknowledged:
+    /// received and copied out, or its lease [acknowledged](crate::Lease::ack). A message whose
+    /// receiver dies is waited for until another has acknowledged it, and so is one that its receiver
+    /// returns, also while it is owed or held back.
+    ///
+    /// It ends under steady traffic: messages that are sent after it began, and come back, do not keep
+    /// it. When one that it waits for comes back, it waits for all that had been sent by then, once.
+    /// While joins that began later are under way, it may wait for what they wait for.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`], [`Fault::Corrupt`].
+    ///
+    /// # If a peer dies
+    /// The messages it had are delivered again, and waited for. One whose handler of dead letters
+    /// takes it counts as acknowledged.
+    ///
+    /// ```
+    /// use parkline_core::{JoinTimeoutError, Queue};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// queue.join_blocking()?;
+    /// queue.sender()?.try_send(b"job")?;
+    /// let mut receiver = queue.receiver()?;
+    /// let job = receiver.try_lease()?;
+    /// let soon = Duration::from_millis(5);
+    /// assert_eq!(queue.join_blocking_timeout(soon), Err(JoinTimeoutError::Timeout));
+    /// job.ack();
+    /// queue.join_blocking()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn join_blocking(&self) -> Result<(), Fault> {
+        self.join_until(None).unwrap_or(Ok(()))
+    }
+
+    /// As [`join_blocking`](Self::join_blocking), for at most `timeout`.
+    ///
+    /// # Errors
+    /// [`Timeout`](JoinTimeoutError::Timeout) when a message is not acknowledged by then.
+    pub fn join_blocking_timeout(&self, timeout: Duration) -> Result<(), JoinTimeoutError> {
+        let joined = self.join_until(Instant::now().checked_add(timeout));
+        Ok(joined.ok_or(JoinTimeoutError::Timeout)??)
+    }
+
+    /// As [`join_blocking`](Self::join_blocking), until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Timeout`](JoinTimeoutError::Timeout) when a message is not acknowledged by then.
+    pub fn join_blocking_deadline(&self, deadline: Instant) -> Result<(), JoinTimeoutError> {
+        Ok(self.join_until(Some(deadline)).ok_or(JoinTimeoutError::Timeout)??)
+    }
+
+    fn join_until(&self, until: Option<Instant>) -> Option<Result<(), Fault>> {
+        let mut joining = self.joining();
+        joining.side().sleep(until, || joining.attempt())
+    }
+
+    /// A join, for drivers that park tasks.
+    #[doc(hidden)]
+    pub fn joining(&self) -> Joining {
+        Joining { segment: Arc::clone(&self.segment), join: None }
+    }
+
+    /// Another descriptor of the same queue, close-on-exec, to hand on.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left, or has closed this one.
+    pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
+        self.segment.try_clone_fd()
+    }
+}
+
+/// A join under way: see [`Queue::join_blocking`].
+#[derive(Debug)]
+pub struct Joining {
+    segment: Arc<Segment>,
+    join: Option<Join>,
+}
+
+impl Joining {
+    /// Looks whether all is acknowledged that was sent before the first look. Whoever waits for it
+    /// announces at the gate first.
+    pub fn attempt(&mut self) -> Option<Result<(), Fault>> {
+        self.segment.keep_watch();
+        order_acknowledgements();
+        self.is_joined().map_or_else(|fault| Some(Err(fault)), |joined| joined.then_some(Ok(())))
+    }
+
+    fn is_joined(&mut self) -> Result<bool, Fault> {
+        let ring = self.segment.ring().ok_or(Fault::Forked)?;
+        ring.finding.check()?;
+        let join = match &mut self.join {
+            Some(join) => join,
+            None => self.join.insert(ring.begin_join()?),
+        };
+        Ok(ring.is_joined(join)?)
+    }
+
+    /// Where this waits.
+    pub fn side(&self) -> Side {
+        Side::new(&self.segment, WaitsFor::Acknowledgement)
+    }
+}
+
+fn attach_fault(fault: Fault) -> AttachError {
+    match fault {
+        Fault::Corrupt(corrupt) => AttachError::Corrupt(corrupt),
+        // Nothing else can happen to a handle that was just made.
+        _ => AttachError::Forked,
+    }
+}
+
+impl<M: Message + ?Sized> AsFd for Queue<M> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.segment.as_fd()
+    }
+}
+
+impl<M: Message + ?Sized> core::fmt::Debug for Queue<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Queue")
+            .field("len", &self.len())
+            .field("capacity", &self.capacity())
+            .field("max_message", &self.max_message())
+            .field("handles", &self.handles())
+            .field("closed", &self.is_closed())
+            .field("carries", &format_args!("{}", self.segment.payload()))
+            .field("schema", &self.schema())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// How many messages the queue has room for: 1 to 524,288, rounded up to a power of two.
+    pub fn capacity(mut self, messages: usize) -> Self {
+        self.wishes.capacity = messages;
+        self
+    }
+
+    /// The longest message in bytes: 0 to 1 GiB. Every message takes the room of the longest, and
+    /// every handle that of one message more and of its leases: see [`memory`](Self::memory).
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.wishes.max_message = bytes;
+        self
+    }
+
+    /// How many senders and receivers there can be at a time, in all processes together: 1 to
+    /// 16,384. If not said, 64; fewer, but at least 2, where the queue would take 64 MiB or more
+    /// even with one lease a handle.
+    pub fn handles(mut self, handles: usize) -> Self {
+        self.wishes.handles = Share::Asked(handles);
+        self
+    }
+
+    /// How many messages each receiver can lease at a time, without acknowledging: 0 for no leases. A
+    /// message that the receiver owes, because it came back while the queue was full, occupies one. If
+    /// not said, 4; fewer, but at least 1, where the queue would take 64 MiB or more.
+    pub fn leases(mut self, leases: usize) -> Self {
+        self.wishes.leases = Share::Asked(leases);
+        self
+    }
+
+    /// Another number in place of the 4 leases, for bindings.
+    #[doc(hidden)]
+    pub fn usual_leases(mut self, leases: usize) -> Self {
+        self.wishes.leases = Share::AtMost(leases);
+        self
+    }
+
+    /// How often a thread or task that waits looks without having been woken, 1 ms to 1 h: the longest
+    /// delay of a wake-up that was lost with a killed process.
+    pub fn watchdog(mut self, period: Duration) -> Self {
+        self.wishes.watchdog = period;
+        self
+    }
+
+    /// How often a message is handed to a receiver before a receiver that named a place for such
+    /// messages puts it there, at least 1 and by default 5: see [`Receiver::on_dead_letter`],
+    /// [`Receiver::forward_dead_letters`] and [`Receiver::discard_dead_letters`]. Without such a place
+    /// a message is never given up, and its attempts go on counting.
+    pub fn max_attempts(mut self, attempts: u16) -> Self {
+        self.wishes.max_attempts = attempts;
+        self
+    }
+
+    /// Names what the messages mean. Every opener must name the same schema, by
+    /// [`Queue::open_options`]; an opener that names none is refused. Count the `version` with each
+    /// change of the messages.
+    ///
+    /// Without a schema a queue of bytes opens for every program, and a typed queue opens as a type of
+    /// the same size, alignment and name whose fields differ.
+    ///
+    /// The name has 1 to 64 bytes. [`create`](Self::create) refuses another name and never cuts it. An
+    /// event and a semaphore carry no messages, so they have no schema.
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, OpenError, Queue};
+    /// use zerocopy::{FromBytes, Immutable, IntoBytes};
+    ///
+    /// mod yesterday {
+    /// # use zerocopy::{FromBytes, Immutable, IntoBytes};
+    ///     #[derive(FromBytes, IntoBytes, Immutable)]
+    ///     #[repr(C)]
+    ///     pub struct Order { pub id: u64, pub amount: u64 }
+    /// }
+    ///
+    /// #[derive(FromBytes, IntoBytes, Immutable)]
+    /// #[repr(C)]
+    /// struct Order { amount: u64, id: u64 }
+    ///
+    /// let queue = Queue::builder().schema("orders", 2).create_typed::<Order>()?;
+    /// let older = Queue::open_options().schema("orders", 1);
+    /// let refused = older.open_typed::<yesterday::Order>(queue.try_clone_fd()?);
+    /// assert!(matches!(refused, Err(OpenError::Schema { .. })));
+    /// let newer = Queue::open_options().schema("orders", 2);
+    /// assert!(newer.open_typed::<Order>(queue.try_clone_fd()?).is_ok());
+    ///
+    /// let too_long = Queue::builder().schema(&"x".repeat(65), 1).create();
+    /// assert!(matches!(too_long, Err(CreateError::TooLarge { asked: 65, max: 64, .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn schema(mut self, name: &str, version: u32) -> Self {
+        self.schema = Some(Schema::new(name, version));
+        self
+    }
+
+    /// Lets the kernel find memory when a block is first used, not now: for a large `max_message`
+    /// that few messages need. Where memory runs out then, the process that touches it is killed by
+    /// a signal, because nothing checks how much is left.
+    ///
+    /// A handle that no process has takes one page for each of its blocks, so `handles` and `leases`
+    /// are 64 and 4 at any size of messages, if you do not say.
+    pub fn lazy_memory(mut self) -> Self {
+        self.wishes.lazy = true;
+        self
+    }
+
+    /// Has the handles that this process makes of the new queue map all of its memory when they are
+    /// made: see [`Queue::prefault`]. The memory is allocated now, in spite of
+    /// [`lazy_memory`](Self::lazy_memory).
+    pub fn prefault(mut self) -> Self {
+        self.prefault = true;
+        self
+    }
+
+    /// Leaves this process's mappings of the new queue in core dumps: see
+    /// [`Queue::keep_in_core_dumps`].
+    pub fn keep_in_core_dumps(mut self) -> Self {
+        self.in_core_dumps = true;
+        self
+    }
+
+    /// How many bytes of shared memory [`create`](Self::create) takes: the length of the memfd, all
+    /// of it allocated at once, or bit by bit up to this with [`lazy_memory`](Self::lazy_memory).
+    /// Nothing is created, and the machine is not asked whether it has as much.
+    ///
+    /// `(capacity + handles x (1 + leases)) x block`, where `capacity` is a power of two and `block`
+    /// is `max_message + 16` rounded up to 64 bytes; and a little for the bookkeeping, which
+    /// `docs/memory.md` in the repository counts too, with examples. Beside this the page tables of
+    /// each handle take 1/512 of what the handle has touched.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), of wrong numbers.
+    ///
+    /// ```
+    /// use parkline_core::Queue;
+    ///
+    /// assert_eq!(Queue::builder().memory()?, 1_490_944);
+    /// let frames = Queue::builder().capacity(8).max_message(1 << 20);
+    /// assert!(frames.memory()? < 64 << 20, "fewer handles, one lease each");
+    /// assert_eq!(frames.handles(64).leases(4).memory()? >> 20, 328, "what is asked for stays");
+    /// assert!(frames.capacity(0).memory().is_err());
+    /// # Ok::<(), parkline_core::CreateError>(())
+    /// ```
+    pub fn memory(self) -> Result<u64, CreateError> {
+        Ok(Geometry::plan(self.wishes)?.file_len() as u64)
+    }
+
+    /// As [`memory`](Self::memory), for [`create_typed`](Self::create_typed).
+    ///
+    /// # Errors
+    /// As [`memory`](Self::memory).
+    pub fn memory_typed<T: Message>(self) -> Result<u64, CreateError> {
+        self.of_type::<T>().memory()
+    }
+
+    /// Creates a queue of bytes.
+    ///
+    /// # Errors
+    /// [`CreateError`] names the number that is wrong, or what the kernel refused.
+    /// [`CreateError::Memory`] when the queue takes more than is left: more than `MemAvailable` of
+    /// `/proc/meminfo`, or, with control groups of version 2, than `memory.max` leaves to the group
+    /// of this process or to one that it is in (less `memory.current`, of which the pages of files
+    /// that the kernel can drop do not count). That is a reading and no reservation: processes that
+    /// allocate at the same moment can still use up the machine together. A queue with
+    /// [`lazy_memory`](Self::lazy_memory) is not checked.
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    ///
+    /// assert!(Queue::builder().capacity(16).create().is_ok());
+    /// let refused = Queue::builder().capacity(0).create();
+    /// assert!(matches!(refused, Err(CreateError::Zero { what: "capacity" })));
+    /// let half_a_petabyte = Queue::builder().capacity(524_288).max_message(1 << 30);
+    /// assert!(matches!(half_a_petabyte.create(), Err(CreateError::Memory(_))));
+    /// ```
+    pub fn create(self) -> Result<Queue, CreateError> {
+        self.build()
+    }
+
+    /// Creates a queue that carries `T`; `max_message` is its size, or for a [`Pack`](crate::Pack) as it
+    /// was said.
+    ///
+    /// An opener's type must have the size, the alignment and the name of `T`. Its fields are not
+    /// compared: name a [`schema`](Self::schema) if they may change.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_typed<T: Message>(self) -> Result<Queue<T>, CreateError> {
+        self.of_type::<T>().build()
+    }
+
+    fn of_type<T: Message>(mut self) -> Self {
+        if T::mark().0.is_of_fixed_size() {
+            self.wishes.max_message = size_of::<T>();
+        }
+        self
+    }
+
+    fn build<M: Message + ?Sized>(self) -> Result<Queue<M>, CreateError> {
+        let schema = self.schema.map_or(Ok(Schema::NONE), Schema::plan)?;
+        let geometry = Geometry::plan(self.wishes)?;
+        let is_lazy = self.wishes.lazy && !self.prefault;
+        let allocation = if is_lazy { Allocation::Lazy } else { Allocation::Now };
+        let segment = Segment::create(geometry, M::mark().0, schema, allocation)?;
+        if self.prefault {
+            segment.prefault_handles();
+        }
+        if self.in_core_dumps {
+            segment.keep_in_core_dumps().map_err(|error| CreateError::Open(error.into()))?;
+        }
+        Ok(Queue::of(segment))
+    }
+}

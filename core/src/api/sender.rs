@@ -1,0 +1,611 @@
+//! The sending handle.
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::api::message::{InBlock, Message};
+use crate::api::pack::{Pack, Packing};
+use crate::error::{Fault, SendError, SendTimeoutError, TrySendError};
+use crate::process::attachment::Attachment;
+use crate::process::side::{Side, WaitsFor, wait_blocking};
+use crate::ring::frame::{Block, Frame};
+use crate::ring::port::Port;
+use crate::ring::position::Position;
+use crate::ring::slot::Verb;
+use crate::wait::spin::Spin;
+
+/// Up to this size a message is written before the first look at the slot: load and exchange then
+/// stand close together, and fewer exchanges fail. A larger one is not copied for nothing when the
+/// queue is full.
+const WRITE_FIRST: usize = 256;
+
+/// Sends to a queue. Exclusive: no lock, no counter, nothing shared with another handle but the
+/// ring itself.
+///
+/// Dropping it gives its record back. A queue is not closed by that: processes come and go, and
+/// [`Queue::close`](crate::Queue::close) is said in words.
+///
+/// ```
+/// use parkline_core::{Queue, TrySendError};
+///
+/// let queue = Queue::builder().capacity(1).create()?;
+/// let mut sender = queue.sender()?;
+/// sender.try_send(b"first")?;
+/// assert_eq!(sender.try_send(b"second"), Err(TrySendError::Full(())));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Sender<M: Message + ?Sized = [u8]> {
+    attachment: Arc<Attachment>,
+    at: Position,
+    spin: Spin,
+    carries: PhantomData<fn(&M)>,
+}
+
+impl<M: Message + ?Sized> Sender<M> {
+    pub(crate) fn new(attachment: Arc<Attachment>) -> Result<Self, Fault> {
+        let at = attachment.port()?.start(Verb::Send)?;
+        Ok(Self { attachment, at, spin: Spin::default(), carries: PhantomData })
+    }
+
+    /// For how long at most a blocking call or [`block_on`] looks for room before the thread
+    /// sleeps: by default 50 us. Zero: it sleeps at once.
+    ///
+    /// It does so only while that pays off: on a core that the peer needs, or where receives come seldom,
+    /// a thread soon sleeps at once by itself, and tries now and then. A thread in [`block_on`] looks
+    /// for all its tasks when none of them can go on, for as long as the most modest of them says.
+    /// Nobody spins in other runtimes.
+    ///
+    /// [`block_on`]: https://docs.rs/parkline-uring/latest/parkline_uring/fn.block_on.html
+    ///
+    /// ```
+    /// use parkline_core::Queue;
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut sender = queue.sender()?;
+    /// sender.set_spin(Duration::from_micros(10));
+    /// sender.send_blocking(b"hello")?;
+    /// queue.close()?;
+    /// assert!(sender.send_blocking(b"too late").is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn set_spin(&mut self, limit: Duration) {
+        self.spin.limit = limit;
+    }
+
+    /// For drivers.
+    #[doc(hidden)]
+    pub fn spin_limit(&self) -> Duration {
+        self.spin.limit
+    }
+
+    /// Sends a message if there is room. Lock-free: no peer, dead, stopped or slow, can make it
+    /// wait.
+    ///
+    /// `Ok` means committed: the message survives the death of this process.
+    ///
+    /// # Errors
+    /// [`Full`](TrySendError::Full) and [`Closed`](TrySendError::Closed), exact at the instant of
+    /// the look;
+    /// [`Fault::MessageTooLarge`], [`Fault::Forked`], [`Fault::Corrupt`].
+    ///
+    /// # Ordering
+    /// What happened before the send happens before the receive of this message. Messages of one
+    /// sender are received in the order of their sends.
+    ///
+    /// # If a peer dies
+    /// Nothing changes. If this process dies in the call, the message is sent or it is not.
+    #[inline]
+    pub fn try_send(&mut self, message: &M) -> Result<(), TrySendError> {
+        self.commit_one(message)?;
+        self.notify(self.attachment.same_port(), 1);
+        Ok(())
+    }
+
+    /// Sends a message, waiting on the calling thread while the queue is full.
+    ///
+    /// # Errors
+    /// [`Closed`](SendError::Closed), and faults as [`try_send`](Self::try_send).
+    pub fn send_blocking(&mut self, message: &M) -> Result<(), SendError> {
+        let sent = self.wait_until(None, |sender| sender.try_send(message));
+        sent.unwrap_or(Err(SendError::Closed(())))
+    }
+
+    /// As [`send_blocking`](Self::send_blocking), for at most `timeout`, which bounds the whole
+    /// call.
+    ///
+    /// # Errors
+    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent.
+    pub fn send_blocking_timeout(
+        &mut self,
+        message: &M,
+        timeout: Duration,
+    ) -> Result<(), SendTimeoutError> {
+        self.send_until(message, Instant::now().checked_add(timeout))
+    }
+
+    /// As [`send_blocking`](Self::send_blocking), until `deadline` at most.
+    ///
+    /// # Errors
+    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent.
+    pub fn send_blocking_deadline(
+        &mut self,
+        message: &M,
+        deadline: Instant,
+    ) -> Result<(), SendTimeoutError> {
+        self.send_until(message, Some(deadline))
+    }
+
+    fn send_until(&mut self, message: &M, until: Option<Instant>) -> Result<(), SendTimeoutError> {
+        let sent = self.wait_until(until, |sender| sender.try_send(message));
+        Ok(sent.ok_or(SendTimeoutError::Timeout(()))??)
+    }
+
+    /// Sends as many of `messages` as there is room for, in order, and wakes receivers once, at the
+    /// end: an iterator that blocks keeps them waiting. Returns how many: 0, at once, if there are no
+    /// messages, whether the queue is full, closed or neither.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send), when the first message is refused. When a later one is, the
+    /// count says which: the next call tells why.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().capacity(2).create()?;
+    /// let mut sender = queue.sender()?;
+    /// let messages: [&[u8]; 3] = [b"a", b"b", b"c"];
+    /// assert_eq!(sender.try_send_many(messages)?, 2);
+    /// assert!(sender.try_send_many(messages).is_err(), "full");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_send_many<'m>(
+        &mut self,
+        messages: impl IntoIterator<Item = &'m M>,
+    ) -> Result<usize, TrySendError>
+    where
+        M: 'm,
+    {
+        let mut batch = Batch { sender: self, sent: 0 };
+        for message in messages {
+            match batch.sender.commit_one(message) {
+                Ok(()) => batch.sent = batch.sent.saturating_add(1),
+                Err(error) if batch.sent == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(batch.sent)
+    }
+
+    /// As [`try_send_many`](Self::try_send_many), waiting on the calling thread until at least one
+    /// is sent. Without messages it does not wait and returns 0 at once.
+    ///
+    /// # Errors
+    /// As [`send_blocking`](Self::send_blocking), when the first message is refused.
+    pub fn send_many_blocking<'m, I>(&mut self, messages: I) -> Result<usize, SendError>
+    where
+        M: 'm,
+        I: IntoIterator<Item = &'m M>,
+        I::IntoIter: Clone,
+    {
+        let messages = messages.into_iter();
+        let sent = self.wait_until(None, |sender| sender.try_send_many(messages.clone()));
+        sent.unwrap_or(Err(SendError::Closed(())))
+    }
+
+    /// Where this handle waits, for drivers that park tasks.
+    pub fn side(&self) -> Side {
+        self.attachment.side(WaitsFor::Room, self.at)
+    }
+
+    #[inline]
+    fn commit_one(&mut self, message: &M) -> Result<(), TrySendError> {
+        let bytes = message.bytes();
+        let port = self.attachment.port().map_err(fault)?;
+        if bytes.len() > WRITE_FIRST {
+            // Refuse what can never be sent before what cannot be sent now.
+            port.frame_of(bytes.len()).map_err(fault)?;
+            port.ring().turn(Verb::Send, &mut self.at)?;
+        }
+        // It arrives while the message is written.
+        port.ring().prefetch_slot(self.at);
+        port.write(bytes).map_err(fault)?;
+        Ok(port.send(&mut self.at)?)
+    }
+
+    /// Sends a message of another queue on that had enough attempts there.
+    pub(crate) fn forward(&mut self, message: InBlock<'_>) -> Result<(), TrySendError> {
+        let port = self.attachment.port().map_err(fault)?;
+        let len = message.frame().len();
+        let frame = port.frame_of(len).map_err(fault)?;
+        let block = port.unsent().map_err(|corrupt| fault(corrupt.into()))?;
+        block.copy_payload(message.block(), len);
+        block.set_frame(frame.of_dead_letter());
+        port.send(&mut self.at)?;
+        self.notify(port, 1);
+        Ok(())
+    }
+
+    /// Commits what was written in place.
+    fn commit_frame(&mut self, frame: Frame) -> Result<(), TrySendError> {
+        let port = self.attachment.port().map_err(fault)?;
+        port.unsent().map_err(|corrupt| fault(corrupt.into()))?.set_frame(frame);
+        port.send(&mut self.at)?;
+        self.notify(port, 1);
+        Ok(())
+    }
+
+    /// Tells those who wait for messages of `count` that were sent at `port`, which is ours.
+    #[inline]
+    fn notify(&self, port: &Port<'_>, count: u32) {
+        self.attachment.carry_out(port.ring().control.after_send.readable.notify(count));
+    }
+
+    /// Tries until there is an answer; `None` when the time is over.
+    fn wait_until<R>(
+        &mut self,
+        until: Option<Instant>,
+        mut attempt: impl FnMut(&mut Self) -> Result<R, TrySendError>,
+    ) -> Option<Result<R, SendError>> {
+        let attempt = |it: &mut Self| match attempt(it) {
+            Ok(done) => ControlFlow::Break(Ok(done)),
+            Err(refused) => match refused.settled() {
+                Ok(refused) => ControlFlow::Break(Err(refused)),
+                Err(()) => ControlFlow::Continue(WaitsFor::Room),
+            },
+        };
+        wait_blocking(
+            self,
+            until,
+            |it| &it.attachment.segment,
+            |it, _| it.side(),
+            |it| &mut it.spin,
+            attempt,
+        )
+    }
+}
+
+/// Messages that were sent and of which nobody was told yet: also when the caller's iterator
+/// panics.
+struct Batch<'a, M: Message + ?Sized> {
+    sender: &'a mut Sender<M>,
+    sent: usize,
+}
+
+impl<M: Message + ?Sized> Drop for Batch<'_, M> {
+    fn drop(&mut self) {
+        // The caller's iterator may do anything, fork included.
+        if self.sent > 0
+            && let Ok(port) = self.sender.attachment.mapped_port()
+        {
+            self.sender.notify(port, u32::try_from(self.sent).unwrap_or(u32::MAX));
+        }
+    }
+}
+
+fn fault(fault: Fault) -> TrySendError {
+    TrySendError::Fault((), fault)
+}
+
+impl Sender<[u8]> {
+    /// Reserves a message of `len` bytes to be written in place, if there is room now.
+    ///
+    /// The block is private until it is committed: take as long as you like, drop it, forget it;
+    /// nobody waits for it. Others may fill the queue meanwhile, so the commit can still be refused
+    /// as full.
+    ///
+    /// The message has `len` bytes, however many are written; the others are zeros. To send fewer,
+    /// [`truncate`](Reservation::truncate).
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send).
+    ///
+    /// ```
+    /// use std::io::Write;
+    ///
+    /// let queue = parkline_core::Queue::builder().capacity(2).max_message(16).create()?;
+    /// let mut sender = queue.sender()?;
+    /// let mut message = sender.try_reserve(5)?;
+    /// message.write_all(b"hello")?;
+    /// assert!(message.write_all(b"!").is_err(), "5 bytes were reserved");
+    /// message.try_commit().expect("there is room");
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"hello");
+    /// assert!(sender.try_reserve(17).is_err(), "max_message is 16");
+    ///
+    /// // A writer that does not know its length reserves the most.
+    /// let mut message = sender.try_reserve(16)?;
+    /// write!(message, "{} of {}", 1, 2)?;
+    /// message.truncate(message.written());
+    /// message.try_commit().expect("there is room");
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"1 of 2");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_reserve(&mut self, len: usize) -> Result<Reservation<'_>, TrySendError> {
+        self.check_room(len)?;
+        self.reserve_now(len).map_err(fault)
+    }
+
+    /// As [`try_reserve`](Self::try_reserve), whether or not there is room now: that is asked at
+    /// the commit.
+    ///
+    /// # Errors
+    /// [`Fault::MessageTooLarge`], [`Fault::Forked`].
+    pub fn reserve_now(&mut self, len: usize) -> Result<Reservation<'_>, Fault> {
+        let frame = self.attachment.port()?.frame_of(len)?;
+        Ok(Reservation { sender: self, frame, written: 0, settled: 0 })
+    }
+
+    /// As [`try_reserve`](Self::try_reserve), waiting on the calling thread while the queue is
+    /// full.
+    ///
+    /// # Errors
+    /// As [`send_blocking`](Self::send_blocking).
+    pub fn reserve_blocking(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
+        let room = self.wait_until(None, |sender| sender.check_room(len));
+        room.unwrap_or(Err(SendError::Closed(())))?;
+        self.reserve_now(len).map_err(|fault| SendError::Fault((), fault))
+    }
+
+    /// Whether a message of `len` bytes could be sent now. Others may be quicker.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send) would answer.
+    pub fn check_room(&mut self, len: usize) -> Result<(), TrySendError> {
+        let port = self.attachment.port().map_err(fault)?;
+        port.frame_of(len).map_err(fault)?;
+        port.ring().turn(Verb::Send, &mut self.at)?;
+        Ok(())
+    }
+}
+
+impl Sender<Pack> {
+    /// Sends as many of `messages` as fit into one pack, in order, if there is room for that: one
+    /// message to the queue, for one receiver. Returns how many.
+    ///
+    /// They are written where they lie in the queue. An iterator without messages sends nothing and
+    /// returns 0, whether the queue is full, closed or neither; one that panics sends nothing.
+    ///
+    /// # Errors
+    /// As [`try_send`](Self::try_send): nothing was sent. [`Fault::MessageTooLarge`] if the first does
+    /// not fit into a pack alone; should a later one not, it waits for the next call to say so.
+    ///
+    /// # If a peer dies
+    /// As [`try_send`](Self::try_send): the pack is sent as a whole or not at all.
+    ///
+    /// ```
+    /// use parkline_core::{Pack, Queue, TrySendError};
+    ///
+    /// // Two messages of 8 bytes, two lengths of 4, and 8.
+    /// let queue = Queue::builder().capacity(1).max_message(32).create_typed::<Pack>()?;
+    /// let mut sender = queue.sender()?;
+    /// assert_eq!(sender.try_send_packed([[1; 8], [2; 8], [3; 8]])?, 2);
+    /// assert_eq!(sender.try_send_packed([[3; 8]]), Err(TrySendError::Full(())));
+    /// assert!(queue.receiver()?.try_recv()?.iter().eq([[1; 8], [2; 8]]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn try_send_packed<T: AsRef<[u8]>>(
+        &mut self,
+        messages: impl IntoIterator<Item = T>,
+    ) -> Result<usize, TrySendError> {
+        let messages = messages.into_iter();
+        let max = self.attachment.segment.geometry().max_message();
+        let mut packing = Packing::new(max, messages.size_hint().0);
+        for message in messages {
+            let message = message.as_ref();
+            // The caller's iterator may do anything, fork included.
+            let port = self.attachment.port().map_err(fault)?;
+            if !packing.has_room(message.len()) {
+                if packing.len() == 0 {
+                    return Err(fault(packing.too_large(message.len())));
+                }
+                break;
+            }
+            if packing.len() == 0 {
+                // Nothing is copied for a full queue.
+                port.ring().turn(Verb::Send, &mut self.at)?;
+            }
+            let block = port.unsent().map_err(|corrupt| fault(corrupt.into()))?;
+            packing.push(block, message);
+        }
+        if packing.len() > 0 {
+            let port = self.attachment.port().map_err(fault)?;
+            let block = port.unsent().map_err(|corrupt| fault(corrupt.into()))?;
+            let frame = port.frame_of(packing.finish(block)).map_err(fault)?;
+            self.commit_frame(frame)?;
+        }
+        Ok(packing.len())
+    }
+
+    /// As [`try_send_packed`](Self::try_send_packed), waiting on the calling thread while the queue is
+    /// full. Without messages it does not wait and returns 0 at once.
+    ///
+    /// # Errors
+    /// As [`send_blocking`](Self::send_blocking): nothing was sent.
+    pub fn send_packed_blocking<T, I>(&mut self, messages: I) -> Result<usize, SendError>
+    where
+        T: AsRef<[u8]>,
+        I: IntoIterator<Item = T>,
+        I::IntoIter: Clone,
+    {
+        let messages = messages.into_iter();
+        let sent = self.wait_until(None, |sender| sender.try_send_packed(messages.clone()));
+        sent.unwrap_or(Err(SendError::Closed(())))
+    }
+}
+
+impl<M: Message + ?Sized> core::fmt::Debug for Sender<M> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Sender").field("attachment", &self.attachment).finish_non_exhaustive()
+    }
+}
+
+/// A message being written in place. Dropping it sends nothing.
+///
+/// The message is as long as it was reserved, or [truncated](Self::truncate). Bytes that are not written
+/// are zeros: a receiver never sees what an earlier message left in the block.
+#[must_use = "nothing is sent until it is committed"]
+pub struct Reservation<'a> {
+    sender: &'a mut Sender<[u8]>,
+    frame: Frame,
+    /// How far the calls of `io::Write` came.
+    written: usize,
+    /// Invariant: every byte of the payload before it was written or zeroed. The first that is neither
+    /// may hold an earlier message's.
+    settled: usize,
+}
+
+impl Reservation<'_> {
+    /// For drivers.
+    #[doc(hidden)]
+    pub fn spin_limit(&self) -> Duration {
+        self.sender.spin.limit
+    }
+
+    /// The reserved length in bytes.
+    pub fn len(&self) -> usize {
+        self.frame.len()
+    }
+
+    /// Whether no bytes were reserved.
+    pub fn is_empty(&self) -> bool {
+        self.frame.is_empty()
+    }
+
+    /// How many bytes the calls of [`io::Write`] wrote, in sum. [`write_at`](Self::write_at) and
+    /// [`as_mut_slice`](Self::as_mut_slice) do not count.
+    pub fn written(&self) -> usize {
+        self.written
+    }
+
+    /// Makes the message shorter; a larger `len` changes nothing.
+    pub fn truncate(&mut self, len: usize) {
+        if let Ok(shorter) = u32::try_from(len)
+            && len < self.frame.len()
+        {
+            self.frame = Frame::first(shorter);
+            self.written = self.written.min(len);
+        }
+    }
+
+    /// Copies `bytes` to `offset`, and zeroes what lies before them and is not written yet: a message
+    /// that is written from the front to the back is written once.
+    ///
+    /// # Panics
+    /// If they do not fit into the reserved length.
+    pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
+        let fits = offset.checked_add(bytes.len()).is_some_and(|end| end <= self.len());
+        assert!(fits, "{} bytes at {offset} in a message of {}", bytes.len(), self.len());
+        self.zero_up_to(offset);
+        // In a forked child nothing is written, and the commit says so.
+        if let Ok(block) = self.block() {
+            block.write_at(offset, bytes);
+        }
+        self.settled = self.settled.max(offset.saturating_add(bytes.len()));
+    }
+
+    /// The message's bytes in place, if the queue's opener vouched for all its peers by
+    /// [`Queue::trust_peers`](crate::Queue::trust_peers). Those that are not written yet are zeros, which
+    /// takes the time to write them once; [`assume_written`](Self::assume_written) spares it.
+    #[expect(unsafe_code, reason = "in-place views, for those who vouched for their peers")]
+    pub fn as_mut_slice(&mut self) -> Option<&mut [u8]> {
+        if !self.sender.attachment.trusted {
+            return None;
+        }
+        let len = self.len();
+        self.zero_up_to(len);
+        let block = self.block().ok()?;
+        // SAFETY: the block has room for `max_message` bytes and `len` is no more. It is in a cell
+        // of ours, borrowed exclusively through the sender, and the opener vouched that no other
+        // process writes what it does not own.
+        Some(unsafe { core::slice::from_raw_parts_mut(block.payload_ptr(), len) })
+    }
+
+    /// Promises that every byte of the message is written before the commit, so that none is zeroed.
+    ///
+    /// # Safety
+    /// The caller writes every byte. A receiver reads in a byte that was not written what an earlier
+    /// message, of any sender, left there.
+    #[expect(unsafe_code, reason = "other messages can leak if the promise is broken")]
+    pub unsafe fn assume_written(&mut self) {
+        self.settled = self.len();
+    }
+
+    /// Commits the message if there is room.
+    ///
+    /// # Errors
+    /// As [`Sender::try_send`]; the reservation comes back with what was written.
+    pub fn try_commit(mut self) -> Result<(), TrySendError<Self>> {
+        self.commit_in_place().map_err(|refused| refused.map(|()| self))
+    }
+
+    /// Commits the message, waiting on the calling thread while the queue is full.
+    ///
+    /// # Errors
+    /// As [`Sender::send_blocking`]; the reservation comes back with what was written.
+    pub fn commit_blocking(mut self) -> Result<(), SendError<Self>> {
+        self.zero_up_to(self.len());
+        let frame = self.frame;
+        let sent = self.sender.wait_until(None, |sender| sender.commit_frame(frame));
+        match sent.unwrap_or(Err(SendError::Closed(()))) {
+            Ok(()) => Ok(()),
+            Err(SendError::Closed(())) => Err(SendError::Closed(self)),
+            Err(SendError::Fault((), fault)) => Err(SendError::Fault(self, fault)),
+        }
+    }
+
+    /// As [`try_commit`](Self::try_commit), for callers that keep the reservation in place: once it
+    /// is committed, it stands for nothing any more.
+    #[doc(hidden)]
+    pub fn commit_in_place(&mut self) -> Result<(), TrySendError> {
+        self.zero_up_to(self.len());
+        self.sender.commit_frame(self.frame)
+    }
+
+    /// Where this waits, for drivers that park tasks.
+    pub fn side(&self) -> Side {
+        self.sender.side()
+    }
+
+    /// Zeroes what is neither written nor zeroed yet, of the first `len` bytes.
+    #[inline]
+    fn zero_up_to(&mut self, len: usize) {
+        if self.settled < len {
+            self.zero_rest(len);
+        }
+    }
+
+    #[cold]
+    fn zero_rest(&mut self, len: usize) {
+        // In a forked child nothing is zeroed, and the commit says so.
+        if let Ok(block) = self.block() {
+            block.zero(self.settled, len);
+        }
+        self.settled = len;
+    }
+
+    fn block(&self) -> Result<Block<'_>, Fault> {
+        Ok(self.sender.attachment.port()?.unsent()?)
+    }
+}
+
+impl io::Write for Reservation<'_> {
+    /// Appends to what was written before; 0 when the reserved length is used up.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = self.len().saturating_sub(self.written);
+        let part = bytes.get(..bytes.len().min(room)).unwrap_or_default();
+        self.write_at(self.written, part);
+        self.written = self.written.saturating_add(part.len());
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl core::fmt::Debug for Reservation<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Reservation").field("len", &self.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,299 @@
+//! A side of a queue, at which somebody waits: a blocking call, or a driver that parks tasks.
+
+use std::any::Any;
+use std::ops::ControlFlow;
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use crate::process::barriers::order_acknowledgements;
+use crate::process::futex::Futex;
+use crate::process::owing::Holder;
+use crate::process::recovery::wake_everybody;
+use crate::process::segment::Segment;
+use crate::ring::control::Record;
+use crate::ring::position::Position;
+use crate::ring::slot::Verb;
+use crate::sync::AtomicU32;
+use crate::wait::gate::{Gate, Kernel, Sleep};
+use crate::wait::spin::Spin;
+use crate::wait::thread::{Patience, wait_at};
+
+/// What a thread or task waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WaitsFor {
+    /// A sender: a free slot.
+    Room,
+    /// A receiver: a message, or the end of a closed queue.
+    Message,
+    /// A receiver: one of its handle's leases, which are all out. A wake for a message must not reach
+    /// it, for it could not take the message.
+    Lease,
+    /// A join.
+    Acknowledgement,
+    /// An event's.
+    Event,
+}
+
+/// The side of a queue at which somebody waits.
+///
+/// Keeps the queue mapped, but no handle's record.
+#[derive(Clone, Debug)]
+pub struct Side {
+    segment: Arc<Segment>,
+    waits_for: WaitsFor,
+    /// Where its waits are counted.
+    record: Option<u32>,
+    /// Where its handle stood: looked at first.
+    at: Option<Position>,
+    /// Of a side that waits for a lease: the gate, which is this process's own, and the handle.
+    leases: Option<(Arc<Gate>, Weak<dyn Holder>)>,
+}
+
+/// What is the same for all sides whose tasks may share one kernel wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SideKey(u64, WaitsFor, Option<u32>);
+
+impl Side {
+    pub(crate) fn new(segment: &Arc<Segment>, waits_for: WaitsFor) -> Self {
+        Self { segment: Arc::clone(segment), waits_for, record: None, at: None, leases: None }
+    }
+
+    /// The same of the handle that has `record`.
+    pub(crate) fn of_record(self, record: u32) -> Self {
+        Self { record: Some(record), ..self }
+    }
+
+    /// The same of a handle that stands `at`.
+    pub(crate) fn at(self, at: Position) -> Self {
+        Self { at: Some(at), ..self }
+    }
+
+    /// The same for a lease of `handle`, at its gate `leases`.
+    pub(crate) fn of_leases(self, handle: &Arc<dyn Holder>, leases: &Arc<Gate>) -> Self {
+        let leases = Some((Arc::clone(leases), Arc::downgrade(handle)));
+        Self { leases, ..self }
+    }
+
+    /// What is waited for here.
+    pub fn waits_for(&self) -> WaitsFor {
+        self.waits_for
+    }
+
+    /// Where this side waits; `None` in a forked child.
+    pub fn gate(&self) -> Option<&Gate> {
+        let control = self.segment.ring()?.control;
+        Some(match self.waits_for {
+            WaitsFor::Room => &control.after_recv.writable,
+            WaitsFor::Message | WaitsFor::Event => &control.after_send.readable,
+            WaitsFor::Acknowledgement => &control.after_recv.acknowledged,
+            WaitsFor::Lease => &self.leases.as_ref()?.0,
+        })
+    }
+
+    /// Whether a waiter would find something to do. Others may be quicker.
+    pub fn is_ready(&self) -> bool {
+        let Some(ring) = self.segment.ring() else { return true };
+        if ring.finding.check().is_err() {
+            return true;
+        }
+        match self.waits_for {
+            WaitsFor::Room => ring.is_ready(Verb::Send, self.at),
+            WaitsFor::Message => ring.is_ready(Verb::Recv, self.at),
+            WaitsFor::Lease => {
+                let handle = self.leases.as_ref().and_then(|(_, handle)| handle.upgrade());
+                handle.is_none_or(|handle| handle.has_free_lease())
+            }
+            // Each waits for something else: only it can tell.
+            WaitsFor::Acknowledgement => true,
+            WaitsFor::Event => ring.control.rare.flag.is_set(),
+        }
+    }
+
+    /// Whether one wake is for all that wait here.
+    pub fn is_for_all(&self) -> bool {
+        matches!(self.waits_for, WaitsFor::Acknowledgement | WaitsFor::Event)
+    }
+
+    /// Equal for sides at which one kernel wait can stand for all: those of one handle.
+    pub fn key(&self) -> SideKey {
+        SideKey(self.segment.serial, self.waits_for, self.record)
+    }
+
+    /// After what time a waiter looks without having been woken: the watchdog's period, or less where
+    /// a look for the dead is left to be done.
+    pub fn watchdog(&self) -> Duration {
+        let period = self.segment.geometry().watchdog();
+        self.segment.urgent_look().map_or(period, |urgent| period.min(urgent))
+    }
+
+    /// Recovers dead handles, if this process has not looked for them for a watchdog's period.
+    pub fn keep_watch(&self) {
+        self.segment.keep_watch();
+    }
+
+    /// Orders what other threads stored before this against the waiter's next attempt, where they
+    /// store without a fence: after the waiter announced itself, and before it attempts.
+    pub fn order(&self) {
+        if self.waits_for == WaitsFor::Lease {
+            order_acknowledgements();
+        }
+    }
+
+    /// The same for who knows what time it is: costs next to nothing if it is not due.
+    pub fn keep_watch_at(&self, now: Instant) {
+        self.segment.keep_watch_at(now);
+    }
+
+    /// Recovers dead handles now, since some peer has died, and has everybody look again: a wake
+    /// may have died with it. Returns after what time to [`keep_watch`](Self::keep_watch) once more,
+    /// should the kernel not be done with the dead.
+    pub fn mourn(&self) -> Duration {
+        let second_look = self.segment.watch_now();
+        if let Some(ring) = self.segment.ring() {
+            wake_everybody(&ring);
+        }
+        second_look
+    }
+
+    /// Whether both are sides of one queue, as this process opened it.
+    pub fn is_of_same_queue(&self, other: &Self) -> bool {
+        self.segment.serial == other.segment.serial
+    }
+
+    /// A number that moves when the [`peers`](Self::peers) may have changed.
+    pub fn arrivals(&self) -> u32 {
+        self.segment.ring().map_or(0, |ring| ring.control.arrivals())
+    }
+
+    /// What a driver keeps for this queue as this process opened it, made by `make` when it is first
+    /// asked for, and dropped with the queue. `None` if another driver keeps something of another
+    /// type.
+    pub fn companion<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe>(
+        &self,
+        make: impl FnOnce() -> T,
+    ) -> Option<&T> {
+        self.segment.companion.get_or_make(make)
+    }
+
+    /// The processes of all handles but this process's, in ascending order, as they wrote it: perhaps
+    /// seen from another pid namespace, or a lie.
+    pub fn peers(&self) -> Vec<u32> {
+        let mut pids: Vec<_> = self.segment.ring().map_or_else(Vec::new, |ring| {
+            ring.records.iter().filter_map(Record::process).collect()
+        });
+        pids.sort_unstable();
+        pids.dedup();
+        pids.retain(|pid| *pid != std::process::id());
+        pids
+    }
+
+    /// Counts a wait that a driver began.
+    pub fn count_park(&self) {
+        self.with_futex(|futex| futex.count_park());
+    }
+
+    /// Passes a wake on to another waiter of this side, in whatever process, if there is something
+    /// to do.
+    pub fn pass_on(&self) {
+        if let Some(gate) = self.gate()
+            && self.is_ready()
+            && let Some(wake) = gate.notify(1)
+        {
+            self.with_futex(|futex| wake.carry_out(&futex));
+        }
+    }
+
+    /// Calls `attempt` until it answers, and has the thread sleep in between; `None` when the time is
+    /// over. Who waits sees to what the dead left before its own: it waits longer.
+    ///
+    /// `attempt` always answers in a forked child: there is nowhere to wait.
+    pub(crate) fn sleep<T>(
+        &self,
+        until: Option<Instant>,
+        mut attempt: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        let Some(gate) = self.gate() else { return attempt() };
+        let patience = Patience { until, watchdog: self.segment.geometry().watchdog() };
+        let attempt = || {
+            self.keep_watch();
+            self.order();
+            attempt()
+        };
+        let more = || !self.is_for_all() && self.is_ready();
+        self.with_futex(|futex| {
+            let kernel = UntilDue { futex, segment: &self.segment };
+            wait_at(&kernel, gate, patience, attempt, more)
+        })
+    }
+
+    fn with_futex<R>(&self, call: impl FnOnce(Futex<'_>) -> R) -> R {
+        let ring = self.segment.ring();
+        let records = ring.as_ref().map_or(&[][..], |ring| ring.records);
+        let record = self.record.and_then(|id| records.get(id as usize));
+        call(record.map_or(Futex::uncounted(), |record| Futex::counted(&record.tally)))
+    }
+}
+
+/// A kernel whose sleeps end when a message may go back that is held back for a time, or a look for
+/// the dead is left to be done.
+struct UntilDue<'a> {
+    futex: Futex<'a>,
+    segment: &'a Segment,
+}
+
+impl Kernel for UntilDue<'_> {
+    fn wait(&self, sleep: &Sleep<'_>, timeout: Option<Duration>) {
+        let due = self.segment.owing.next_due();
+        let due = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let times = [timeout, due, self.segment.urgent_look()];
+        self.futex.wait(sleep, times.into_iter().flatten().min());
+    }
+
+    fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
+        self.futex.wake(word, count)
+    }
+}
+
+/// The wait of a blocking call of a `handle`: calls `attempt` until it answers, `None` when the time
+/// is over. An attempt without an answer says what the call waits for. The thread spins by the
+/// handle's `spin` before it sleeps.
+pub(crate) fn wait_blocking<H, T>(
+    handle: &mut H,
+    until: Option<Instant>,
+    segment: impl Fn(&H) -> &Segment,
+    side: impl Fn(&H, WaitsFor) -> Side,
+    spin: impl Fn(&mut H) -> &mut Spin,
+    mut attempt: impl FnMut(&mut H) -> ControlFlow<T, WaitsFor>,
+) -> Option<T> {
+    let mut waits_for = match attempt(handle) {
+        ControlFlow::Break(answer) => return Some(answer),
+        ControlFlow::Continue(waits_for) => waits_for,
+    };
+    if spin(handle).is_due() {
+        let mut its = *spin(handle);
+        let watch = |it: &mut H, now| segment(it).keep_watch_at(now);
+        let soon = its.look(handle, until, watch, |it| attempt(it).break_value());
+        *spin(handle) = its;
+        if soon.is_some() {
+            return soon;
+        }
+    }
+    loop {
+        // An attempt that waits for something else ends the sleep here, which passes the wake on.
+        let here = waits_for;
+        let slept = side(handle, here).sleep(until, || match attempt(handle) {
+            ControlFlow::Break(answer) => Some(Some(answer)),
+            ControlFlow::Continue(next) => {
+                waits_for = next;
+                (next != here).then_some(None)
+            }
+        });
+        match slept {
+            Some(Some(answer)) => return Some(answer),
+            Some(None) if until.is_some_and(|until| Instant::now() >= until) => return None,
+            Some(None) => {}
+            None => return None,
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! A frame: how one message lies in a block.
+//!
+//! A block is an array of words: the owner tag, the frame's header, a word that is not used yet (for
+//! an id), the origin, and then the payload, padded to a whole word. The header is one `u64`, read
+//! once into private memory and checked before anything is believed:
+//!
+//! | bits | 0..32 | 32..40 | 40..48 | 48..64 |
+//! |---|---|---|---|---|
+//! | | length in bytes | kind | flags | attempts |
+//!
+//! A message that goes back into the queue is flagged *returned*, and the receiver that gets it next
+//! counts the attempt: so whoever returns it can be killed midway and another do it again. Its block
+//! keeps the position at which it was received first, the *origin*, for the sake of `join.rs`.
+//!
+//! Payload words are relaxed atomics, and long rows of them are copied as `copy.rs` says: a peer that
+//! scribbles garbles a message, and that is all.
+//! What orders them is the exchange on the slot ([message] and [space] in `swap.rs`).
+
+use crate::error::Corrupt;
+use crate::ring::copy;
+use crate::ring::position::Position;
+use crate::sync::{AtomicU64, Ordering::Relaxed};
+
+/// The only kind of frame so far. Not 0, so that memory nobody wrote is no frame.
+const KIND_MESSAGE: u64 = 1;
+/// An earlier receiver had it and did not acknowledge it.
+const FLAG_REDELIVERED: u64 = 1;
+/// The attempt that it goes back for is not counted yet.
+const FLAG_RETURNED: u64 = 2;
+const FLAGS: u64 = FLAG_REDELIVERED | FLAG_RETURNED;
+
+/// Words before the payload: owner tag, frame header, one for an id, and the origin.
+pub(crate) const BLOCK_HEADER_WORDS: usize = 4;
+/// The origin of a message whose first receiver died before it wrote down the position.
+const UNDATED: u64 = u64::MAX;
+
+/// The header of a frame, checked: what it says is in the word as the table above has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Frame(u64);
+
+const KIND_SHIFT: u32 = 32;
+const FLAGS_SHIFT: u32 = 40;
+const ATTEMPTS_SHIFT: u32 = 48;
+
+impl Frame {
+    #[inline]
+    pub(crate) fn first(len: u32) -> Self {
+        Self(u64::from(len) | KIND_MESSAGE << KIND_SHIFT | 1 << ATTEMPTS_SHIFT)
+    }
+
+    /// The same message on its way back into the queue. Twice is as good as once.
+    pub(crate) fn returned(self) -> Self {
+        Self(self.0 | (FLAG_REDELIVERED | FLAG_RETURNED) << FLAGS_SHIFT)
+    }
+
+    /// The same message handed to one more receiver.
+    pub(crate) fn handed_out(self) -> Self {
+        let attempts = self.attempts().saturating_add(1);
+        let others = self.0 & !(0xffff << ATTEMPTS_SHIFT | FLAG_RETURNED << FLAGS_SHIFT);
+        Self(others | FLAG_REDELIVERED << FLAGS_SHIFT | u64::from(attempts) << ATTEMPTS_SHIFT)
+    }
+
+    /// The same message as another queue's, where its attempts are counted anew.
+    pub(crate) fn of_dead_letter(self) -> Self {
+        Self(Self::first(self.0 as u32).0 | FLAG_REDELIVERED << FLAGS_SHIFT)
+    }
+
+    /// The payload's length in bytes.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    /// Whether the payload has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How often this message was handed to a receiver, this time included: 1, unless redelivered.
+    pub fn attempts(&self) -> u16 {
+        (self.0 >> ATTEMPTS_SHIFT) as u16
+    }
+
+    /// Whether an earlier receiver got this message and did not acknowledge it.
+    pub fn redelivered(&self) -> bool {
+        self.0 >> FLAGS_SHIFT & FLAG_REDELIVERED != 0
+    }
+
+    /// Whether it went back into the queue, and the attempt that it did so for is not counted yet.
+    #[inline]
+    pub fn is_returned(&self) -> bool {
+        self.0 >> FLAGS_SHIFT & FLAG_RETURNED != 0
+    }
+
+    #[inline]
+    fn check(bits: u64, max_message: usize) -> Result<Self, Corrupt> {
+        let frame = Self(bits);
+        // As nearly all are.
+        if frame == Self::first(bits as u32) && frame.len() <= max_message {
+            return Ok(frame);
+        }
+        Self::check_each(bits, max_message)
+    }
+
+    #[cold]
+    fn check_each(bits: u64, max_message: usize) -> Result<Self, Corrupt> {
+        if bits >> KIND_SHIFT & 0xff != KIND_MESSAGE {
+            return Err(Corrupt { what: "a block holds no frame of a known kind" });
+        }
+        if bits >> FLAGS_SHIFT & 0xff & !FLAGS != 0 {
+            return Err(Corrupt { what: "a frame has unknown flags" });
+        }
+        let frame = Self(bits);
+        if frame.len() > max_message {
+            return Err(Corrupt { what: "a frame is longer than its block" });
+        }
+        Ok(frame)
+    }
+}
+
+impl core::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Frame")
+            .field("len", &self.len())
+            .field("attempts", &self.attempts())
+            .field("redelivered", &self.redelivered())
+            .field("returned", &self.is_returned())
+            .finish()
+    }
+}
+
+/// One block's words.
+#[derive(Clone, Copy)]
+pub(crate) struct Block<'a> {
+    owner: &'a AtomicU64,
+    header: &'a AtomicU64,
+    origin: &'a AtomicU64,
+    payload: &'a [AtomicU64],
+}
+
+impl<'a> Block<'a> {
+    /// The block in `words`, or `None` when they are too few to hold the header words.
+    #[inline]
+    pub(crate) fn new(words: &'a [AtomicU64]) -> Option<Self> {
+        let [owner, header, _id, origin, payload @ ..] = words else { return None };
+        Some(Self { owner, header, origin, payload })
+    }
+
+    /// Tags the block with the cell that gained it, as numbered in the segment. Read by an audit alone.
+    #[inline]
+    pub(crate) fn set_owner(&self, cell: u32) {
+        // Relaxed: the store of the record's announcement that follows carries it ([settle]).
+        self.owner.store(cell.into(), Relaxed);
+    }
+
+    pub(crate) fn owner(&self) -> u32 {
+        self.owner.load(Relaxed) as u32
+    }
+
+    /// Where the message was received first; `None` if that is unknown. Of a message that was
+    /// returned.
+    pub(crate) fn origin(&self) -> Option<Position> {
+        let bits = self.origin.load(Relaxed);
+        (bits != UNDATED).then(|| Position::from_low_bits(bits))
+    }
+
+    pub(crate) fn set_origin(&self, at: Option<Position>) {
+        self.origin.store(at.map_or(UNDATED, Position::bits), Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn frame(&self, max_message: usize) -> Result<Frame, Corrupt> {
+        let room = max_message.min(self.payload.len().saturating_mul(8));
+        Frame::check(self.header.load(Relaxed), room)
+    }
+
+    #[inline]
+    pub(crate) fn set_frame(&self, frame: Frame) {
+        self.header.store(frame.0, Relaxed);
+    }
+
+    /// Copies `bytes` to the start of the payload, if there is room.
+    #[inline]
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        let (words, tail) = bytes.as_chunks::<8>();
+        // One look at the room, and not one a word: a message of known size is copied without a
+        // loop.
+        let Some((whole, rest)) = self.payload.split_at_checked(words.len()) else { return };
+        copy::to_shared(words, whole);
+        if let (Some(to), false) = (rest.first(), tail.is_empty()) {
+            let mut last = [0; 8];
+            for (to, from) in last.iter_mut().zip(tail) {
+                *to = *from;
+            }
+            to.store(u64::from_ne_bytes(last), Relaxed);
+        }
+    }
+
+    /// Copies `bytes` to `offset` in the payload; what has no room is left out.
+    pub(crate) fn write_at(&self, offset: usize, bytes: &[u8]) {
+        let within = offset % 8;
+        let mut words = self.payload.get(offset / 8..).unwrap_or_default();
+        let (head, bytes) = bytes.split_at(bytes.len().min(8_usize.wrapping_sub(within) % 8));
+        if let (Some((first, rest)), false) = (words.split_first(), head.is_empty()) {
+            merge(first, within, head);
+            words = rest;
+        }
+        let (whole, tail) = bytes.split_at(bytes.len() & !7);
+        self.at(words).write(whole);
+        if let (Some(last), false) = (words.get(whole.len() / 8), tail.is_empty()) {
+            merge(last, 0, tail);
+        }
+    }
+
+    /// Zeroes the payload from byte `from` to byte `to`, and on to the end of that word; what has no
+    /// room is left out.
+    pub(crate) fn zero(&self, from: usize, to: usize) {
+        let words = self.payload.get(from / 8..to.div_ceil(8).min(self.payload.len()));
+        let mut words = words.unwrap_or_default();
+        if let (Some((first, rest)), within @ 1..) = (words.split_first(), from % 8) {
+            merge(first, within, &[0; 8]);
+            words = rest;
+        }
+        copy::zero_shared(words);
+    }
+
+    /// Copies the start of the payload into `out`, if there is that much of it.
+    #[inline]
+    pub(crate) fn read(&self, out: &mut [u8]) {
+        let (words, tail) = out.as_chunks_mut::<8>();
+        let Some((whole, rest)) = self.payload.split_at_checked(words.len()) else { return };
+        copy::from_shared(whole, words);
+        if let (Some(from), false) = (rest.first(), tail.is_empty()) {
+            for (to, from) in tail.iter_mut().zip(from.load(Relaxed).to_ne_bytes()) {
+                *to = from;
+            }
+        }
+    }
+
+    /// A copy of the first words of the payload, if there are so many.
+    pub(crate) fn words(&self, count: usize) -> Vec<u64> {
+        let words = self.payload.get(..count).unwrap_or_default();
+        words.iter().map(|word| word.load(Relaxed)).collect()
+    }
+
+    /// Copies what is at `offset` in the payload into `out`, if there is that much of it.
+    pub(crate) fn read_at(&self, offset: usize, out: &mut [u8]) {
+        let within = offset % 8;
+        let mut words = self.payload.get(offset / 8..).unwrap_or_default();
+        let (head, out) = out.split_at_mut(out.len().min(8_usize.wrapping_sub(within) % 8));
+        if let (Some((first, rest)), false) = (words.split_first(), head.is_empty()) {
+            let first = first.load(Relaxed).to_ne_bytes();
+            for (to, from) in head.iter_mut().zip(first.into_iter().skip(within)) {
+                *to = from;
+            }
+            words = rest;
+        }
+        self.at(words).read(out);
+    }
+
+    /// The same block, as if its payload began so many words later.
+    #[inline]
+    pub(crate) fn skip(&self, words: usize) -> Option<Self> {
+        self.payload.get(words..).map(|payload| self.at(payload))
+    }
+
+    /// The same block, as if its payload began later.
+    fn at(&self, payload: &'a [AtomicU64]) -> Self {
+        Self { payload, ..*self }
+    }
+
+    /// Copies the first `len` bytes of the payload of `from`, as far as there is room.
+    pub(crate) fn copy_payload(&self, from: Block<'_>, len: usize) {
+        let words = len.div_ceil(size_of::<u64>());
+        for (to, from) in self.payload.iter().zip(from.payload).take(words) {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+    }
+
+    /// Where the payload lies, for the in-place views that trust their peers.
+    pub(crate) fn payload_ptr(&self) -> *mut u8 {
+        self.payload.as_ptr().cast::<u8>().cast_mut()
+    }
+}
+
+/// Puts `bytes`, as far as there is room, at `within` of a word.
+fn merge(word: &AtomicU64, within: usize, bytes: &[u8]) {
+    let mut merged = word.load(Relaxed).to_ne_bytes();
+    for (to, from) in merged.iter_mut().skip(within).zip(bytes) {
+        *to = *from;
+    }
+    word.store(u64::from_ne_bytes(merged), Relaxed);
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn words(n: usize) -> Vec<AtomicU64> {
+        (0..n).map(|_| AtomicU64::new(0)).collect()
+    }
+
+    /// Fails if the last word keeps a byte of the message before (seen failing).
+    #[test]
+    fn every_length_comes_back_as_it_was_written() {
+        for len in 0..=32_usize {
+            let words = words(BLOCK_HEADER_WORDS + 4);
+            let block = Block::new(&words).unwrap();
+            block.write(&[0xff; 32]);
+            let sent: Vec<u8> = (0..len).map(|n| n as u8 ^ 0xa5).collect();
+            block.write(&sent);
+            let mut received = vec![0; len];
+            block.read(&mut received);
+            assert_eq!(received, sent);
+            let mut padded = vec![1; len.next_multiple_of(8)];
+            block.read(&mut padded);
+            assert!(padded[len..].iter().all(|byte| *byte == 0), "{padded:?}");
+        }
+    }
+
+    #[test]
+    fn writing_in_pieces_equals_writing_at_once() {
+        let sent: Vec<u8> = (0..32).collect();
+        for cut in 0..=32 {
+            let words = words(BLOCK_HEADER_WORDS + 4);
+            let block = Block::new(&words).unwrap();
+            block.write_at(cut, &sent[cut..]);
+            block.write_at(0, &sent[..cut]);
+            let mut received = [0; 32];
+            block.read(&mut received);
+            assert_eq!(received, *sent);
+        }
+    }
+
+    /// Fails if a byte before or behind is zeroed, one within is left, or the padding of the last word
+    /// (each seen failing).
+    #[test]
+    fn every_part_is_zeroed_to_the_end_of_its_last_word() {
+        for from in 0_usize..=40 {
+            for to in from..=40 {
+                let words = words(BLOCK_HEADER_WORDS + 4);
+                let block = Block::new(&words).unwrap();
+                block.write(&[7; 32]);
+                block.zero(from, to);
+                let mut left = [0; 32];
+                block.read(&mut left);
+                let expected =
+                    |at| if (from..to.next_multiple_of(8)).contains(&at) { 0 } else { 7 };
+                assert!(left.into_iter().eq((0..32).map(expected)), "{from} to {to}: {left:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_part_is_read_as_it_lies() {
+        let words = words(BLOCK_HEADER_WORDS + 4);
+        let block = Block::new(&words).unwrap();
+        let sent: Vec<u8> = (0..32).collect();
+        block.write(&sent);
+        for from in 0..=32 {
+            for to in from..=32 {
+                let mut part = vec![0; to - from];
+                block.read_at(from, &mut part);
+                assert_eq!(part, sent[from..to]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_survives_its_word() {
+        let back = Frame::first(1 << 20).returned().returned();
+        for frame in [back, back.handed_out()] {
+            assert_eq!(Frame::check(frame.0, 1 << 20), Ok(frame));
+        }
+        assert!(back.redelivered() && back.attempts() == 1 && back.is_returned());
+        let again = back.handed_out();
+        assert!(again.redelivered() && again.attempts() == 2 && !again.is_returned());
+    }
+
+    #[test]
+    fn a_frame_longer_than_its_block_is_corrupt() {
+        let words = words(BLOCK_HEADER_WORDS + 1);
+        let block = Block::new(&words).unwrap();
+        block.set_frame(Frame::first(9));
+        assert!(block.frame(1000).is_err(), "the block has room for 8 bytes");
+        block.set_frame(Frame::first(8));
+        assert!(block.frame(7).is_err(), "the queue allows 7 bytes");
+        assert!(block.frame(8).is_ok());
+    }
+
+    #[test]
+    fn memory_that_nobody_wrote_is_no_frame() {
+        assert!(Frame::check(0, 100).is_err());
+        assert!(Frame::check(2 << 32, 100).is_err(), "unknown kind");
+        assert!(Frame::check(Frame::first(1).0 | 4 << 40, 100).is_err(), "unknown flag");
+    }
+}

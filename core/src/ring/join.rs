@@ -1,0 +1,124 @@
+//! Joining: waiting until all that was sent before has been acknowledged.
+//!
+//! There is no counter, for a counter would leak with its owner. It follows from what the protocol
+//! keeps anyway. A join waits in rounds; a round takes the position that the sends have reached
+//! (`until`), and then asks:
+//!
+//! 1. have the receives passed `until`?
+//! 2. is no record in the midst of a receive?
+//! 3. does no cell hold a message received before `until`? A message that is owed is held.
+//! 4. did no message that the join waits for go back into the ring meanwhile? Such a message lies at
+//!    a new position: then a new round begins.
+//!
+//! In this order a message cannot slip through: what (1) shows received is announced in an op until
+//! its cell says so ([message], [settle]), and a cell that gave it back shows free only after the
+//! return was counted ([return]).
+//!
+//! **A join ends under steady traffic**, because (4) counts only messages that the join waits for. A
+//! message keeps the position of its first receive, its *origin* (`frame.rs`). The join raises
+//! `joined_before` to the position that the sends have reached, and each return counts itself as due
+//! if its origin lies before that. A message sent after the join began is not counted, however often
+//! it is returned. Two fences make the count exact ([due]): either the return sees `joined_before`,
+//! or the join sees the position that the message went to, and waits for that.
+//!
+//! | edge | first | then | carries |
+//! |---|---|---|---|
+//! | [due] | a join: joined_before, fence | the slots, for `until` | one of the two sees the other: |
+//! | [due] | a return: its exchange, fence | joined_before | the join that the return is for |
+//!
+//! A handle that announced a receive and lost the message to another one wakes the joiners, too, as
+//! after an acknowledgement: they may have seen (2) of it.
+//!
+//! An acknowledgement is a plain store, too frequent for a fence of its own. So the joiner has the
+//! kernel put a barrier into all threads of all attached processes (`membarrier`) between its
+//! announcement and its look. Where that is refused a joiner may learn of the last acknowledgement
+//! as late as by the watchdog.
+
+use crate::error::Corrupt;
+use crate::ring::position::Position;
+use crate::ring::slot::{CellWord, OpWord, Verb};
+use crate::ring::slots::Ring;
+use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::SeqCst, fence};
+
+/// How often a look begins anew before the joiner rests.
+const ROUNDS: u32 = 16;
+/// How often a join tries to raise `joined_before`.
+const RAISES: u32 = 1024;
+
+/// What one join waits for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Join {
+    until: Position,
+    due_returns: u64,
+}
+
+impl Ring<'_> {
+    pub(crate) fn begin_join(&self) -> Result<Join, Corrupt> {
+        self.raise_joined_before(self.start(Verb::Send)?);
+        fence(SeqCst); // [due]
+        self.begin_round()
+    }
+
+    fn begin_round(&self) -> Result<Join, Corrupt> {
+        // In this order: a return that is not counted yet is counted later.
+        let due_returns = self.due_returns();
+        Ok(Join { until: self.start(Verb::Send)?, due_returns })
+    }
+
+    /// Has returns of messages sent before `at` count as due.
+    fn raise_joined_before(&self, at: Position) {
+        let word = &self.control.rare.joined_before;
+        let raise = |before| {
+            let before = Position::from_low_bits(before);
+            self.geometry.laps().is_before(before, at).then_some(at.bits())
+        };
+        // Each that fails was raised by another join meanwhile. A peer that scribbles could fail all.
+        for _ in 0..RAISES {
+            // Relaxed: [due] orders it.
+            let before = word.load(Relaxed);
+            let Some(raised) = raise(before) else { return };
+            if word.compare_exchange(before, raised, Relaxed, Relaxed).is_ok() {
+                return;
+            }
+        }
+    }
+
+    fn due_returns(&self) -> u64 {
+        self.control.rare.due_returns.load(Acquire) // [return]
+    }
+
+    /// Whether all that `join` waits for is acknowledged.
+    pub(crate) fn is_joined(&self, join: &mut Join) -> Result<bool, Corrupt> {
+        for _ in 0..ROUNDS {
+            if self.start(Verb::Recv)?.is_before(join.until)
+                || self.is_in_hands(|cell| cell.is_held_before(join.until))
+            {
+                return Ok(false);
+            }
+            if self.due_returns() == join.due_returns {
+                return Ok(true);
+            }
+            *join = self.begin_round()?;
+        }
+        Ok(false)
+    }
+
+    /// Whether a closed queue has ended: it `is_drained`, and no message is in any hands, so none can
+    /// come back.
+    pub(crate) fn has_ended(&self, is_drained: impl FnOnce() -> bool) -> bool {
+        let returns = self.returns();
+        is_drained() && !self.is_in_hands(CellWord::is_held) && self.returns() == returns
+    }
+
+    /// Whether any handle is in the midst of a receive, or has a cell that `counts`. One load of each
+    /// record and of each cell.
+    fn is_in_hands(&self, counts: impl Fn(CellWord) -> bool) -> bool {
+        let ids = 0..self.geometry.handles();
+        ids.zip(self.records).any(|(id, record)| {
+            let op = OpWord::from_bits(record.op.load(Acquire)); // [announce-op], [settle]
+            let row = self.cells_of(id).unwrap_or_default();
+            let word = |cell: &AtomicU64| CellWord::from_bits(cell.load(Acquire)); // [settle]
+            op.verb() == Some(Verb::Recv) || row.iter().any(|cell| counts(word(cell)))
+        })
+    }
+}

@@ -1,0 +1,21 @@
+//! The words that handles share, and the algorithm on them. No system call is made here.
+//!
+//! `swap.rs` is the algorithm, `slots.rs` what a slot tells of a position.
+
+pub(crate) mod audit;
+pub(crate) mod census;
+pub(crate) mod control;
+pub(crate) mod copy;
+pub(crate) mod finding;
+pub(crate) mod frame;
+pub(crate) mod geometry;
+pub(crate) mod heap;
+pub(crate) mod join;
+pub(crate) mod port;
+pub(crate) mod position;
+pub(crate) mod prefetch;
+pub(crate) mod returns;
+pub(crate) mod slot;
+pub(crate) mod slots;
+pub(crate) mod stats;
+pub(crate) mod swap;
