@@ -170,7 +170,7 @@ pub(crate) fn no_ring_and_no_thread() {
             let begin = Instant::now();
             let (timed_out, polls) = counted(receiver.recv_timeout(waited)).await;
             assert_eq!(timed_out, Err(RecvTimeoutError::Timeout));
-            assert!((waited..waited * 10).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+            assert!(begin.elapsed() >= waited, "{:?}", begin.elapsed());
             // 1 + 2 + 4 + 8 ms, then 16 ms each; two polls a pause where the thread sleeps.
             assert!((2..=40).contains(&polls), "{polls} polls");
             sends.send(7).unwrap();
@@ -235,7 +235,8 @@ fn pauses_pass_at_the_same_time(queue: &Queue<u64>) {
         if tasks.is_empty() { Poll::Ready(()) } else { Poll::Pending }
     }));
     assert_eq!(polls.len(), TASKS);
-    assert!(polls.iter().all(|count| *count > 16), "{polls:?}");
+    // Some thirty pauses pass, fewer on a loaded machine; one if each task has the thread sleep.
+    assert!(polls.iter().all(|count| *count > 4), "{polls:?}");
 }
 
 /// Fails if the runtime's thread sleeps although the runtime has timers (seen failing).
