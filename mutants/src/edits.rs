@@ -8,7 +8,6 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -19,8 +18,6 @@ use crate::results::Outcome;
 
 /// The version whose edits the table of arguments is of.
 const VERSION: &str = "27.1.0";
-/// What the tests of a crate may take. On the tree as it is they take less than a minute.
-const TESTS: Duration = Duration::from_secs(300);
 
 /// An edit.
 #[derive(Clone, Debug, Deserialize)]
@@ -133,15 +130,12 @@ impl Edit {
         let packages: &[&str] =
             if of_core { &["parkline-core", "parkline-uring"] } else { &["parkline-uring"] };
         for (nth, package) in packages.iter().enumerate() {
-            match tree.test(package, TESTS)? {
-                Tested::Passed => {}
-                Tested::DoesNotCompile if nth == 0 => {
-                    proofs.confirm_tests(package, TESTS)?;
-                    return Ok(Outcome::Unviable);
-                }
+            let limit = proofs.limit_of(package)?;
+            match tree.test(package, limit)? {
+                Tested::Passed { .. } => {}
+                Tested::DoesNotCompile if nth == 0 => return Ok(Outcome::Unviable),
                 Tested::DoesNotCompile => bail!("{package} does not compile"),
                 Tested::Failed { test } => {
-                    proofs.confirm_tests(package, TESTS)?;
                     return Ok(Outcome::Caught { by: format!("{package} {test}") });
                 }
             }

@@ -25,7 +25,9 @@ const FIRST: [&[&str]; 2] = [&["litmus", "news", "flag"], &["ring", "audit", "ga
 const IN_MODELS: &str = "#[cfg(loom)]\nmod ";
 /// What a build may take.
 const BUILD: Duration = Duration::from_secs(900);
-/// What a model may take on the tree as it is.
+/// What a mutant's tests may take beside four times what they take without it.
+const LEAST: Duration = Duration::from_secs(20);
+/// What a model, or the tests of a crate, may take on the tree as it is.
 const MODEL: Duration = Duration::from_secs(900);
 
 /// Where the work is done: `target/mutants`.
@@ -134,7 +136,9 @@ pub(crate) struct Tree {
 /// What the tests of a crate said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Tested {
-    Passed,
+    Passed {
+        took: Duration,
+    },
     /// The first test that failed, or what took too long.
     Failed {
         test: String,
@@ -168,18 +172,15 @@ impl Tree {
                 (None, _) => bail!("the build takes too long"),
             }
         }
-        let (ended, output) = run(&mut cargo(&tests), &log, limit)?;
-        let failed = || {
-            let mut lines = output.lines();
-            let name = |line: &str| {
-                line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::to_owned)
-            };
-            lines.find_map(name).unwrap_or_else(|| "a test, whose process died".to_owned())
-        };
-        Ok(match ended {
-            Some(status) if status.success() => Tested::Passed,
-            Some(_) => Tested::Failed { test: failed() },
-            None => Tested::Failed { test: "a test that takes too long".to_owned() },
+        let begin = Instant::now();
+        // Others may hang when one has failed.
+        let is_over = |output: &str| failed_test(output).is_some();
+        let (ended, output) = run_until(&mut cargo(&tests), &log, limit, is_over)?;
+        Ok(match (ended, failed_test(&output)) {
+            (_, Some(test)) => Tested::Failed { test },
+            (Some(status), None) if status.success() => Tested::Passed { took: begin.elapsed() },
+            (Some(_), None) => Tested::Failed { test: "a test, whose process died".to_owned() },
+            (None, None) => Tested::Failed { test: "a test that takes too long".to_owned() },
         })
     }
 
@@ -234,27 +235,45 @@ impl Tree {
     }
 }
 
+/// The first test that is told to have failed.
+fn failed_test(output: &str) -> Option<String> {
+    let name =
+        |line: &str| line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::to_owned);
+    output.lines().find_map(name)
+}
+
 /// Runs `command` for at most `limit`: how it ended, if it did, and what it said.
 fn run(command: &mut Command, log: &Path, limit: Duration) -> Result<(Option<ExitStatus>, String)> {
+    run_until(command, log, limit, |_| false)
+}
+
+/// The same, ended as well when `is_over` says so of what it said.
+fn run_until(
+    command: &mut Command,
+    log: &Path,
+    limit: Duration,
+    is_over: impl Fn(&str) -> bool,
+) -> Result<(Option<ExitStatus>, String)> {
     let file = fs::File::create(log)?;
     let same = file.try_clone()?;
     command.stdin(Stdio::null()).stdout(file).stderr(same).process_group(0);
     let mut child = command.spawn()?;
     let begin = Instant::now();
+    let said = || Ok::<_, anyhow::Error>(String::from_utf8_lossy(&fs::read(log)?).into_owned());
     let ended = loop {
         if let Some(status) = child.try_wait()? {
             break Some(status);
         }
-        if begin.elapsed() > limit {
+        if begin.elapsed() > limit || is_over(&said()?) {
             // With whatever it started.
             let group = format!("-{}", child.id());
             Command::new("kill").args(["-KILL", "--", &group]).status()?;
             child.wait()?;
             break None;
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(20));
     };
-    Ok((ended, String::from_utf8_lossy(&fs::read(log)?).into_owned()))
+    Ok((ended, said()?))
 }
 
 /// The proofs, and what is known of them.
@@ -278,6 +297,8 @@ struct Clean {
     /// What was built of it, and what passed.
     binaries: BTreeMap<String, PathBuf>,
     passed: BTreeSet<Proof>,
+    /// By package, how long its tests took.
+    took: BTreeMap<String, Duration>,
 }
 
 impl Proofs {
@@ -286,8 +307,9 @@ impl Proofs {
         let times_file = workshop.folder.join("times.txt");
         let text = fs::read_to_string(&times_file).unwrap_or_default();
         let times = Mutex::new(text.lines().filter_map(entry).collect());
-        let (tree, binaries, passed) = (workshop.tree("clean")?, BTreeMap::new(), BTreeSet::new());
-        let clean = Mutex::new(Clean { tree, binaries, passed });
+        let (tree, binaries) = (workshop.tree("clean")?, BTreeMap::new());
+        let (passed, took) = (BTreeSet::new(), BTreeMap::new());
+        let clean = Mutex::new(Clean { tree, binaries, passed, took });
         Ok(Self { stages, times, times_file, clean })
     }
 
@@ -370,16 +392,21 @@ impl Proofs {
         clean.tree.builds_models_with(file)
     }
 
-    /// That the tests of `package` pass without a mutant.
-    pub(crate) fn confirm_tests(&self, package: &str, limit: Duration) -> Result<()> {
+    /// How long the tests of `package` may take with a mutant: a few times what they took without.
+    ///
+    /// # Errors
+    /// When they do not pass without a mutant.
+    pub(crate) fn limit_of(&self, package: &str) -> Result<Duration> {
         let mut clean = lock(&self.clean);
-        let all = (package.to_owned(), String::new());
-        if !clean.passed.contains(&all) {
-            let tested = clean.tree.test(package, limit)?;
-            ensure!(tested == Tested::Passed, "{package} without a mutant: {tested:?}");
-            clean.passed.insert(all);
+        if let Some(took) = clean.took.get(package) {
+            return Ok(*took * 4 + LEAST);
         }
-        Ok(())
+        let tested = clean.tree.test(package, MODEL)?;
+        let Tested::Passed { took } = tested else {
+            bail!("{package} without a mutant: {tested:?}");
+        };
+        clean.took.insert(package.to_owned(), took);
+        Ok(took * 4 + LEAST)
     }
 
     fn keep_time(&self, proof: Proof, took: Duration) -> Result<()> {
