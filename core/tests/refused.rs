@@ -252,17 +252,19 @@ fn what_a_later_version_added_is_refused() {
     }
 }
 
-/// Fails if the number is drawn anew by an opener, or is the same for two queues (seen failing).
+/// Fails if the number is drawn anew by an opener, or is the same for two queues, two events or two
+/// semaphores (each seen failing).
 #[test]
 fn each_queue_event_and_semaphore_has_a_number_of_its_own_wherever_it_is_opened() {
     let builder = || Queue::builder().capacity(1);
-    let queue = builder().create().unwrap();
-    let event = builder().create_event().unwrap();
-    let semaphore = builder().create_semaphore(1).unwrap();
-    let other = builder().create().unwrap();
-    let ids = [queue.id(), event.id(), semaphore.id(), other.id()];
-    for (n, id) in ids.iter().enumerate() {
-        assert!(*id != 0 && !ids[..n].contains(id), "{ids:x?}");
+    let [queue, other_queue] = [(); 2].map(|()| builder().create().unwrap());
+    let [event, other_event] = [(); 2].map(|()| builder().create_event().unwrap());
+    let [semaphore, other_semaphore] = [(); 2].map(|()| builder().create_semaphore(1).unwrap());
+    let ids = [queue.id(), event.id(), semaphore.id()];
+    let others = [other_queue.id(), other_event.id(), other_semaphore.id()];
+    let all = [ids, others].concat();
+    for (n, id) in all.iter().enumerate() {
+        assert!(*id != 0 && !all[..n].contains(id), "{all:x?}");
     }
     assert_eq!(Queue::open(queue.try_clone_fd().unwrap()).unwrap().id(), ids[0]);
     assert_eq!(Event::open(event.try_clone_fd().unwrap()).unwrap().id(), ids[1]);
