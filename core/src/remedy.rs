@@ -64,6 +64,11 @@ mod tests {
             ("memfd_create", libc::ENFILE, "fs.file-max"),
             ("fallocate", libc::ENOMEM, "lazy_memory"),
             ("MADV_POPULATE_WRITE", libc::EINVAL, "5.14"),
+            ("mmap", libc::ENOMEM, "vm.max_map_count"),
+            ("mmap", libc::EAGAIN, "`ulimit -l`"),
+            ("F_GET_SEALS", libc::EPERM, "`fcntl`"),
+            ("MADV_DONTFORK", libc::ENOSYS, "`madvise`"),
+            ("getrandom", libc::EPERM, "`getrandom`"),
         ] {
             let cause = &io::Error::from_raw_os_error(errno);
             let text = Refusal { call, cause }.to_string();

@@ -97,6 +97,12 @@ impl Peers {
         }
     }
 
+    /// Of how many queues it knows arrivals.
+    #[cfg(test)]
+    pub(crate) fn queues(&self) -> usize {
+        lock(&self.arrivals).len()
+    }
+
     /// For how many processes the ring polls.
     #[cfg(test)]
     pub(crate) fn polled(&self) -> usize {

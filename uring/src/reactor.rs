@@ -449,6 +449,46 @@ mod tests {
         false
     }
 
+    /// Fails if the waiters of a handle at which tasks wait are forgotten, or those of its queue are told
+    /// of other arrivals than these; if those that are gone are kept (each seen failing).
+    #[test]
+    fn waiters_are_found_as_long_as_tasks_wait_and_no_longer() {
+        let Some(reactor) = of_a_runtime() else { return };
+        let queue = || Queue::builder().capacity(1).handles(1).create().unwrap();
+        let (kept, others): (_, Vec<_>) = (queue(), (0..100).map(|_| queue()).collect());
+        let side = kept.receiver().unwrap().side();
+        let waiters = reactor.waiters_at(side.clone());
+        for other in &others {
+            drop(reactor.waiters_at(other.receiver().unwrap().side()));
+        }
+        assert!(Arc::ptr_eq(&waiters, &reactor.waiters_at(side.clone())));
+        assert!(Arc::ptr_eq(&waiters.arrivals, &reactor.peers.arrivals_of(&side)));
+        assert!(lock(&reactor.waiters).len() < others.len());
+        assert!(reactor.peers.queues() < others.len());
+        reactor.shut_down();
+    }
+
+    /// Fails if the deadline of a task that is dropped stays (seen failing): one of an hour keeps the
+    /// task's waker for an hour.
+    #[test]
+    fn a_dropped_task_leaves_no_deadline() {
+        for reactor in with_rings() {
+            let queue = queue();
+            let mut receiver: Receiver = queue.receiver().unwrap();
+            let mut waits = Box::pin(receiver.recv_timeout(HOUR));
+            let told = Arc::new(Unpark::default());
+            {
+                let _entered = enter(Some(Arc::clone(&reactor)), None, None);
+                let waker = Waker::from(Arc::clone(&told));
+                assert!(waits.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            }
+            assert!(lock(&reactor.timers).has_tasks(), "which this test would see");
+            drop(waits);
+            assert!(!lock(&reactor.timers).has_tasks());
+            reactor.shut_down();
+        }
+    }
+
     /// Fails if a wait stays in the kernel when its task is dropped, in a runtime's ring or in a
     /// thread's (each seen failing): a wake that it takes comes late, or not at all.
     #[test]

@@ -73,3 +73,42 @@ impl Watch {
 pub(super) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Fails if one of the reasons is overlooked, if a watch without a reason is due, or if what is owed
+    /// alone is urgent (each seen failing).
+    #[test]
+    fn a_search_is_due_for_news_for_what_is_unseen_and_for_what_is_owed() {
+        let is_due = |watch: &Watch| watch.is_due(Instant::now());
+        let watch = Watch::begin(HOUR);
+        assert!(!is_due(&watch) && !watch.is_urgent() && watch.urgent_in().is_none());
+        watch.news.bring();
+        assert!(is_due(&watch) && watch.urgent_in().is_some());
+        assert!(watch.news.take() && !is_due(&watch) && !watch.is_urgent());
+        watch.unseen.store(1, Relaxed);
+        assert!(is_due(&watch) && watch.urgent_in().is_some());
+        watch.unseen.store(0, Relaxed);
+        watch.is_owed.store(true, Relaxed);
+        assert!(is_due(&watch) && !watch.is_urgent());
+        let watch = Watch::begin(Duration::ZERO);
+        assert!(is_due(&watch) && !watch.is_urgent());
+    }
+
+    /// Fails if a process that rests is asked to search (seen failing), or told to do so before the rest
+    /// is over (seen failing).
+    #[test]
+    fn no_search_is_due_while_the_process_rests() {
+        let watch = Watch::begin(Duration::ZERO);
+        watch.news.bring();
+        watch.rest(Instant::now().checked_sub(HOUR).unwrap());
+        let now = Instant::now();
+        assert!(watch.is_resting(now) && !watch.is_due(now) && watch.is_urgent());
+        assert!(watch.urgent_in().unwrap() > HOUR);
+        assert!(watch.is_due(now + HOUR * 20));
+    }
+}
