@@ -1,19 +1,20 @@
 //! Claiming a record for a new handle.
 //!
-//! Only the kernel says that a record is free: it grants the lock on it. But each of its calls walks
-//! all locks of the memfd (`locks.rs`), so a handle does not ask about each record in turn. It claims
-//! in this order, and where there is a free record the first call mostly gets it:
+//! Only the kernel decides that a record is free: it grants the lock. But each lock call walks all
+//! locks of the memfd (`locks.rs`), so a handle does not ask about each record in turn. It claims
+//! in this order. If a record is free, the first call mostly gets it:
 //!
-//! 1. **By hints.** A record that names no process, or one that does not exist, is probably free. The
-//!    handle tries those, the first of them first. If another handle was quicker, it takes one of the
-//!    first two at random, then of the first four, so that a crowd that starts at once spreads.
-//! 2. **One by one.** What a peer wrote may be a lie, a process may be seen from another pid namespace,
-//!    or be a zombie. So the handle asks the kernel about all records, beginning where the last such
-//!    search of this process stopped, until its time is over.
-//! 3. **Those that may be free in a moment.** Auditors and handles that come or go have a record for a
-//!    moment. The handle tries them again and again for a while.
+//! 1. **By hints.** A record is probably free if it names no process, or a process that does not
+//!    exist. The handle tries these in order. Each time another handle was quicker, it picks at
+//!    random among twice as many: the first two, the first four, and so on. So handles that start
+//!    at once spread.
+//! 2. **One by one.** A hint may be wrong: a peer can write any pid, a pid may come from another
+//!    pid namespace, and the process may be a zombie. So the handle asks the kernel about all
+//!    records until its time is over. It begins where the last such search of this process stopped.
+//! 3. **Records that may become free shortly.** Auditors, and handles that attach or end, hold a
+//!    record for a moment. The handle retries these for a while.
 //!
-//! Nothing is decided by the hints: they only order the calls.
+//! The hints decide nothing: they only order the calls.
 #![expect(unsafe_code, reason = "ties a port to the mapping that it borrows from")]
 #![expect(clippy::arithmetic_side_effects, reason = "numbers of records, and times of a moment")]
 
@@ -34,33 +35,33 @@ use crate::sync::Ordering::Relaxed;
 
 /// How long a handle waits for the end of a lease on the memfd.
 const LEASE_PATIENCE: Duration = Duration::from_millis(10);
-/// How long a handle searches, and waits for those that have a record for a moment, auditors mostly.
-/// Nobody's life is decided by it: an auditor that is stopped keeps what it has.
+/// How long a handle searches, and waits for records that are held for a moment, mostly by
+/// auditors. It decides nothing about liveness: an auditor that is stopped keeps the record.
 const AUDIT_PATIENCE: Duration = Duration::from_millis(100);
-/// How long a handle goes by hints before it asks about all records.
+/// How long a handle follows hints before it asks about all records.
 const HINTS_PATIENCE: Duration = Duration::from_millis(50);
-/// How often a handle tries the records that may be free in a moment.
+/// The pause between two attempts on the records that may become free shortly.
 const AUDIT_PAUSE: Duration = Duration::from_micros(100);
-/// Records that a search asks about however long it takes: a thread is not run for a moment, now and
-/// then.
+/// How many records a search asks about at least, however long that takes: the scheduler may
+/// suspend the thread for longer than its time.
 const SURE: u32 = 64;
-/// Processes to ask about before the records that name none have been tried. About 50 us.
+/// How many pids the first pass over the hints checks for existence. About 50 us.
 const FEW: usize = 256;
-/// Messages that a new handle returns for the dead owner of its record. About 20 ms.
+/// How many messages of the dead owner of its record a new handle returns at most. About 20 ms.
 const RETURNS: usize = 1 << 16;
-/// Records among which one is picked at random.
+/// Among how many records one is picked at random, at most.
 const CROWD: usize = 1024;
 
-/// Whether a handle can begin with messages that the record's last owner left.
+/// Whether a handle can take over messages that the record's last owner left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Heir {
-    /// It receives: what finds no room in the ring is received by it first.
+    /// A receiver: it first receives those messages that find no room in the ring.
     Yes,
     No,
 }
 
-/// Takes a free record; if its last owner is dead, recovers it first. A record with messages of the
-/// dead that find no room is the last choice, and for an heir only.
+/// Takes a free record; if its last owner is dead, recovers it first. Only an heir takes a record
+/// with messages that find no room in the ring, and only if it gets no other record.
 pub(crate) fn claim(
     segment: &Segment,
     heir: Heir,
@@ -70,8 +71,8 @@ pub(crate) fn claim(
     segment.keep_spare(LEASE_PATIENCE)?;
     let locks = segment.locks(LEASE_PATIENCE)?;
     let mapping = segment.map(&locks)?;
-    // SAFETY: the port goes into one struct with the mapping, which is handed on unmoved in memory (its
-    // base is where it was), and is reached through that struct alone.
+    // SAFETY: the port goes into one struct with the mapping and is reached through that struct
+    // alone. Moving the `Mapping` on does not move the memory that it maps.
     let ring = unsafe { mapping.ring_unbound() };
     let claim = Claim {
         segment,
@@ -83,7 +84,7 @@ pub(crate) fn claim(
         refused: Vec::new(),
         corrupt: None,
     };
-    // The claim's description is closed here; the mapping keeps it, and so the lock.
+    // `Claim` closes its description here; the mapping keeps it open, and so keeps the lock.
     Ok((claim.port(heir)?, mapping))
 }
 
@@ -93,25 +94,25 @@ fn os(call: &'static str) -> impl Fn(io::Error) -> AttachError {
 
 struct Claim<'a> {
     segment: &'a Segment,
-    /// The shared words as the segment has them mapped already, for reading many: each first access
-    /// to a page of a new mapping is a fault.
+    /// The shared words in the segment's own mapping, for reading many of them: in a new mapping
+    /// the first access to each page is a fault.
     view: Ring<'a>,
-    /// The same as the new handle has them.
+    /// The shared words in the mapping of the new handle.
     ring: Ring<'static>,
     locks: Locks,
     until: Instant,
-    /// Whether there is nothing more to be had of a record.
+    /// By record: whether another attempt at it is useless.
     settled: Vec<bool>,
     /// Records whose last owner left messages for which there is no room.
     refused: Vec<u32>,
     corrupt: Option<Corrupt>,
 }
 
-/// Why a record was not to be had.
+/// Why an attempt at a record failed.
 enum Refusal {
     /// Another description has the lock.
     Locked,
-    /// It was free, and is not for this handle, or not yet.
+    /// It was free, but is not for this handle, or must wait for another audit.
     NotOurs,
 }
 
@@ -132,9 +133,9 @@ impl Claim<'_> {
         }
     }
 
-    /// Searches all records, and tells which may be free in a moment, still.
+    /// Searches all records; leaves those that may become free shortly in `passing`.
     fn search(&mut self, passing: &mut Vec<u32>) -> Result<Port<'static>, AttachError> {
-        // Most of the time this is all.
+        // Most searches end here.
         if let Some(port) = self.by_hints(Hints::first(self.view))? {
             return Ok(port);
         }
@@ -166,7 +167,7 @@ impl Claim<'_> {
             },
             // Its audit must wait for another handle.
             Ok(None) => {}
-            // One record that a peer scribbled on does not keep the others.
+            // A record that a peer overwrote does not block the others.
             Err(corrupt) => {
                 self.corrupt = Some(corrupt);
                 self.settle(id);
@@ -213,7 +214,7 @@ impl Claim<'_> {
         }
     }
 
-    /// Asks the kernel about all records, and tells which may be free in a moment.
+    /// Asks the kernel about all records; adds those that may become free shortly to `passing`.
     fn one_by_one(&mut self, passing: &mut Vec<u32>) -> Result<Option<Port<'static>>, AttachError> {
         let handles = self.ring.geometry.handles();
         let begin = self.segment.searched.load(Relaxed) % handles;
@@ -238,8 +239,8 @@ impl Claim<'_> {
         Ok(None)
     }
 
-    /// Tries `ids` until one is free, all have living owners, or the time is over. Those that are left
-    /// may be free in a moment, still.
+    /// Tries `ids` until one is free, all have living owners, or the time is over. The ids that
+    /// remain may still become free shortly.
     fn in_a_moment(
         &mut self,
         ids: &mut Vec<u32>,
@@ -280,11 +281,11 @@ impl Claim<'_> {
     }
 }
 
-/// Recovers the record of `port`, whose lock the caller has, if its last owner is dead. An error if the
-/// record is not for this handle: it holds so many messages for which there is no room.
+/// Recovers the record of `port`, whose lock the caller has, if its last owner is dead. If the
+/// record is not for this handle, the error is the number of its messages that find no room.
 fn recover(port: &Port<'_>, heir: Heir) -> Result<(), usize> {
     let (gone, left) = port.give_back_most(RETURNS);
-    // A handle that went by itself says so by its pid.
+    // A handle that ended in order has un-named its record.
     let is_dead = port.record().is_named();
     let is_taken = left == 0 || heir == Heir::Yes;
     if is_taken && left > 0 {
@@ -299,18 +300,18 @@ fn recover(port: &Port<'_>, heir: Heir) -> Result<(), usize> {
     if is_taken { Ok(()) } else { Err(left) }
 }
 
-/// The records that seem to be free, in their order.
+/// The records that are probably free, in ascending order.
 struct Hints<'a> {
     ring: Ring<'a>,
     next: u32,
     gone: Gone,
-    /// Also those that their owner left with messages, though it was not killed: the ring had no room
-    /// for them.
+    /// Also the records whose handle ended in order but left messages, because the ring had no
+    /// room.
     with_messages: bool,
 }
 
 impl<'a> Hints<'a> {
-    /// The best of them.
+    /// The records that are most probably free.
     fn first(ring: Ring<'a>) -> Self {
         Self { ring, next: 0, gone: Gone::of(FEW), with_messages: false }
     }
@@ -364,12 +365,12 @@ mod tests {
         (queue, senders)
     }
 
-    /// Has record `id` say that it is of process `pid`.
+    /// Makes record `id` name process `pid`.
     fn name(queue: &Queue, id: usize, pid: u32) {
         queue.segment().ring().unwrap().records[id].name(pid);
     }
 
-    /// The handle that takes the free record, and how many lock calls it made.
+    /// Makes a handle that takes the free record; returns how many lock calls it made.
     fn attach(queue: &Queue) -> u32 {
         let (attached, made) = calls::of(|| queue.sender());
         attached.unwrap();
@@ -386,7 +387,7 @@ mod tests {
         assert!(attach(&queue) <= 2);
     }
 
-    /// Fails if a handle tries records first that their owners left with messages (seen failing).
+    /// Fails if a handle first tries records whose owners left messages in them (seen failing).
     #[test]
     fn a_handle_takes_a_record_without_messages_if_there_is_one() {
         let queue = Queue::builder().capacity(1).max_message(8).handles(64).leases(1);
@@ -405,10 +406,11 @@ mod tests {
         assert!(attach(&queue) <= 2);
     }
 
-    /// Of a dead owner whose number another process has by now, or who is seen from another pid
-    /// namespace: the hints do not tell.
+    /// The pid of a dead owner may belong to another process by now, or come from another pid
+    /// namespace: then the hints are wrong.
     ///
-    /// Fails if the hints decide (seen failing), or if wrong ones are followed for ever (seen failing).
+    /// Fails if the hints decide (seen failing), or if wrong hints are followed for ever (seen
+    /// failing).
     #[test]
     fn a_handle_finds_the_only_free_record_although_all_hints_are_wrong() {
         let (queue, mut senders) = crowd(200);
@@ -419,14 +421,14 @@ mod tests {
         name(&queue, 150, std::process::id());
         let made = attach(&queue);
         assert!(made <= 200, "{made}");
-        // As many processes.
+        // As many different pids.
         (0..200).filter(|id| *id != 150).for_each(|id| name(&queue, id, NOBODY - id as u32));
         name(&queue, 150, std::process::id());
         let made = attach(&queue);
         assert!(made <= 200, "{made}");
     }
 
-    /// Fails if a handle that finds none says so before it has asked about each record (seen failing).
+    /// Fails if a handle says that no record is free before it has asked about each (seen failing).
     #[test]
     fn all_are_taken_only_if_each_was_asked_about() {
         let (queue, _senders) = crowd(200);
@@ -436,8 +438,8 @@ mod tests {
         assert!(made >= 200);
     }
 
-    /// Fails if a search whose time is over says that all records are taken (seen failing), or if the
-    /// next one begins anew (seen failing: it never comes to the free record).
+    /// Fails if a search that ran out of time says that all records are taken (seen failing), or if
+    /// the next one begins at the first record (seen failing: it never comes to the free record).
     #[test]
     fn a_search_that_takes_too_long_goes_on_where_it_stopped() {
         let (queue, mut senders) = crowd(200);
@@ -464,12 +466,12 @@ mod tests {
         search().unwrap();
     }
 
-    /// Fails if all of a crowd try the same records (seen failing: 34 calls each).
+    /// Fails if all handles try the same records (seen failing: 34 calls each).
     #[test]
     fn handles_that_arrive_at_once_spread() {
         let queue = Queue::builder().capacity(1).max_message(8).handles(64).leases(0);
         let queue = queue.create().unwrap();
-        // None of them names its process: as if each were just arriving.
+        // None names its process: as if each handle were just attaching.
         let segment = queue.segment();
         let held = segment.locks(LEASE_PATIENCE).unwrap();
         (0..32).for_each(|id| assert!(held.take(id).unwrap()));

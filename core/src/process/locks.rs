@@ -1,39 +1,56 @@
-//! Who lives: a kernel lock for each record.
+//! Liveness of handles: the kernel's lock on each record.
 //!
 //! A handle reopens the memfd, maps *that* open file description, takes `F_OFD_SETLK` locks through
 //! it on bytes far beyond the file's end, and closes the descriptor. The mapping keeps the
-//! description and so the lock: it survives `close` and SIGSTOP, is not inherited over fork (the
-//! mapping is `MADV_DONTFORK`, and a fork that copies the descriptor closes the copy), crosses pid
-//! namespaces, and goes with exit, exec, SIGKILL or unmap.
+//! description open, and so keeps the lock:
 //!
-//! Owning byte `2^40 + 2n` is owning record `n`. It is taken together with the next byte, as an
-//! auditor of the dead; a new handle lets go of that one once it knows that the record is its own. So
-//! a handle that finds no free record can tell which of them may be free in a moment.
+//! * `close` and SIGSTOP do not release it; exit, exec, SIGKILL and unmap do.
+//! * A forked child does not inherit it: the mapping is `MADV_DONTFORK`, and the child closes its
+//!   copy of the descriptor.
+//! * It holds across pid namespaces.
 //!
-//! `vfork` and `posix_spawn` copy a descriptor that is open just then, and their child keeps the
-//! description, and the lock, until it executes its program. Handles that went say so by a 0 in place
-//! of their process's number, so that no handle takes them for living ones meanwhile.
+//! Record `n` has two lock bytes, `2^40 + 2n` and the next one. An auditor of a dead handle locks
+//! both. A new handle locks both too, and unlocks the second once it keeps the record. The record's
+//! `pid` is *named* if it is not 0 and its `LEFT` bit is clear ([`Record::is_named`]). The three
+//! together tell a handle that finds no free record which records may become free shortly:
 //!
-//! **What a call costs.** The kernel keeps the locks of a file in one list, those of one description
-//! together, the descriptions in the order of their first lock, and each call walks it (`fs/locks.c`):
-//! `F_OFD_GETLK` to the first lock in its way, `F_OFD_SETLK` of free bytes twice to the end, an unlock
-//! to the description's own, a `close` to the end. So a call costs about 1 us among 50 locks and 70 to
-//! 220 us among 10,000, and who asks for each record in turn takes a time that grows with the square of
-//! their number. Any process that has the memfd can lay as many locks as its memory allows. So every
-//! loop over these calls has a budget.
+//! | first byte | second byte | pid | record `n` |
+//! |---|---|---|---|
+//! | free | free | not named | free; if `LEFT` is set, its last handle left messages |
+//! | free | free | named | free; its owner died, and may have left something to recover |
+//! | locked | locked | any | passing: an auditor or a new handle has it |
+//! | locked | free | not named | passing: a new handle has not stored its pid yet, or the handle ended and a child between fork and exec has a copy of the descriptor |
+//! | locked | free | named | owned: the handle lives, or its process died and such a child still has the copy |
 //!
-//! **A spare description.** Whoever recovers opens a description for it. A process that cannot do that
-//! any more, for it has left `/proc` by `chroot`, or has used up its descriptors, would leave the dead
-//! where they are. So a process keeps a spare one for each queue that it has open, and recovers
-//! through it where no other is to be had; one audit at a time, since the kernel grants a description
-//! what it has already. The program can close the spare one unseen, and its number can become that of
-//! a description that other processes have, too. So each description has an offset of its own
-//! ([`Mark`]), by which it is told from others.
+//! `vfork` and `posix_spawn` run no fork handlers: their child gets a copy of each descriptor that
+//! is open at that moment, and keeps the description and the lock until it executes its program. So
+//! a handle that ends changes its pid first (0, or `LEFT` if messages stay), and no other handle
+//! takes its record for that of a living one.
 //!
-//! **Leases.** An open waits while another process holds a lease on the file (`F_SETLEASE`), for up to
-//! `fs.lease-break-time`, 45 s. The memfd is opened with `O_NONBLOCK`: that begins to break the lease,
-//! as any open does, and does not wait. None of the other calls waits for a lease. While a process
-//! keeps a description the kernel grants none, since that is open for writing.
+//! **What a call costs.** The kernel keeps the locks of a file in one list: the locks of one
+//! description together, the descriptions in the order of their first lock. Each call walks this
+//! list (`fs/locks.c`): `F_OFD_GETLK` to the first conflicting lock, `F_OFD_SETLK` of free bytes
+//! twice to the end, an unlock to the locks of its own description, a `close` to the end. So a call
+//! costs about 1 us among 50 locks and 70 to 220 us among 10,000, and asking about each record
+//! takes a time that grows with the square of their number. Any process that has the memfd can take
+//! as many locks as its memory allows. So every loop over these calls has a budget.
+//!
+//! **A spare description.** An auditor opens a description of its own. A process cannot do that any
+//! more after a `chroot` away from `/proc`, or when it has used up its descriptors, and dead
+//! handles would stay unrecovered. So each process keeps one spare description for each queue that
+//! it has open, and audits through it where it cannot open another. One audit at a time uses the
+//! spare, because the kernel grants a description the locks that it already has. The program can
+//! close the spare without notice, and its number can come to name a description that other
+//! processes share. So each description has a file offset of its own ([`Mark`]), which identifies
+//! it.
+//!
+//! **Leases.** An open waits while another process holds a lease on the file (`F_SETLEASE`), for up
+//! to `fs.lease-break-time`, 45 s. The memfd is opened with `O_NONBLOCK`: such an open starts to
+//! break the lease, like any open, and does not wait. No other call here waits for a lease. While a
+//! process keeps a description open the kernel grants no lease, because the description is open for
+//! writing.
+//!
+//! [`Record::is_named`]: crate::ring::control::Record::is_named
 #![expect(unsafe_code, reason = "speaks F_OFD_SETLK, which no crate we use wraps")]
 
 use std::io;
@@ -53,10 +70,10 @@ use crate::sync::kill_point;
 const LOCKS_AT: i64 = 1 << 40;
 const BOTH: i64 = 2;
 
-/// How often a thread that waits for the end of a lease tries again.
+/// How long a thread that waits for the end of a lease sleeps between two attempts.
 const LEASE_PAUSE: Duration = Duration::from_millis(1);
 
-/// The lock calls that the thread made, for tests.
+/// The lock calls that this thread made, for tests.
 #[cfg(test)]
 pub(crate) mod calls {
     use std::cell::Cell;
@@ -77,18 +94,21 @@ pub(crate) mod calls {
     }
 }
 
-/// Who has the lock of a record.
+/// The owner of the lock of a record: see the table at the top of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
-    /// A living handle: the first byte is locked, and its process is named in the record.
+    /// A living handle: the first byte is locked, the second is free, and the record's pid is
+    /// named.
     Handle,
-    /// It may be free in a moment. Who audits it has both bytes; a handle that arrives has not named
-    /// its process yet; of one that went, a program that is being started keeps the lock.
+    /// The record may become free shortly. One of three things is true: an auditor or a new handle
+    /// holds both bytes; a new handle has not stored its pid yet; or the handle has ended, and a
+    /// child between fork and exec still has a copy of the descriptor.
     Passing,
 }
 
 impl Owner {
-    /// Who has the lock of record `id` of the segment `fd`.
+    /// The owner of the lock of record `id` of the segment `fd`, by the two bytes alone;
+    /// `Segment::owner` adds the pid.
     pub(crate) fn find(fd: BorrowedFd<'_>, id: u32) -> io::Result<Option<Self>> {
         let mut lock = lock_of(id, 0, 1, libc::F_WRLCK);
         kill_point("F_OFD_GETLK");
@@ -105,8 +125,9 @@ impl Owner {
     }
 }
 
-/// An open file description of a segment, through which records' locks are taken. They go with it,
-/// or with the last mapping made of it; a forked child has no copy.
+/// An open file description of a segment, through which locks of records are taken. The kernel
+/// releases them when the description and the last mapping made of it are closed. A forked child
+/// has no copy.
 #[derive(Debug)]
 pub(crate) struct Locks {
     description: ManuallyDrop<OwnedFd>,
@@ -114,8 +135,8 @@ pub(crate) struct Locks {
 }
 
 impl Locks {
-    /// Reopens the segment of `descriptor`. While another process holds a lease on it this tries
-    /// again, for as long as `patience`.
+    /// Reopens the segment of `descriptor`. Retries for up to `patience` while another process
+    /// holds a lease on it.
     pub(crate) fn open(descriptor: &Descriptor, patience: Duration) -> Result<Self, AttachError> {
         let number = descriptor.checked()?.as_raw_fd();
         let begin = Instant::now();
@@ -128,7 +149,7 @@ impl Locks {
                 Err(refused) => return Err(refused),
             }
         };
-        // Another thread may have closed it since.
+        // Another thread may have closed the descriptor in the meantime.
         if !descriptor.is_of(&locks) {
             return Err(AttachError::DescriptorClosed);
         }
@@ -136,7 +157,8 @@ impl Locks {
     }
 
     fn try_open(number: i32) -> Result<Self, AttachError> {
-        // Not /proc/self: the process's first thread may have ended, or have other descriptors.
+        // Not /proc/self: the first thread of the process may have ended, or have other
+        // descriptors.
         let path = format!("/proc/thread-self/fd/{number}");
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mut forks = hold_forks();
@@ -154,13 +176,15 @@ impl Locks {
         Ok(Self { description: ManuallyDrop::new(description), mark })
     }
 
-    /// Whether the description is open: not in a forked child, nor after the program closed it. Its
-    /// number may name another description of the segment then, whose locks are another process's.
+    /// Whether the description is still open. It is not in a forked child, nor after the program
+    /// closed it. Its number may then name another description of the segment, with another
+    /// process's locks.
     pub(crate) fn is_open(&self) -> bool {
         self.mark.is_of(&*self.description)
     }
 
-    /// Takes the lock of record `id` as an auditor; `false` if another description has it.
+    /// Locks both bytes of record `id`, as an auditor does; `false` if another description has a
+    /// lock.
     pub(crate) fn take(&self, id: u32) -> io::Result<bool> {
         match self.set(lock_of(id, 0, BOTH, libc::F_WRLCK)) {
             Ok(()) => Ok(true),
@@ -170,7 +194,7 @@ impl Locks {
         }
     }
 
-    /// Makes the auditor's lock of record `id` a handle's.
+    /// Unlocks the second byte of record `id`: the auditor's lock becomes a handle's.
     pub(crate) fn keep(&self, id: u32) -> io::Result<()> {
         self.set(lock_of(id, 1, 1, libc::F_UNLCK))
     }
@@ -211,7 +235,7 @@ impl Drop for Locks {
     }
 }
 
-/// `len` of the two bytes of record `id`, from byte `from` on.
+/// A lock of `len` bytes of record `id`, from byte `from` (0 or 1) on.
 fn lock_of(id: u32, from: i64, len: i64, kind: libc::c_int) -> libc::flock {
     let first = LOCKS_AT.saturating_add(BOTH.saturating_mul(id.into()));
     libc::flock {
@@ -230,13 +254,13 @@ mod tests {
     use super::*;
     use crate::Queue;
 
-    /// Fails if the number is all that is asked about, or its file (each seen failing).
+    /// Fails if only the number is compared, or only the file (each seen failing).
     #[test]
     fn a_description_is_not_taken_for_another_of_the_same_queue() {
         let queue = Queue::builder().capacity(1).create().unwrap();
         let locks = queue.segment().locks(Duration::ZERO).unwrap();
         assert!(locks.is_open());
-        // SAFETY: no memory is passed. That the description has lost its number is what is tried.
+        // SAFETY: no memory is passed. The test is about a description that has lost its number.
         let number = unsafe { libc::dup2(queue.as_fd().as_raw_fd(), locks.as_fd().as_raw_fd()) };
         assert!(!locks.is_open());
         drop(locks);

@@ -1,4 +1,4 @@
-//! A side of a queue, at which somebody waits: a blocking call, or a driver that parks tasks.
+//! A side of a queue: where a thread waits in a blocking call, or a driver parks tasks.
 
 use std::any::Any;
 use std::ops::ControlFlow;
@@ -26,31 +26,32 @@ pub enum WaitsFor {
     Room,
     /// A receiver: a message, or the end of a closed queue.
     Message,
-    /// A receiver: one of its handle's leases, which are all out. A wake for a message must not reach
-    /// it, for it could not take the message.
+    /// A receiver: a free lease of its handle, all of which are in use. A wake for a message must
+    /// not reach this waiter, because it could not take the message.
     Lease,
     /// A join.
     Acknowledgement,
-    /// An event's.
+    /// An event: that it is set.
     Event,
 }
 
-/// The side of a queue at which somebody waits.
+/// The side of a queue at which a thread or task waits.
 ///
 /// Keeps the queue mapped, but no handle's record.
 #[derive(Clone, Debug)]
 pub struct Side {
     segment: Arc<Segment>,
     waits_for: WaitsFor,
-    /// Where its waits are counted.
+    /// The record in which its waits are counted.
     record: Option<u32>,
-    /// Where its handle stood: looked at first.
+    /// The position of its handle: where [`is_ready`](Self::is_ready) checks first.
     at: Option<Position>,
-    /// Of a side that waits for a lease: the gate, which is this process's own, and the handle.
+    /// Only of a side that waits for a lease: the gate, which this process does not share, and the
+    /// handle.
     leases: Option<(Arc<Gate>, Weak<dyn Holder>)>,
 }
 
-/// What is the same for all sides whose tasks may share one kernel wait.
+/// Equal for all sides whose tasks may share one kernel wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SideKey(u64, WaitsFor, Option<u32>);
 
@@ -59,28 +60,28 @@ impl Side {
         Self { segment: Arc::clone(segment), waits_for, record: None, at: None, leases: None }
     }
 
-    /// The same of the handle that has `record`.
+    /// The same side, of the handle that has `record`.
     pub(crate) fn of_record(self, record: u32) -> Self {
         Self { record: Some(record), ..self }
     }
 
-    /// The same of a handle that stands `at`.
+    /// The same side, of a handle whose position is `at`.
     pub(crate) fn at(self, at: Position) -> Self {
         Self { at: Some(at), ..self }
     }
 
-    /// The same for a lease of `handle`, at its gate `leases`.
+    /// The same side, for a lease of `handle`, at its gate `leases`.
     pub(crate) fn of_leases(self, handle: &Arc<dyn Holder>, leases: &Arc<Gate>) -> Self {
         let leases = Some((Arc::clone(leases), Arc::downgrade(handle)));
         Self { leases, ..self }
     }
 
-    /// What is waited for here.
+    /// What a thread or task waits for here.
     pub fn waits_for(&self) -> WaitsFor {
         self.waits_for
     }
 
-    /// Where this side waits; `None` in a forked child.
+    /// The gate of this side; `None` in a forked child.
     pub fn gate(&self) -> Option<&Gate> {
         let control = self.segment.ring()?.control;
         Some(match self.waits_for {
@@ -91,7 +92,7 @@ impl Side {
         })
     }
 
-    /// Whether a waiter would find something to do. Others may be quicker.
+    /// Whether an attempt would succeed now. Another waiter may be quicker.
     pub fn is_ready(&self) -> bool {
         let Some(ring) = self.segment.ring() else { return true };
         if ring.finding.check().is_err() {
@@ -104,50 +105,53 @@ impl Side {
                 let handle = self.leases.as_ref().and_then(|(_, handle)| handle.upgrade());
                 handle.is_none_or(|handle| handle.has_free_lease())
             }
-            // Each waits for something else: only it can tell.
+            // Each join waits for messages of its own, so only the join can tell.
             WaitsFor::Acknowledgement => true,
             WaitsFor::Event => ring.control.rare.flag.is_set(),
         }
     }
 
-    /// Whether one wake is for all that wait here.
+    /// Whether one wake is meant for all waiters of this side.
     pub fn is_for_all(&self) -> bool {
         matches!(self.waits_for, WaitsFor::Acknowledgement | WaitsFor::Event)
     }
 
-    /// Equal for sides at which one kernel wait can stand for all: those of one handle.
+    /// Equal for sides that one kernel wait can serve: those of one handle that wait for the same.
     pub fn key(&self) -> SideKey {
         SideKey(self.segment.serial, self.waits_for, self.record)
     }
 
-    /// After what time a waiter looks without having been woken: the watchdog's period, or less where
-    /// a look for the dead is left to be done.
+    /// After what time a waiter retries without a wake: the watchdog's period, or less while a
+    /// search for dead handles remains to be done.
     pub fn watchdog(&self) -> Duration {
         let period = self.segment.geometry().watchdog();
         self.segment.urgent_look().map_or(period, |urgent| period.min(urgent))
     }
 
-    /// Recovers dead handles, if this process has not looked for them for a watchdog's period.
+    /// Returns owed messages as far as there is room, and searches for dead handles if that is due.
     pub fn keep_watch(&self) {
         self.segment.keep_watch();
     }
 
-    /// Orders what other threads stored before this against the waiter's next attempt, where they
-    /// store without a fence: after the waiter announced itself, and before it attempts.
+    /// Makes stores without a fence visible to this waiter. Call it after the announcement and
+    /// before the attempt: then either the attempt sees the store, or the storing thread sees the
+    /// announcement.
     pub fn order(&self) {
         if self.waits_for == WaitsFor::Lease {
             order_acknowledgements();
         }
     }
 
-    /// The same for who knows what time it is: costs next to nothing if it is not due.
+    /// As [`keep_watch`](Self::keep_watch), for a caller that has read the clock: a few loads if no
+    /// search is due.
     pub fn keep_watch_at(&self, now: Instant) {
         self.segment.keep_watch_at(now);
     }
 
-    /// Recovers dead handles now, since some peer has died, and has everybody look again: a wake
-    /// may have died with it. Returns after what time to [`keep_watch`](Self::keep_watch) once more,
-    /// should the kernel not be done with the dead.
+    /// Recovers dead handles now, because a peer died, and wakes all waiters, because a wake may
+    /// have died with the peer. Returns the time after which to call
+    /// [`keep_watch`](Self::keep_watch) again: the kernel may not have released all locks of the
+    /// dead process yet.
     pub fn mourn(&self) -> Duration {
         let second_look = self.segment.watch_now();
         if let Some(ring) = self.segment.ring() {
@@ -156,19 +160,18 @@ impl Side {
         second_look
     }
 
-    /// Whether both are sides of one queue, as this process opened it.
+    /// Whether both are sides of one queue, as opened once by this process.
     pub fn is_of_same_queue(&self, other: &Self) -> bool {
         self.segment.serial == other.segment.serial
     }
 
-    /// A number that moves when the [`peers`](Self::peers) may have changed.
+    /// A number that changes when the [`peers`](Self::peers) may have changed.
     pub fn arrivals(&self) -> u32 {
         self.segment.ring().map_or(0, |ring| ring.control.arrivals())
     }
 
-    /// What a driver keeps for this queue as this process opened it, made by `make` when it is first
-    /// asked for, and dropped with the queue. `None` if another driver keeps something of another
-    /// type.
+    /// The value that a driver keeps for this queue as this process opened it. The first call makes
+    /// it by `make`; the queue drops it. `None` if another driver keeps a value of another type.
     pub fn companion<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe>(
         &self,
         make: impl FnOnce() -> T,
@@ -176,8 +179,8 @@ impl Side {
         self.segment.companion.get_or_make(make)
     }
 
-    /// The processes of all handles but this process's, in ascending order, as they wrote it: perhaps
-    /// seen from another pid namespace, or a lie.
+    /// The processes of all handles except this process, in ascending order, as each wrote its own
+    /// pid. A pid may come from another pid namespace, or be a lie.
     pub fn peers(&self) -> Vec<u32> {
         let mut pids: Vec<_> = self.segment.ring().map_or_else(Vec::new, |ring| {
             ring.records.iter().filter_map(Record::process).collect()
@@ -188,13 +191,13 @@ impl Side {
         pids
     }
 
-    /// Counts a wait that a driver began.
+    /// Counts one wait that a driver began.
     pub fn count_park(&self) {
         self.with_futex(|futex| futex.count_park());
     }
 
-    /// Passes a wake on to another waiter of this side, in whatever process, if there is something
-    /// to do.
+    /// If an attempt would succeed now, passes a wake on to another waiter of this side, in any
+    /// process.
     pub fn pass_on(&self) {
         if let Some(gate) = self.gate()
             && self.is_ready()
@@ -204,10 +207,11 @@ impl Side {
         }
     }
 
-    /// Calls `attempt` until it answers, and has the thread sleep in between; `None` when the time is
-    /// over. Who waits sees to what the dead left before its own: it waits longer.
+    /// Calls `attempt` until it answers, and lets the thread sleep in between; `None` when the time
+    /// is over. Before each attempt the thread returns owed messages and recovers dead handles if
+    /// that is due, because their messages have waited longer.
     ///
-    /// `attempt` always answers in a forked child: there is nowhere to wait.
+    /// `attempt` always answers in a forked child, because there is no gate to wait at.
     pub(crate) fn sleep<T>(
         &self,
         until: Option<Instant>,
@@ -235,8 +239,8 @@ impl Side {
     }
 }
 
-/// A kernel whose sleeps end when a message may go back that is held back for a time, or a look for
-/// the dead is left to be done.
+/// A kernel whose sleeps also end when a message held back by `nack_after` is due, or when a search
+/// for dead handles remains to be done.
 struct UntilDue<'a> {
     futex: Futex<'a>,
     segment: &'a Segment,
@@ -255,9 +259,9 @@ impl Kernel for UntilDue<'_> {
     }
 }
 
-/// The wait of a blocking call of a `handle`: calls `attempt` until it answers, `None` when the time
-/// is over. An attempt without an answer says what the call waits for. The thread spins by the
-/// handle's `spin` before it sleeps.
+/// The wait of a blocking call of `handle`: calls `attempt` until it answers; `None` when the time
+/// is over. An attempt without an answer says what the call waits for. The thread spins, as the
+/// handle's `spin` allows, before it sleeps.
 pub(crate) fn wait_blocking<H, T>(
     handle: &mut H,
     until: Option<Instant>,
@@ -280,7 +284,8 @@ pub(crate) fn wait_blocking<H, T>(
         }
     }
     loop {
-        // An attempt that waits for something else ends the sleep here, which passes the wake on.
+        // An attempt that now waits for something else ends the sleep here, and so passes the wake
+        // on.
         let here = waits_for;
         let slept = side(handle, here).sleep(until, || match attempt(handle) {
             ControlFlow::Break(answer) => Some(Some(answer)),
