@@ -1,4 +1,4 @@
-//! A lease: a message that a receiver holds, and has not acknowledged.
+//! A lease: a message that a receiver holds and has not acknowledged.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -11,20 +11,20 @@ use crate::ring::frame::{Block, Frame};
 
 /// A received message that is not yet acknowledged.
 ///
-/// Only [`ack`](Self::ack) says that it is done. However else a lease ends, its message goes back to
-/// the end of the queue and is delivered again, flagged [`redelivered`](Self::redelivered), with one
-/// attempt more: when the lease is dropped, also by a panic, by `?`, or because its task was
-/// cancelled; when its process ends; and by [`nack`](Self::nack), which is the same with a name.
+/// Only [`ack`](Self::ack) ends it as done. In every other case its message goes back to the end of
+/// the queue and is delivered again, flagged [`redelivered`](Self::redelivered), with one attempt
+/// more: when the lease is dropped, also by a panic, by `?`, or because its task was cancelled;
+/// when its process ends; and by [`nack`](Self::nack), which is a drop with a name.
 ///
-/// If the queue is full at that moment, the message is *owed*: the handle keeps it, and it goes back
-/// as soon as this process makes or finds room ([`Stats::owed`](crate::Stats::owed)). Until then it
-/// occupies one of the handle's leases.
+/// If the queue is full at that moment, the message is *owed*: the handle keeps it, and returns it
+/// as soon as this process makes or finds room ([`Stats::owed`](crate::Stats::owed)). Until then
+/// the message occupies one of the handle's leases.
 ///
-/// A lease can be ended on any thread and in any task, without its receiver. It keeps the receiver's
+/// A lease can end on any thread and in any task, without its receiver. It keeps the receiver's
 /// record and mapping alive.
 ///
-/// A message that its holder never finishes, because the holder hangs, stays with the holder: nothing
-/// is decided by time. Let a timeout of your own drop the lease, or end the process.
+/// No lease ends because of time: a holder that hangs keeps its message. Use a timeout of your own
+/// that drops the lease or ends the process.
 ///
 /// ```
 /// let queue = parkline_core::Queue::builder().create()?;
@@ -46,7 +46,7 @@ pub struct Lease<M: Message + ?Sized = [u8]> {
     carries: PhantomData<fn() -> Box<M>>,
 }
 
-/// What becomes of the message when the lease is dropped.
+/// What happens to the message when the lease is dropped.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
     Acknowledged,
@@ -54,7 +54,7 @@ enum Ending {
 }
 
 impl<M: Message + ?Sized> Lease<M> {
-    /// Of the message that `attachment` holds in `cell`.
+    /// The lease of the message that `attachment` holds in `cell`.
     pub(crate) fn new(attachment: Arc<Attachment>, cell: usize, frame: Frame) -> Self {
         let ending = Ending::Returned { due: None };
         Self { attachment, cell, frame, ending, carries: PhantomData }
@@ -75,7 +75,7 @@ impl<M: Message + ?Sized> Lease<M> {
         self.frame.redelivered()
     }
 
-    /// How often this message was handed to a receiver, this time included.
+    /// How many times this message was delivered to a receiver, this time included.
     pub fn attempts(&self) -> u16 {
         self.frame.attempts()
     }
@@ -83,13 +83,13 @@ impl<M: Message + ?Sized> Lease<M> {
     /// Copies the message out.
     ///
     /// # Errors
-    /// [`Fault::Forked`]; [`Fault::Corrupt`] if a peer scribbled on the segment.
+    /// [`Fault::Forked`]; [`Fault::Corrupt`] if a peer overwrote the segment.
     pub fn read(&self) -> Result<M::Owned, Fault> {
         let message = InBlock::of(self.attachment.port()?, self.cell, self.frame);
         message.and_then(M::read).map_err(|corrupt| self.attachment.keep(corrupt))
     }
 
-    /// Copies the start of the message into `buffer`; returns how many bytes that is.
+    /// Copies the start of the message into `buffer`; returns how many bytes.
     ///
     /// # Errors
     /// [`Fault::Forked`].
@@ -100,7 +100,7 @@ impl<M: Message + ?Sized> Lease<M> {
         Ok(len)
     }
 
-    /// Copies the message from `offset` on into `buffer`; returns how many bytes that is.
+    /// Copies the message from `offset` on into `buffer`; returns how many bytes.
     ///
     /// # Errors
     /// [`Fault::Forked`].
@@ -111,7 +111,7 @@ impl<M: Message + ?Sized> Lease<M> {
         Ok(len)
     }
 
-    /// The message's bytes in place, if the queue's opener vouched for all its peers by
+    /// The message's bytes in place, if the opener declared all peers trusted by
     /// [`Queue::trust_peers`](crate::Queue::trust_peers).
     #[expect(unsafe_code, reason = "in-place views, for those who vouched for their peers")]
     pub fn as_slice(&self) -> Option<&[u8]> {
@@ -119,9 +119,9 @@ impl<M: Message + ?Sized> Lease<M> {
             return None;
         }
         let block = self.block().ok()?;
-        // SAFETY: the frame was checked to fit the block. The block is in a cell of ours that stays
-        // held as long as the lease lives, and the opener vouched that no other process writes what
-        // it does not own.
+        // SAFETY: the frame was checked to fit the block. The block is in a cell of this handle
+        // that stays held as long as the lease lives, and the opener declared that no other process
+        // writes to a block that it does not own.
         Some(unsafe { core::slice::from_raw_parts(block.payload_ptr(), self.len()) })
     }
 
@@ -130,7 +130,7 @@ impl<M: Message + ?Sized> Lease<M> {
         Ok(port.block_of(port.cell(self.cell)?)?)
     }
 
-    /// Acknowledges: the message is done, and will not be delivered again.
+    /// Acknowledges: the message is done, and is not delivered again.
     ///
     /// In a forked child of the receiving process, and once the queue was found corrupt, this does
     /// nothing.
@@ -153,7 +153,7 @@ impl<M: Message + ?Sized> Lease<M> {
         self.ending = Ending::Acknowledged;
     }
 
-    /// Acknowledges a message that a handler of dead letters took.
+    /// Acknowledges a dead letter after its handler took it.
     pub(crate) fn ack_dead(self) {
         if let Ok(port) = self.attachment.port() {
             port.record().tally.dead_lettered.add_one();
@@ -161,8 +161,9 @@ impl<M: Message + ?Sized> Lease<M> {
         self.ack();
     }
 
-    /// Returns the message to the end of the queue, flagged as redelivered: the same as dropping the
-    /// lease. Also after the queue was closed: what was sent before is still received.
+    /// Returns the message to the end of the queue, flagged as redelivered: the same as dropping
+    /// the lease. It goes back after a close too, because messages sent before the close can still
+    /// be received.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().capacity(1).create()?;
@@ -179,13 +180,13 @@ impl<M: Message + ?Sized> Lease<M> {
     /// ```
     pub fn nack(self) {}
 
-    /// As [`nack`](Self::nack), but not before `delay` is over: for a job that failed because of
-    /// something that takes a while to mend, so that it does not use up its attempts in a loop.
+    /// As [`nack`](Self::nack), but not before `delay` is over: for a job that failed for a cause
+    /// that takes time to mend, so that it does not use up its attempts in a loop.
     ///
-    /// Until then the handle keeps the message, which occupies one of its leases. If the handle or its
-    /// process ends first, the message goes back at once. It goes back at the first of these after the
-    /// delay: a receive of this handle, a wait of this process on this queue (which ends its sleep for
-    /// that), or at once where `parkline-uring` is used.
+    /// Until then the handle keeps the message, which occupies one of its leases. If the handle or
+    /// its process ends first, the message goes back at once. After the delay it goes back at the
+    /// first of these: a receive of this handle; a wait of this process on this queue (a sleeping
+    /// thread wakes for it); or, with `parkline-uring`, when the delay is over.
     ///
     /// ```
     /// use std::time::Duration;
@@ -199,7 +200,7 @@ impl<M: Message + ?Sized> Lease<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn nack_after(mut self, delay: Duration) {
-        // What no clock can tell comes in a hundred years.
+        // A delay beyond the range of the clock is cut to a hundred years.
         let ages = Duration::from_secs(100 * 365 * 24 * 3600);
         self.ending = Ending::Returned { due: Instant::now().checked_add(delay.min(ages)) };
     }

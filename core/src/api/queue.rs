@@ -1,4 +1,4 @@
-//! A queue: the segment, and what can be asked of it without a handle.
+//! A queue: its segment, and the operations that need no handle.
 
 use std::io;
 use std::marker::PhantomData;
@@ -22,8 +22,8 @@ use crate::ring::stats::Stats;
 
 /// A bounded queue in a sealed memfd, for many senders and many receivers in many processes.
 ///
-/// It lives as long as one process holds its file descriptor or a mapping of it; it has no name and
-/// leaves nothing behind. Hand the descriptor on by inheritance or over a Unix socket, and
+/// It lives as long as one process has its file descriptor or a mapping of it. It has no name and
+/// leaves nothing behind. Pass the descriptor on by inheritance or over a Unix socket, and
 /// [`open`](Queue::open) it there.
 ///
 /// ```
@@ -44,7 +44,7 @@ pub struct Queue<M: Message + ?Sized = [u8]> {
     carries: PhantomData<fn(&M) -> Box<M>>,
 }
 
-/// The numbers of a new queue.
+/// The settings of a new queue.
 #[derive(Clone, Copy, Debug)]
 #[must_use = "nothing is created until `create`"]
 pub struct Builder {
@@ -58,8 +58,8 @@ impl Queue {
     /// Begins a new queue: 1024 messages of up to 1024 bytes, 64 handles with 4 leases each, 1.5
     /// MB.
     ///
-    /// Larger messages have fewer handles and leases, unless you ask for these: as many as stay
-    /// below 64 MiB, see [`Builder::memory`].
+    /// With larger messages the defaults are fewer handles and leases: as many as keep the queue
+    /// below 64 MiB, see [`Builder::memory`]. Numbers that you set are kept.
     pub fn builder() -> Builder {
         let wishes = Wishes {
             capacity: 1024,
@@ -79,8 +79,8 @@ impl<M: Message + ?Sized> Queue<M> {
         Self { segment: Arc::new(segment), trusted: false, carries: PhantomData }
     }
 
-    /// Vouches for every process that maps this queue, now and later: handles made from here on
-    /// give in-place views of messages.
+    /// Declares that every process that maps this queue is trusted, now and later: handles made
+    /// from here on give in-place views of messages.
     ///
     /// # Safety
     /// No process may write to a block that it does not own by the protocol: a view is a plain
@@ -94,22 +94,23 @@ impl<M: Message + ?Sized> Queue<M> {
     /// A new sending handle with a record of its own.
     ///
     /// # Errors
-    /// [`AttachError::NoFreeHandle`] when all records are taken, or those that are free hold messages
-    /// of the dead for which the ring has no room: a receiver can take such a record. While a record
-    /// is being recovered, or let go, this waits for it, 100 ms at most. Others name what the kernel
-    /// refused.
+    /// [`AttachError::NoFreeHandle`] when all records are taken, or when each free record holds
+    /// messages of a dead handle for which the ring has no room: a receiver can take such a record.
+    /// While another handle recovers or frees a record, this waits for it, 100 ms at most. Other
+    /// errors name what the kernel refused.
     pub fn sender(&self) -> Result<Sender<M>, AttachError> {
         Sender::new(self.attach(Heir::No)?).map_err(attach_fault)
     }
 
     /// A new receiving handle with a record of its own.
     ///
-    /// Should no other record be free, it may take one whose owner died with messages that find no
-    /// room in the ring: it receives those first, flagged as redelivered.
+    /// If no other record is free, it may take one whose owner died with messages that find no room
+    /// in the ring. It receives those first, flagged as redelivered.
     ///
     /// # Errors
-    /// [`AttachError::NoFreeHandle`] when all records are taken. While a record is being recovered,
-    /// or let go, this waits for it, 100 ms at most. Others name what the kernel refused.
+    /// [`AttachError::NoFreeHandle`] when all records are taken. While another handle recovers or
+    /// frees a record, this waits for it, 100 ms at most. Other errors name what the kernel
+    /// refused.
     pub fn receiver(&self) -> Result<Receiver<M>, AttachError> {
         Receiver::new(self.attach(Heir::Yes)?).map_err(attach_fault)
     }
@@ -121,26 +122,27 @@ impl<M: Message + ?Sized> Queue<M> {
         Attachment::new(&self.segment, self.trusted, heir)
     }
 
-    /// Has each handle that this process makes from here on map all of the queue's memory when it is
-    /// made, so that its messages cause no page faults. Without that, the first use of each 4 KiB page
-    /// costs each handle a fault: 1,041 for the first 1,024 messages of 4 KB of a sender, 69 for those
-    /// of a receiver. Making a handle takes longer instead: 1.8 ms with a queue of 5.4 MiB, 0.7 s with
-    /// one of 1 GiB, on the machine where it was measured.
+    /// Makes each handle that this process creates from here on map all of the queue's memory at
+    /// once, so that its messages cause no page faults. Otherwise the first use of each 4 KiB page
+    /// costs each handle a fault: 1,041 for a sender's first 1,024 messages of 4 KB, 69 for a
+    /// receiver's. In exchange, making a handle takes longer: 1.8 ms with a queue of 5.4 MiB, 0.7 s
+    /// with one of 1 GiB, on the machine where it was measured.
     ///
-    /// What is not allocated yet ([`Builder::lazy_memory`]) is allocated now, if as much is left as
-    /// [`Builder::create`] asks for. Existing handles stay as they are. Another process calls it for
-    /// its own handles.
+    /// Memory that is not allocated yet ([`Builder::lazy_memory`]) is allocated now, if as much is
+    /// left as [`Builder::create`] asks for. Existing handles do not change. Each process calls
+    /// this for its own handles.
     ///
-    /// After `mlockall(MCL_FUTURE)` a process has this without asking: the kernel maps all of a queue
-    /// when it is created or opened, and again for each handle. That allocates a lazy queue whole,
+    /// After `mlockall(MCL_FUTURE)` a process has this without a call: the kernel maps all of a
+    /// queue when it is created or opened, and again for each handle. That allocates a lazy queue
+    /// whole,
     /// *unchecked*. Each mapping counts with its full length against `RLIMIT_MEMLOCK`, with
     /// `MCL_ONFAULT` too; beyond the limit creating, opening and making handles fail with `EAGAIN`.
     /// `prefault` locks nothing: the kernel may swap the pages out.
     ///
     /// # Errors
-    /// [`AttachError::Memory`] when less memory is left than is needed: a reading, no reservation.
-    /// [`AttachError::Forked`], [`AttachError::Os`]. Making a handle fails with
-    /// [`AttachError::Os`] where the kernel cannot do it (before Linux 5.14).
+    /// [`AttachError::Memory`] when less memory is left than is needed: a reading, not a
+    /// reservation. [`AttachError::Forked`], [`AttachError::Os`]. Making a handle then fails with
+    /// [`AttachError::Os`] if the kernel cannot do it (before Linux 5.14).
     ///
     /// ```
     /// use parkline_core::{AttachError, Queue};
@@ -157,12 +159,12 @@ impl<M: Message + ?Sized> Queue<M> {
         self.segment.prefault()
     }
 
-    /// Leaves the queue's memory in core dumps of this process: this mapping, and those of handles
-    /// that are made from here on.
+    /// Includes the queue's memory in core dumps of this process: this mapping, and those of
+    /// handles that are made from here on.
     ///
-    /// By default it is in none: a dump would have a copy of all messages, also of those that lie
-    /// there from before, and to write it the kernel allocates every page of a lazy queue, which stays
-    /// allocated for all processes.
+    /// By default no dump includes it. A dump would have a copy of all messages, also of old ones
+    /// that are still in their blocks. To write it, the kernel would allocate every page of a lazy
+    /// queue, and they stay allocated for all processes.
     ///
     /// # Errors
     /// [`AttachError::Forked`], [`AttachError::Os`].
@@ -180,11 +182,11 @@ impl<M: Message + ?Sized> Queue<M> {
         &self.segment
     }
 
-    /// The queue's number: 128 random bits, drawn when it was created and never 0. It is the same in
+    /// The queue's number: 128 random bits, drawn when it was created, never 0. It is the same in
     /// every process and after every [`open`](Queue::open), and no two queues have the same.
     ///
-    /// It names the queue in logs and in other systems (`{:032x}`). It is no secret and proves nothing:
-    /// a hostile creator can copy another queue's.
+    /// It names the queue in logs and in other systems (`{:032x}`). It is no secret and proves
+    /// nothing: a hostile creator can copy the number of another queue.
     ///
     /// ```
     /// use parkline_core::Queue;
@@ -199,12 +201,12 @@ impl<M: Message + ?Sized> Queue<M> {
         self.segment.id()
     }
 
-    /// The name and the version of the schema that the creator named: see [`Builder::schema`].
+    /// The name and the version of the schema that the creator set: see [`Builder::schema`].
     pub fn schema(&self) -> Option<(&str, u32)> {
         self.segment.schema()
     }
 
-    /// How many messages the queue has room for: a power of two.
+    /// How many messages the queue can hold: a power of two.
     pub fn capacity(&self) -> usize {
         self.segment.geometry().capacity()
     }
@@ -224,33 +226,34 @@ impl<M: Message + ?Sized> Queue<M> {
         self.segment.geometry().leases()
     }
 
-    /// How many messages wait. Others send and receive meanwhile: right at some instant if nobody
-    /// does, and never more than the capacity. 0 in a forked child.
+    /// How many messages wait, never more than the capacity. Exact if no other handle sends or
+    /// receives during the call. 0 in a forked child.
     pub fn len(&self) -> usize {
         let len = self.segment.ring().and_then(|ring| ring.len().ok());
         // At most the capacity.
         len.map_or(0, |len| len as usize)
     }
 
-    /// Whether no message waits. Others may send before you act on it.
+    /// Whether no message waits. Another handle may send before you act on it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Closes the queue for everybody: what is in it can still be received, every send that begins
-    /// after this is refused, and all waiters of all processes wake. Closing twice does no harm.
+    /// Closes the queue in all processes: messages in it can still be received, every send that
+    /// begins after this is refused, and all waiters wake. Closing twice does no harm.
     ///
-    /// A send that was under way may still come through. So may a message that was received before
-    /// and comes back, because its receiver died or returned it. So receivers are told the end
-    /// ([`TryRecvError::Closed`](crate::TryRecvError::Closed)) only when no message is in any hands:
-    /// until then a receive that waits goes on waiting, also for leases of its own handle, and one
-    /// that tries finds the queue empty. The last acknowledgement wakes all that wait for the end.
+    /// A send that began before may still complete. A message that was received before may come
+    /// back, because its receiver died or returned it. So a receiver gets
+    /// [`TryRecvError::Closed`](crate::TryRecvError::Closed) only when the queue is drained and no
+    /// receiver holds a message. Until then a waiting receive keeps waiting, also for leases of its
+    /// own handle, and a receive that does not wait finds the queue empty. The last acknowledgement
+    /// wakes all that wait for the end.
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].
     ///
     /// # If a peer dies
-    /// If this process dies in the call, the queue is closed or it is not, and waiters learn of it
+    /// If this process dies in the call, the queue is closed or it is not. If it is, waiters notice
     /// within the watchdog's period.
     ///
     /// ```
@@ -273,24 +276,24 @@ impl<M: Message + ?Sized> Queue<M> {
         closed
     }
 
-    /// Whether somebody closed the queue. There may still be messages in it.
+    /// Whether a process closed the queue. Messages may still be in it.
     pub fn is_closed(&self) -> bool {
         self.segment.ring().is_some_and(|ring| ring.is_closing())
     }
 
-    /// Recovers the handles of dead processes now: finishes what they were in the midst of, and has
-    /// the messages that they received and did not acknowledge delivered again.
+    /// Recovers the handles of dead processes now: completes or undoes the exchange that each was
+    /// in, and puts the messages that it received and did not acknowledge back into the queue.
     ///
-    /// This happens by itself, too: a new handle recovers the record that it takes, and whoever
-    /// waits looks for the dead once a [`watchdog`](Builder::watchdog)'s period. Say it where
-    /// nobody waits, or to know.
+    /// This happens without a call, too: a new handle recovers the record that it takes, and each
+    /// process with a waiting thread or task searches for dead handles once per
+    /// [`watchdog`](Builder::watchdog) period. Call it where no process waits, or for the result.
     ///
     /// # Errors
-    /// [`AttachError::Forked`], [`AttachError::Proc`]; [`AttachError::Corrupt`] when somebody
-    /// scribbled on a dead handle's record, after all others were recovered.
+    /// [`AttachError::Forked`], [`AttachError::Proc`]; [`AttachError::Corrupt`] when a process
+    /// overwrote a dead handle's record, after all other records were recovered.
     ///
     /// # If a peer dies
-    /// If this process dies in the call, the next to look goes on where it was.
+    /// If this process dies in the call, the next recovery completes it.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().create()?;
@@ -302,8 +305,8 @@ impl<M: Message + ?Sized> Queue<M> {
         self.segment.recover()
     }
 
-    /// What happened at this queue since it was created, in all processes together. All 0 in a
-    /// forked child.
+    /// Counts of what happened at this queue since it was created, in all processes together. All 0
+    /// in a forked child.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().create()?;
@@ -322,21 +325,21 @@ impl<M: Message + ?Sized> Queue<M> {
         stats
     }
 
-    /// Waits on the calling thread until every message that was sent before is acknowledged:
-    /// received and copied out, or its lease [acknowledged](crate::Lease::ack). A message whose
-    /// receiver dies is waited for until another has acknowledged it, and so is one that its receiver
-    /// returns, also while it is owed or held back.
+    /// Waits on the calling thread until every message that was sent before the call is
+    /// acknowledged: received and copied out, or its lease [acknowledged](crate::Lease::ack). If a
+    /// receiver dies or returns a message, the join waits until another receive acknowledges it,
+    /// also while the message is owed or held back ([`nack_after`](crate::Lease::nack_after)).
     ///
-    /// It ends under steady traffic: messages that are sent after it began, and come back, do not keep
-    /// it. When one that it waits for comes back, it waits for all that had been sent by then, once.
-    /// While joins that began later are under way, it may wait for what they wait for.
+    /// A join ends under steady traffic: it does not wait for messages that were sent after it
+    /// began, even if these come back. When a message that it waits for comes back, it waits for
+    /// all that had been sent by then. While later joins run, it may also wait for their messages.
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].
     ///
     /// # If a peer dies
-    /// The messages it had are delivered again, and waited for. One whose handler of dead letters
-    /// takes it counts as acknowledged.
+    /// The messages that the peer held are delivered again, and the join waits for them. A dead
+    /// letter counts as acknowledged once it is handled, forwarded or discarded.
     ///
     /// ```
     /// use parkline_core::{JoinTimeoutError, Queue};
@@ -379,16 +382,16 @@ impl<M: Message + ?Sized> Queue<M> {
         joining.side().sleep(until, || joining.attempt())
     }
 
-    /// A join, for drivers that park tasks.
+    /// Begins a join, for drivers that park tasks.
     #[doc(hidden)]
     pub fn joining(&self) -> Joining {
         Joining { segment: Arc::clone(&self.segment), join: None }
     }
 
-    /// Another descriptor of the same queue, close-on-exec, to hand on.
+    /// Another descriptor of the same queue, close-on-exec, to pass on.
     ///
     /// # Errors
-    /// When the process has no descriptor left, or has closed this one.
+    /// When the process has no descriptor left, or has closed the queue's own.
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.segment.try_clone_fd()
     }
@@ -402,8 +405,9 @@ pub struct Joining {
 }
 
 impl Joining {
-    /// Looks whether all is acknowledged that was sent before the first look. Whoever waits for it
-    /// announces at the gate first.
+    /// Whether all messages are acknowledged that were sent before the first attempt; `None` if
+    /// not. Searches for dead handles if that is due. A waiter announces itself at the gate before
+    /// it attempts.
     pub fn attempt(&mut self) -> Option<Result<(), Fault>> {
         self.segment.keep_watch();
         order_acknowledgements();
@@ -420,7 +424,7 @@ impl Joining {
         Ok(ring.is_joined(join)?)
     }
 
-    /// Where this waits.
+    /// The side at which this waits.
     pub fn side(&self) -> Side {
         Side::new(&self.segment, WaitsFor::Acknowledgement)
     }
@@ -429,7 +433,7 @@ impl Joining {
 fn attach_fault(fault: Fault) -> AttachError {
     match fault {
         Fault::Corrupt(corrupt) => AttachError::Corrupt(corrupt),
-        // Nothing else can happen to a handle that was just made.
+        // No other fault can happen to a handle that was just made.
         _ => AttachError::Forked,
     }
 }
@@ -455,67 +459,69 @@ impl<M: Message + ?Sized> core::fmt::Debug for Queue<M> {
 }
 
 impl Builder {
-    /// How many messages the queue has room for: 1 to 524,288, rounded up to a power of two.
+    /// How many messages the queue can hold: 1 to 524,288, rounded up to a power of two.
     pub fn capacity(mut self, messages: usize) -> Self {
         self.wishes.capacity = messages;
         self
     }
 
-    /// The longest message in bytes: 0 to 1 GiB. Every message takes the room of the longest, and
-    /// every handle that of one message more and of its leases: see [`memory`](Self::memory).
+    /// The longest message in bytes: 0 to 1 GiB. Every slot takes the memory of the longest
+    /// message, and every handle that of one message and of each of its leases: see
+    /// [`memory`](Self::memory).
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.wishes.max_message = bytes;
         self
     }
 
     /// How many senders and receivers there can be at a time, in all processes together: 1 to
-    /// 16,384. If not said, 64; fewer, but at least 2, where the queue would take 64 MiB or more
-    /// even with one lease a handle.
+    /// 16,384. The default is 64; fewer, but at least 2, if the queue would take 64 MiB or more
+    /// even with one lease per handle.
     pub fn handles(mut self, handles: usize) -> Self {
         self.wishes.handles = Share::Asked(handles);
         self
     }
 
-    /// How many messages each receiver can lease at a time, without acknowledging: 0 for no leases. A
-    /// message that the receiver owes, because it came back while the queue was full, occupies one. If
-    /// not said, 4; fewer, but at least 1, where the queue would take 64 MiB or more.
+    /// How many messages each receiver can lease at a time: 0 for no leases. A message that the
+    /// receiver owes, because it came back while the queue was full, occupies one. The default is
+    /// 4; fewer, but at least 1, if the queue would take 64 MiB or more.
     pub fn leases(mut self, leases: usize) -> Self {
         self.wishes.leases = Share::Asked(leases);
         self
     }
 
-    /// Another number in place of the 4 leases, for bindings.
+    /// Sets another default than 4 leases, for bindings.
     #[doc(hidden)]
     pub fn usual_leases(mut self, leases: usize) -> Self {
         self.wishes.leases = Share::AtMost(leases);
         self
     }
 
-    /// How often a thread or task that waits looks without having been woken, 1 ms to 1 h: the longest
-    /// delay of a wake-up that was lost with a killed process.
+    /// How often a waiting thread or task attempts again without a wake, 1 ms to 1 h, 100 ms by
+    /// default: the longest delay of a wake that was lost with a killed process.
     pub fn watchdog(mut self, period: Duration) -> Self {
         self.wishes.watchdog = period;
         self
     }
 
-    /// How often a message is handed to a receiver before a receiver that named a place for such
-    /// messages puts it there, at least 1 and by default 5: see [`Receiver::on_dead_letter`],
-    /// [`Receiver::forward_dead_letters`] and [`Receiver::discard_dead_letters`]. Without such a place
-    /// a message is never given up, and its attempts go on counting.
+    /// How many times a message is delivered before it is a dead letter: at least 1, by default 5.
+    /// A receiver with a place for dead letters ([`Receiver::on_dead_letter`],
+    /// [`Receiver::forward_dead_letters`], [`Receiver::discard_dead_letters`]) then puts the
+    /// message there. A receiver without such a place receives it again, and its attempts go on
+    /// counting.
     pub fn max_attempts(mut self, attempts: u16) -> Self {
         self.wishes.max_attempts = attempts;
         self
     }
 
     /// Names what the messages mean. Every opener must name the same schema, by
-    /// [`Queue::open_options`]; an opener that names none is refused. Count the `version` with each
+    /// [`Queue::open_options`]; an opener that names none is refused. Raise the `version` with each
     /// change of the messages.
     ///
     /// Without a schema a queue of bytes opens for every program, and a typed queue opens as a type of
     /// the same size, alignment and name whose fields differ.
     ///
-    /// The name has 1 to 64 bytes. [`create`](Self::create) refuses another name and never cuts it. An
-    /// event and a semaphore carry no messages, so they have no schema.
+    /// The name has 1 to 64 bytes; [`create`](Self::create) refuses any other. Events and
+    /// semaphores carry no messages, so they have no schema.
     ///
     /// ```
     /// use parkline_core::{CreateError, OpenError, Queue};
@@ -548,43 +554,43 @@ impl Builder {
         self
     }
 
-    /// Lets the kernel find memory when a block is first used, not now: for a large `max_message`
-    /// that few messages need. Where memory runs out then, the process that touches it is killed by
-    /// a signal, because nothing checks how much is left.
+    /// Lets the kernel allocate memory when a block is first used, not now: for a large
+    /// `max_message` that few messages need. If no memory is left at that time, a signal kills the
+    /// process that touches the block, because nothing checks how much is left.
     ///
-    /// A handle that no process has takes one page for each of its blocks, so `handles` and `leases`
-    /// are 64 and 4 at any size of messages, if you do not say.
+    /// Each block of an unused handle takes one page only, so the defaults of `handles` and
+    /// `leases` are 64 and 4 at any size of messages.
     pub fn lazy_memory(mut self) -> Self {
         self.wishes.lazy = true;
         self
     }
 
-    /// Has the handles that this process makes of the new queue map all of its memory when they are
-    /// made: see [`Queue::prefault`]. The memory is allocated now, in spite of
+    /// Makes the handles that this process creates of the new queue map all of its memory at once:
+    /// see [`Queue::prefault`]. The memory is allocated now, even with
     /// [`lazy_memory`](Self::lazy_memory).
     pub fn prefault(mut self) -> Self {
         self.prefault = true;
         self
     }
 
-    /// Leaves this process's mappings of the new queue in core dumps: see
+    /// Includes this process's mappings of the new queue in core dumps: see
     /// [`Queue::keep_in_core_dumps`].
     pub fn keep_in_core_dumps(mut self) -> Self {
         self.in_core_dumps = true;
         self
     }
 
-    /// How many bytes of shared memory [`create`](Self::create) takes: the length of the memfd, all
-    /// of it allocated at once, or bit by bit up to this with [`lazy_memory`](Self::lazy_memory).
-    /// Nothing is created, and the machine is not asked whether it has as much.
+    /// How many bytes of shared memory [`create`](Self::create) takes: the length of the memfd. All
+    /// of it is allocated at once, or on first use with [`lazy_memory`](Self::lazy_memory). This
+    /// call creates nothing, and does not check whether the machine has as much.
     ///
-    /// `(capacity + handles x (1 + leases)) x block`, where `capacity` is a power of two and `block`
-    /// is `max_message + 16` rounded up to 64 bytes; and a little for the bookkeeping, which
-    /// `docs/memory.md` in the repository counts too, with examples. Beside this the page tables of
+    /// `(capacity + handles x (1 + leases)) x block`, where `capacity` is a power of two and
+    /// `block` is `max_message + 16` rounded up to 64 bytes; and a little for bookkeeping, which
+    /// `docs/memory.md` in the repository counts too, with examples. In addition the page tables of
     /// each handle take 1/512 of what the handle has touched.
     ///
     /// # Errors
-    /// As [`create`](Self::create), of wrong numbers.
+    /// As [`create`](Self::create), for numbers out of range.
     ///
     /// ```
     /// use parkline_core::Queue;
@@ -612,11 +618,11 @@ impl Builder {
     ///
     /// # Errors
     /// [`CreateError`] names the number that is wrong, or what the kernel refused.
-    /// [`CreateError::Memory`] when the queue takes more than is left: more than `MemAvailable` of
-    /// `/proc/meminfo`, or, with control groups of version 2, than `memory.max` leaves to the group
-    /// of this process or to one that it is in (less `memory.current`, of which the pages of files
-    /// that the kernel can drop do not count). That is a reading and no reservation: processes that
-    /// allocate at the same moment can still use up the machine together. A queue with
+    /// [`CreateError::Memory`] when the queue takes more memory than is left. The limits are
+    /// `MemAvailable` of `/proc/meminfo` and, with control groups of version 2, `memory.max` of the
+    /// group of this process and of each of its ancestors (less `memory.current`, without the pages
+    /// of files that the kernel can drop). This is a reading, not a reservation: processes that
+    /// allocate at the same moment can still use up the memory together. A queue with
     /// [`lazy_memory`](Self::lazy_memory) is not checked.
     ///
     /// ```
@@ -632,8 +638,8 @@ impl Builder {
         self.build()
     }
 
-    /// Creates a queue that carries `T`; `max_message` is its size, or for a [`Pack`](crate::Pack) as it
-    /// was said.
+    /// Creates a queue that carries `T`. `max_message` is the size of `T`; only for a
+    /// [`Pack`](crate::Pack) it is the number that was set.
     ///
     /// An opener's type must have the size, the alignment and the name of `T`. Its fields are not
     /// compared: name a [`schema`](Self::schema) if they may change.

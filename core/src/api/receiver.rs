@@ -21,16 +21,16 @@ use crate::ring::slot::Verb;
 use crate::ring::slots::Stop;
 use crate::wait::spin::Spin;
 
-/// How many messages can come back while one receive gives up others, beyond all that there can be
-/// at a time. Each is one that another receiver was quicker to take and to return: as good as never
-/// so many in a row.
+/// How many messages one receive may give up beyond the number that the queue can hold. Each
+/// further one must be a message that another receiver took and returned while this call ran. So
+/// many in one call do not happen; the call reports the queue as corrupt.
 const COME_BACK: usize = 1024;
 
-/// Receives from a queue. Exclusive: no lock, no counter, nothing shared with another handle but
-/// the ring itself.
+/// Receives from a queue. Exclusive: it shares nothing with another handle but the ring, so a
+/// receive takes no lock and counts no references.
 ///
-/// Each message goes to one receiver. Dropping the handle gives its record back once its leases are
-/// gone.
+/// Each message goes to one receiver. Dropping the handle frees its record once all its leases have
+/// ended.
 ///
 /// ```
 /// use parkline_core::{Queue, TryRecvError};
@@ -45,10 +45,10 @@ const COME_BACK: usize = 1024;
 pub struct Receiver<M: Message + ?Sized = [u8]> {
     attachment: Arc<Attachment>,
     at: Position,
-    /// Where to begin the search for a free cell.
+    /// Where the search for a free cell begins.
     hint: usize,
     dead_letters: DeadLetters<M>,
-    /// A handler of dead letters is not called by the receive that finds one.
+    /// The receive that finds a dead letter does not call the handler.
     defers: bool,
     spin: Spin,
     carries: PhantomData<fn() -> Box<M>>,
@@ -68,13 +68,13 @@ impl<M: Message + ?Sized> Receiver<M> {
         })
     }
 
-    /// For how long at most a blocking call or [`block_on`] looks for a message before the thread
-    /// sleeps: by default 50 us. Zero: it sleeps at once.
+    /// Sets how long a blocking call or [`block_on`] spins for a message at most before the thread
+    /// sleeps: 50 us by default. With zero the thread sleeps at once.
     ///
-    /// It does so only while that pays off: on a core that the peer needs, or where messages come seldom,
-    /// a thread soon sleeps at once by itself, and tries now and then. A thread in [`block_on`] looks
-    /// for all its tasks when none of them can go on, for as long as the most modest of them says.
-    /// Nobody spins in other runtimes.
+    /// The thread spins only while that pays off. If the peer needs this core, or messages are
+    /// rare, it soon sleeps at once, and spins only now and then to try. A thread in [`block_on`]
+    /// spins for all its tasks when none of them can run, for the shortest limit among them. Other
+    /// runtimes do not spin.
     ///
     /// [`block_on`]: https://docs.rs/parkline-uring/latest/parkline_uring/fn.block_on.html
     ///
@@ -93,22 +93,23 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.spin.limit = limit;
     }
 
-    /// For drivers.
+    /// The limit that [`set_spin`](Self::set_spin) set. For drivers.
     #[doc(hidden)]
     pub fn spin_limit(&self) -> Duration {
         self.spin.limit
     }
 
-    /// Has `handler` called with each message that this handle receives after it was handed out
-    /// [`max_attempts`](crate::Builder::max_attempts) times and never acknowledged: what every
-    /// receiver dies of is not given to one more. Without a handler,
-    /// [a second queue](Self::forward_dead_letters) or a [discard](Self::discard_dead_letters), this
-    /// handle receives such a message like any other, and its attempts go on counting.
+    /// Calls `handler` with each dead letter that this handle receives: a message that was
+    /// delivered [`max_attempts`](crate::Builder::max_attempts) times and never acknowledged. So a
+    /// message that kills its receivers is not given to one more. Without a handler, [a second
+    /// queue](Self::forward_dead_letters) or a [discard](Self::discard_dead_letters), this handle
+    /// receives such a message like any other, and its attempts go on counting.
     ///
-    /// The receive that finds the message calls the handler, and then goes on to the next message. No
-    /// lock of this crate is held meanwhile, so the handler may use this handle too, where tasks
-    /// share it. The message is acknowledged when the handler returns. If the handler panics, or the
-    /// process dies in it, the message comes again, to the handler of the receiver that gets it.
+    /// The receive that finds the message calls the handler, and then continues with the next
+    /// message. It holds no lock of this crate during the call, so the handler may use this handle
+    /// too, where tasks share it. The message is acknowledged when the handler returns. If the
+    /// handler panics, or the process dies in it, the message is delivered again, to the handler of
+    /// the receiver that gets it.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().max_attempts(1).create()?;
@@ -126,9 +127,10 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.dead_letters = DeadLetters::Handled(Arc::new(Handler::new(Box::new(handler))));
     }
 
-    /// As [`on_dead_letter`](Self::on_dead_letter), with a second queue for them: they arrive there
-    /// flagged as redelivered, with their attempts counted anew. Should that queue be full, closed or
-    /// too small for a message, the message is received here all the same; nothing is lost.
+    /// As [`on_dead_letter`](Self::on_dead_letter), but sends dead letters to a second queue. They
+    /// arrive there flagged as redelivered, and their attempts start again. If that queue is full,
+    /// closed or has a smaller `max_message`, this handle receives the message after all; nothing
+    /// is lost.
     ///
     /// ```
     /// use parkline_core::Queue;
@@ -146,9 +148,9 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.dead_letters = DeadLetters::Forwarded(Box::new(to));
     }
 
-    /// Drops each message that had its [`max_attempts`](crate::Builder::max_attempts), and
-    /// [counts](crate::Stats::dead_lettered) it: for queues where a message that failed so often is
-    /// worth nothing.
+    /// Drops each message that was delivered [`max_attempts`](crate::Builder::max_attempts) times,
+    /// and [counts](crate::Stats::dead_lettered) it: for queues where a message that failed so
+    /// often is worth nothing.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().max_attempts(1).create()?;
@@ -164,8 +166,8 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.dead_letters = DeadLetters::Discarded;
     }
 
-    /// Has a handler of dead letters called not by the receive that finds one, but by
-    /// [`DeferredLetters::handle`]. For a handle behind a lock, which the handler may want.
+    /// Leaves dead letters to [`DeferredLetters::handle`]: the receive that finds one does not call
+    /// the handler. For a handle behind a lock that the handler may take.
     #[doc(hidden)]
     pub fn defer_dead_letters(&mut self) {
         self.defers = true;
@@ -177,29 +179,29 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.dead_letters.deferred()
     }
 
-    /// Takes the oldest message, copied out and acknowledged. Lock-free: no peer, dead, stopped or
-    /// slow, can make it wait.
+    /// Takes the oldest message, copied out and acknowledged. Lock-free: it never waits for a peer,
+    /// whether that is dead, stopped or slow.
     ///
     /// # Errors
-    /// [`Empty`](TryRecvError::Empty), exact at the instant of the look;
+    /// [`Empty`](TryRecvError::Empty), exact at the instant of the check;
     /// [`Closed`](TryRecvError::Closed) once all that was sent before the close is received;
-    /// [`Fault::Forked`], [`Fault::LeasesOut`]; [`Fault::Corrupt`], which drops the message if it
-    /// was one.
+    /// [`Fault::Forked`], [`Fault::LeasesOut`]; [`Fault::Corrupt`], which drops the message if one
+    /// was taken.
     ///
     /// # Ordering
     /// What happened before the send of the message happens before this returns.
     ///
     /// # If a peer dies
-    /// Nothing changes. If this process dies in the call, the message stays in the queue or is
-    /// delivered again, until the acknowledgement, the last thing that the call does to it: from
-    /// then on, what becomes of the message is this process's concern. With a
-    /// [lease](Self::try_lease) it is delivered again as long as it was not acknowledged.
+    /// Nothing changes. The acknowledgement is the last step. If this process dies in the call
+    /// before that, the message stays in the queue or is delivered again. If it dies after that,
+    /// the message is lost. A [lease](Self::try_lease) is delivered again until it is acknowledged.
     #[inline]
     pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
         let mut received = None;
         let taken = self.take(0, |attachment, cell, message| {
             let read = M::read_to(message, |message| Some(received.insert(message)));
-            // The acknowledgement comes last: who is killed before has the message delivered again.
+            // The acknowledgement comes last: if the process is killed before, the message is
+            // redelivered.
             notify_of_room(attachment, 1);
             cell.acknowledge();
             attachment.notify_of_hands();
@@ -209,12 +211,12 @@ impl<M: Message + ?Sized> Receiver<M> {
         received.ok_or(TryRecvError::Empty)
     }
 
-    /// Takes the oldest message, waiting on the calling thread while there is none.
+    /// Takes the oldest message; the calling thread waits while there is none.
     ///
     /// # Errors
-    /// [`Closed`](RecvError::Closed), and faults as [`try_recv`](Self::try_recv). What the dead had
-    /// received and not acknowledged comes before the end; what others still have at the end and
-    /// give back later does not: see [`Queue::close`](crate::Queue::close).
+    /// [`Closed`](RecvError::Closed), and faults as [`try_recv`](Self::try_recv). Messages that
+    /// dead receivers had not acknowledged come before the end. `Closed` is returned only when no
+    /// living receiver holds a message either: see [`Queue::close`](crate::Queue::close).
     pub fn recv_blocking(&mut self) -> Result<M::Owned, RecvError> {
         self.wait_until(None, Self::try_recv).unwrap_or(Err(RecvError::Closed))
     }
@@ -247,16 +249,16 @@ impl<M: Message + ?Sized> Receiver<M> {
     }
 
     /// Takes up to `limit` messages in order, at most the queue's capacity, appends them to
-    /// `messages`, and wakes senders once. Returns how many. With a `limit` of 0 it returns 0, whatever
-    /// the queue holds, closed or not.
+    /// `messages`, and wakes senders once. Returns how many. With a `limit` of 0 it returns 0, even
+    /// if the queue is closed.
     ///
     /// # Errors
-    /// As [`try_recv`](Self::try_recv), when there is not even one. A fault that comes after some
-    /// is told by the next call.
+    /// As [`try_recv`](Self::try_recv), if the first message is refused. A fault after the first
+    /// message is reported by the next call.
     ///
     /// # If a peer dies
     /// Each message is acknowledged as soon as it is copied out: if this process dies in the call,
-    /// up to `limit` messages go with it. Lease them to have them delivered again.
+    /// up to `limit` messages are lost. Leased messages are delivered again.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().capacity(4).create_typed::<u32>()?;
@@ -273,7 +275,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         messages: &mut Vec<M::Owned>,
         limit: usize,
     ) -> Result<usize, TryRecvError> {
-        // More than what was there may come meanwhile, for ever.
+        // Senders may add messages all the time; the capacity bounds this call.
         let most = limit.min(self.attachment.segment.geometry().capacity());
         let mut taken = 0u32;
         for _ in 0..most {
@@ -293,7 +295,7 @@ impl<M: Message + ?Sized> Receiver<M> {
             match taken_one.and_then(read) {
                 Ok(()) => {}
                 Err(error) if taken == 0 => return Err(error),
-                // A fault is told by the next call, too.
+                // The next call reports a fault, too.
                 Err(_) => break,
             }
             taken = taken.saturating_add(1);
@@ -304,8 +306,8 @@ impl<M: Message + ?Sized> Receiver<M> {
         Ok(taken as usize)
     }
 
-    /// As [`try_recv_many`](Self::try_recv_many), waiting on the calling thread until there is at
-    /// least one. With a `limit` of 0 it does not wait and returns 0 at once.
+    /// As [`try_recv_many`](Self::try_recv_many), but the calling thread waits until there is at
+    /// least one message. With a `limit` of 0 it does not wait and returns 0 at once.
     ///
     /// # Errors
     /// As [`recv_blocking`](Self::recv_blocking).
@@ -318,18 +320,19 @@ impl<M: Message + ?Sized> Receiver<M> {
         taken.unwrap_or(Err(RecvError::Closed))
     }
 
-    /// Takes the oldest message without copying it out: a lease on it, to be
+    /// Takes the oldest message without copying it out, as a lease to be
     /// [acknowledged](Lease::ack). A lease that is dropped returns its message.
     ///
-    /// Hold it as long as you like: no other handle waits for it. Each handle has as many as
-    /// [`Builder::leases`](crate::Builder::leases) says, and a message that it owes occupies one.
+    /// A lease may be held for any time: no other handle waits for it. Each handle has as many
+    /// leases as [`Builder::leases`](crate::Builder::leases) says; each message that the handle
+    /// owes occupies one.
     ///
     /// # Errors
-    /// As [`try_recv`](Self::try_recv), and [`Fault::LeasesOut`] while all leases of this handle are
-    /// out.
+    /// As [`try_recv`](Self::try_recv), and [`Fault::LeasesOut`] while all leases of this handle
+    /// are in use.
     ///
     /// # If a peer dies
-    /// If this process dies before it acknowledged, the message is delivered again, flagged
+    /// If this process dies before the acknowledgement, the message is delivered again, flagged
     /// [`redelivered`](Lease::redelivered).
     ///
     /// ```
@@ -356,16 +359,17 @@ impl<M: Message + ?Sized> Receiver<M> {
         let (cell, frame) = self.take(1, |_, cell, message| (cell.number(), message.frame()))?;
         self.hint = cell.wrapping_add(1);
         let attachment = Arc::clone(&self.attachment);
-        // Also joiners: one that saw us in the midst of it sleeps, though it waits for another.
+        // Wakes joiners too: a joiner that saw this receive under way sleeps, even if it waits for
+        // others.
         self.notify(1);
         Ok(Lease::new(attachment, cell, frame))
     }
 
-    /// As [`try_lease`](Self::try_lease), waiting on the calling thread while there is no message, and
-    /// while all leases of this handle are out: until another thread ends one.
+    /// As [`try_lease`](Self::try_lease), but the calling thread waits while there is no message,
+    /// and while all leases of this handle are in use, until another thread ends one.
     ///
     /// # Errors
-    /// As [`recv_blocking`](Self::recv_blocking); [`Fault::LeasesOut`] where the queue has no
+    /// As [`recv_blocking`](Self::recv_blocking); [`Fault::LeasesOut`] if the queue has no
     /// [`leases`](crate::Builder::leases) at all.
     pub fn lease_blocking(&mut self) -> Result<Lease<M>, RecvError> {
         self.wait_until(None, Self::try_lease).unwrap_or(Err(RecvError::Closed))
@@ -395,19 +399,20 @@ impl<M: Message + ?Sized> Receiver<M> {
         Ok(self.wait_until(Some(deadline), Self::try_lease).ok_or(RecvTimeoutError::Timeout)??)
     }
 
-    /// Where this handle waits for messages, for drivers that park tasks.
+    /// The side at which this handle waits for messages, for drivers that park tasks.
     pub fn side(&self) -> Side {
         self.side_for(WaitsFor::Message)
     }
 
-    /// Where this handle waits for what an [`answer`](Self::answer) named.
+    /// The side at which this handle waits for what an [`answer`](Self::answer) named.
     #[doc(hidden)]
     pub fn side_for(&self, waits_for: WaitsFor) -> Side {
         self.attachment.side(waits_for, self.at)
     }
 
-    /// Takes one message into a free cell that leaves `spare` others free, and has `then` see to it.
-    #[inline(always)] // so that a message is copied from its block to where it is wanted
+    /// Takes one message into a free cell, if `spare` other cells stay free, and calls `then` with
+    /// it.
+    #[inline(always)] // so that a message is copied straight from its block to its destination
     fn take<R>(
         &mut self,
         spare: usize,
@@ -437,8 +442,9 @@ impl<M: Message + ?Sized> Receiver<M> {
         Ok(then(&self.attachment, cell, InBlock::new(block, frame)))
     }
 
-    /// Takes a message that some receiver had before, unless it had enough attempts and there is a
-    /// place for those, and then the next. `first` was taken already.
+    /// The slow path of [`take`](Self::take): takes the next message to deliver, returned ones
+    /// included. A dead letter goes to its place, if this handle has one, and the search continues
+    /// with the next message. `first` is a message that was taken already.
     #[cold]
     fn take_again(
         &mut self,
@@ -446,7 +452,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         first: Option<(usize, Result<Frame, Corrupt>)>,
     ) -> Result<(usize, Frame), TryRecvError> {
         let mut first = first;
-        // All messages that there can be, and then those that came back meanwhile.
+        // As many messages as there can be, and those that come back during this call.
         let blocks = self.attachment.segment.geometry().blocks();
         for _ in 0..blocks.saturating_add(COME_BACK) {
             let (number, frame) = match first.take() {
@@ -470,12 +476,12 @@ impl<M: Message + ?Sized> Receiver<M> {
                 DeadLetters::Discarded => true,
                 DeadLetters::Forwarded(sender) => sender.forward(message).is_ok(),
                 DeadLetters::Handled(handler) => {
-                    // From here on the message is the lease's.
+                    // From here on the lease owns the message.
                     let attachment = Arc::clone(&self.attachment);
                     handler.push(Lease::new(attachment, number, message.frame()));
                     let handler = (!self.defers).then(|| Arc::clone(handler));
                     self.notify(1);
-                    // A handler may do anything, fork included.
+                    // A handler may do anything, even fork.
                     if let Some(handler) = handler {
                         handler.run();
                     }
@@ -493,8 +499,8 @@ impl<M: Message + ?Sized> Receiver<M> {
         Err(self.attachment.keep(endless).into())
     }
 
-    /// Takes the oldest message of the ring. Before that, and with the room that this makes, returns
-    /// what this handle owes; if no cell is free, takes an owed message again.
+    /// Takes the oldest message of the ring. Returns owed messages to the ring before that, and
+    /// again after it, because it makes room. If no cell is free, takes an owed message instead.
     fn take_or_owed(
         &mut self,
         spare: usize,
@@ -516,7 +522,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         }
     }
 
-    /// What to say of a queue that is closed and drained: it has ended, unless some handle has a
+    /// The answer for a closed and drained queue: `Closed`, or `Empty` while some receiver holds a
     /// message that may come back.
     #[cold]
     fn drained(&mut self) -> TryRecvError {
@@ -529,7 +535,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         if ring.has_ended(is_drained) { TryRecvError::Closed } else { TryRecvError::Empty }
     }
 
-    /// Lets go of a message that is none.
+    /// Frees the cell of a corrupt message.
     #[cold]
     fn drop_corrupt(&self, cell: usize, corrupt: Corrupt) -> TryRecvError {
         self.attachment.same_port().acknowledge(cell);
@@ -537,16 +543,18 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.attachment.keep(corrupt).into()
     }
 
-    /// Wakes those that wait for room, and those that wait until no message is in any hands.
+    /// Wakes senders that wait for room, and waiters that wait until no receiver holds a message.
     #[inline]
     fn notify(&self, count: u32) {
         notify_of_room(&self.attachment, count);
         self.attachment.notify_of_hands();
     }
 
-    /// What a waiting call answers to `attempt`, or what it waits for. For drivers that park tasks.
+    /// The answer of a waiting call after one `attempt`, or what the call must wait for. For
+    /// drivers that park tasks.
     ///
-    /// Before a wait at the end of a closed queue it recovers the dead: what they held comes back.
+    /// Before a wait at the end of a closed queue it recovers dead handles, because the messages
+    /// that they held come back.
     #[doc(hidden)]
     #[inline]
     pub fn answer<R>(
@@ -555,7 +563,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     ) -> ControlFlow<Result<R, RecvError>, WaitsFor> {
         let mut answer = attempt(self);
         if matches!(answer, Err(TryRecvError::Empty)) && self.is_closing() {
-            // What cannot be recovered now is recovered by a later attempt, or tells of a fault.
+            // A failure is not lost: a later attempt recovers, or reports the fault.
             let _ = self.attachment.segment.glance();
             order_acknowledgements();
             answer = attempt(self);
@@ -575,7 +583,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.attachment.port().is_ok_and(|port| port.ring().is_closing())
     }
 
-    /// Tries until there is an answer; `None` when the time is over.
+    /// Attempts until there is an answer; `None` when the time is over.
     fn wait_until<R>(
         &mut self,
         until: Option<Instant>,
@@ -593,8 +601,8 @@ impl<M: Message + ?Sized> Receiver<M> {
     }
 }
 
-/// Takes the oldest message of the ring into a free cell that leaves `spare` others free, and tells
-/// which, with its block.
+/// Takes the oldest message of the ring into a free cell, if `spare` other cells stay free; returns
+/// the cell and its block.
 #[inline(always)]
 fn take_next<'a>(
     attachment: &'a Attachment,

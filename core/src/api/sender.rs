@@ -17,16 +17,16 @@ use crate::ring::position::Position;
 use crate::ring::slot::Verb;
 use crate::wait::spin::Spin;
 
-/// Up to this size a message is written before the first look at the slot: load and exchange then
-/// stand close together, and fewer exchanges fail. A larger one is not copied for nothing when the
-/// queue is full.
+/// A message up to this size is written before the slot is first checked: then the load and the
+/// exchange are close together, and fewer exchanges fail. A larger message is written after the
+/// check, so that it is not copied for nothing when the queue is full.
 const WRITE_FIRST: usize = 256;
 
-/// Sends to a queue. Exclusive: no lock, no counter, nothing shared with another handle but the
-/// ring itself.
+/// Sends to a queue. Exclusive: it shares nothing with another handle but the ring, so a send takes
+/// no lock and counts no references.
 ///
-/// Dropping it gives its record back. A queue is not closed by that: processes come and go, and
-/// [`Queue::close`](crate::Queue::close) is said in words.
+/// Dropping it frees its record. That does not close the queue, because processes come and go: call
+/// [`Queue::close`](crate::Queue::close).
 ///
 /// ```
 /// use parkline_core::{Queue, TrySendError};
@@ -50,13 +50,13 @@ impl<M: Message + ?Sized> Sender<M> {
         Ok(Self { attachment, at, spin: Spin::default(), carries: PhantomData })
     }
 
-    /// For how long at most a blocking call or [`block_on`] looks for room before the thread
-    /// sleeps: by default 50 us. Zero: it sleeps at once.
+    /// Sets how long a blocking call or [`block_on`] spins for room at most before the thread
+    /// sleeps: 50 us by default. With zero the thread sleeps at once.
     ///
-    /// It does so only while that pays off: on a core that the peer needs, or where receives come seldom,
-    /// a thread soon sleeps at once by itself, and tries now and then. A thread in [`block_on`] looks
-    /// for all its tasks when none of them can go on, for as long as the most modest of them says.
-    /// Nobody spins in other runtimes.
+    /// The thread spins only while that pays off. If the peer needs this core, or receives are
+    /// rare, it soon sleeps at once, and spins only now and then to try. A thread in [`block_on`]
+    /// spins for all its tasks when none of them can run, for the shortest limit among them. Other
+    /// runtimes do not spin.
     ///
     /// [`block_on`]: https://docs.rs/parkline-uring/latest/parkline_uring/fn.block_on.html
     ///
@@ -76,20 +76,20 @@ impl<M: Message + ?Sized> Sender<M> {
         self.spin.limit = limit;
     }
 
-    /// For drivers.
+    /// The limit that [`set_spin`](Self::set_spin) set. For drivers.
     #[doc(hidden)]
     pub fn spin_limit(&self) -> Duration {
         self.spin.limit
     }
 
-    /// Sends a message if there is room. Lock-free: no peer, dead, stopped or slow, can make it
-    /// wait.
+    /// Sends a message if there is room. Lock-free: it never waits for a peer, whether that is
+    /// dead, stopped or slow.
     ///
     /// `Ok` means committed: the message survives the death of this process.
     ///
     /// # Errors
     /// [`Full`](TrySendError::Full) and [`Closed`](TrySendError::Closed), exact at the instant of
-    /// the look;
+    /// the check;
     /// [`Fault::MessageTooLarge`], [`Fault::Forked`], [`Fault::Corrupt`].
     ///
     /// # Ordering
@@ -105,7 +105,7 @@ impl<M: Message + ?Sized> Sender<M> {
         Ok(())
     }
 
-    /// Sends a message, waiting on the calling thread while the queue is full.
+    /// Sends a message; the calling thread waits while the queue is full.
     ///
     /// # Errors
     /// [`Closed`](SendError::Closed), and faults as [`try_send`](Self::try_send).
@@ -145,12 +145,12 @@ impl<M: Message + ?Sized> Sender<M> {
     }
 
     /// Sends as many of `messages` as there is room for, in order, and wakes receivers once, at the
-    /// end: an iterator that blocks keeps them waiting. Returns how many: 0, at once, if there are no
-    /// messages, whether the queue is full, closed or neither.
+    /// end: receivers wait while the iterator blocks. Returns how many. Without messages it returns
+    /// 0 at once, even if the queue is full or closed.
     ///
     /// # Errors
-    /// As [`try_send`](Self::try_send), when the first message is refused. When a later one is, the
-    /// count says which: the next call tells why.
+    /// As [`try_send`](Self::try_send), if the first message is refused. If a later one is, the
+    /// count tells which; the next call tells why.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().capacity(2).create()?;
@@ -178,11 +178,11 @@ impl<M: Message + ?Sized> Sender<M> {
         Ok(batch.sent)
     }
 
-    /// As [`try_send_many`](Self::try_send_many), waiting on the calling thread until at least one
-    /// is sent. Without messages it does not wait and returns 0 at once.
+    /// As [`try_send_many`](Self::try_send_many), but the calling thread waits until at least one
+    /// message is sent. Without messages it does not wait and returns 0 at once.
     ///
     /// # Errors
-    /// As [`send_blocking`](Self::send_blocking), when the first message is refused.
+    /// As [`send_blocking`](Self::send_blocking), if the first message is refused.
     pub fn send_many_blocking<'m, I>(&mut self, messages: I) -> Result<usize, SendError>
     where
         M: 'm,
@@ -194,7 +194,7 @@ impl<M: Message + ?Sized> Sender<M> {
         sent.unwrap_or(Err(SendError::Closed(())))
     }
 
-    /// Where this handle waits, for drivers that park tasks.
+    /// The side at which this handle waits, for drivers that park tasks.
     pub fn side(&self) -> Side {
         self.attachment.side(WaitsFor::Room, self.at)
     }
@@ -204,17 +204,18 @@ impl<M: Message + ?Sized> Sender<M> {
         let bytes = message.bytes();
         let port = self.attachment.port().map_err(fault)?;
         if bytes.len() > WRITE_FIRST {
-            // Refuse what can never be sent before what cannot be sent now.
+            // A message that can never be sent is refused as too large, even while the queue is
+            // full.
             port.frame_of(bytes.len()).map_err(fault)?;
             port.ring().turn(Verb::Send, &mut self.at)?;
         }
-        // It arrives while the message is written.
+        // The slot's cache line arrives while the message is written.
         port.ring().prefetch_slot(self.at);
         port.write(bytes).map_err(fault)?;
         Ok(port.send(&mut self.at)?)
     }
 
-    /// Sends a message of another queue on that had enough attempts there.
+    /// Sends a dead letter of another queue.
     pub(crate) fn forward(&mut self, message: InBlock<'_>) -> Result<(), TrySendError> {
         let port = self.attachment.port().map_err(fault)?;
         let len = message.frame().len();
@@ -227,7 +228,7 @@ impl<M: Message + ?Sized> Sender<M> {
         Ok(())
     }
 
-    /// Commits what was written in place.
+    /// Commits a message that was written in place.
     fn commit_frame(&mut self, frame: Frame) -> Result<(), TrySendError> {
         let port = self.attachment.port().map_err(fault)?;
         port.unsent().map_err(|corrupt| fault(corrupt.into()))?.set_frame(frame);
@@ -236,13 +237,13 @@ impl<M: Message + ?Sized> Sender<M> {
         Ok(())
     }
 
-    /// Tells those who wait for messages of `count` that were sent at `port`, which is ours.
+    /// Wakes receivers for `count` messages that were sent at `port`, this handle's own.
     #[inline]
     fn notify(&self, port: &Port<'_>, count: u32) {
         self.attachment.carry_out(port.ring().control.after_send.readable.notify(count));
     }
 
-    /// Tries until there is an answer; `None` when the time is over.
+    /// Attempts until there is an answer; `None` when the time is over.
     fn wait_until<R>(
         &mut self,
         until: Option<Instant>,
@@ -266,8 +267,8 @@ impl<M: Message + ?Sized> Sender<M> {
     }
 }
 
-/// Messages that were sent and of which nobody was told yet: also when the caller's iterator
-/// panics.
+/// Messages that were sent before any receiver was woken for them. The drop wakes, also when the
+/// caller's iterator panics.
 struct Batch<'a, M: Message + ?Sized> {
     sender: &'a mut Sender<M>,
     sent: usize,
@@ -275,7 +276,7 @@ struct Batch<'a, M: Message + ?Sized> {
 
 impl<M: Message + ?Sized> Drop for Batch<'_, M> {
     fn drop(&mut self) {
-        // The caller's iterator may do anything, fork included.
+        // The caller's iterator may do anything, even fork.
         if self.sent > 0
             && let Ok(port) = self.sender.attachment.mapped_port()
         {
@@ -291,9 +292,9 @@ fn fault(fault: Fault) -> TrySendError {
 impl Sender<[u8]> {
     /// Reserves a message of `len` bytes to be written in place, if there is room now.
     ///
-    /// The block is private until it is committed: take as long as you like, drop it, forget it;
-    /// nobody waits for it. Others may fill the queue meanwhile, so the commit can still be refused
-    /// as full.
+    /// The block is private until the commit: no other handle waits for a reservation, however long
+    /// it is held, and also if it is dropped or forgotten. Other senders may fill the queue in the
+    /// meantime, so the commit can still be refused as full.
     ///
     /// The message has `len` bytes, however many are written; the others are zeros. To send fewer,
     /// [`truncate`](Reservation::truncate).
@@ -326,8 +327,8 @@ impl Sender<[u8]> {
         self.reserve_now(len).map_err(fault)
     }
 
-    /// As [`try_reserve`](Self::try_reserve), whether or not there is room now: that is asked at
-    /// the commit.
+    /// As [`try_reserve`](Self::try_reserve), whether or not there is room now. The commit checks
+    /// for room.
     ///
     /// # Errors
     /// [`Fault::MessageTooLarge`], [`Fault::Forked`].
@@ -336,7 +337,7 @@ impl Sender<[u8]> {
         Ok(Reservation { sender: self, frame, written: 0, settled: 0 })
     }
 
-    /// As [`try_reserve`](Self::try_reserve), waiting on the calling thread while the queue is
+    /// As [`try_reserve`](Self::try_reserve), but the calling thread waits while the queue is
     /// full.
     ///
     /// # Errors
@@ -347,10 +348,10 @@ impl Sender<[u8]> {
         self.reserve_now(len).map_err(|fault| SendError::Fault((), fault))
     }
 
-    /// Whether a message of `len` bytes could be sent now. Others may be quicker.
+    /// Whether a message of `len` bytes could be sent now. Another sender may be quicker.
     ///
     /// # Errors
-    /// As [`try_send`](Self::try_send) would answer.
+    /// Those that [`try_send`](Self::try_send) would return.
     pub fn check_room(&mut self, len: usize) -> Result<(), TrySendError> {
         let port = self.attachment.port().map_err(fault)?;
         port.frame_of(len).map_err(fault)?;
@@ -360,15 +361,16 @@ impl Sender<[u8]> {
 }
 
 impl Sender<Pack> {
-    /// Sends as many of `messages` as fit into one pack, in order, if there is room for that: one
-    /// message to the queue, for one receiver. Returns how many.
+    /// Sends as many of `messages` as fit into one pack, in order, if there is room for the pack:
+    /// one message to the queue, for one receiver. Returns how many.
     ///
-    /// They are written where they lie in the queue. An iterator without messages sends nothing and
-    /// returns 0, whether the queue is full, closed or neither; one that panics sends nothing.
+    /// They are written straight into the queue's memory. An iterator without messages sends
+    /// nothing and returns 0, even if the queue is full or closed; one that panics sends nothing.
     ///
     /// # Errors
-    /// As [`try_send`](Self::try_send): nothing was sent. [`Fault::MessageTooLarge`] if the first does
-    /// not fit into a pack alone; should a later one not, it waits for the next call to say so.
+    /// As [`try_send`](Self::try_send): nothing was sent. [`Fault::MessageTooLarge`] if the first
+    /// message does not fit into a pack alone. A later one that does not fit is left for the next
+    /// call.
     ///
     /// # If a peer dies
     /// As [`try_send`](Self::try_send): the pack is sent as a whole or not at all.
@@ -393,7 +395,7 @@ impl Sender<Pack> {
         let mut packing = Packing::new(max, messages.size_hint().0);
         for message in messages {
             let message = message.as_ref();
-            // The caller's iterator may do anything, fork included.
+            // The caller's iterator may do anything, even fork.
             let port = self.attachment.port().map_err(fault)?;
             if !packing.has_room(message.len()) {
                 if packing.len() == 0 {
@@ -402,7 +404,7 @@ impl Sender<Pack> {
                 break;
             }
             if packing.len() == 0 {
-                // Nothing is copied for a full queue.
+                // Nothing is copied while the queue is full.
                 port.ring().turn(Verb::Send, &mut self.at)?;
             }
             let block = port.unsent().map_err(|corrupt| fault(corrupt.into()))?;
@@ -417,8 +419,8 @@ impl Sender<Pack> {
         Ok(packing.len())
     }
 
-    /// As [`try_send_packed`](Self::try_send_packed), waiting on the calling thread while the queue is
-    /// full. Without messages it does not wait and returns 0 at once.
+    /// As [`try_send_packed`](Self::try_send_packed), but the calling thread waits while the queue
+    /// is full. Without messages it does not wait and returns 0 at once.
     ///
     /// # Errors
     /// As [`send_blocking`](Self::send_blocking): nothing was sent.
@@ -442,21 +444,21 @@ impl<M: Message + ?Sized> core::fmt::Debug for Sender<M> {
 
 /// A message being written in place. Dropping it sends nothing.
 ///
-/// The message is as long as it was reserved, or [truncated](Self::truncate). Bytes that are not written
-/// are zeros: a receiver never sees what an earlier message left in the block.
+/// The message has the reserved length, unless it is [truncated](Self::truncate). Bytes that are
+/// not written are zeros: a receiver never sees what an earlier message left in the block.
 #[must_use = "nothing is sent until it is committed"]
 pub struct Reservation<'a> {
     sender: &'a mut Sender<[u8]>,
     frame: Frame,
-    /// How far the calls of `io::Write` came.
+    /// How many bytes the calls of `io::Write` have written.
     written: usize,
-    /// Invariant: every byte of the payload before it was written or zeroed. The first that is neither
-    /// may hold an earlier message's.
+    /// Invariant: every byte of the payload before this offset was written or zeroed. Bytes from it
+    /// on may still be an earlier message's.
     settled: usize,
 }
 
 impl Reservation<'_> {
-    /// For drivers.
+    /// The sender's limit of spinning. For drivers.
     #[doc(hidden)]
     pub fn spin_limit(&self) -> Duration {
         self.sender.spin.limit
@@ -472,13 +474,13 @@ impl Reservation<'_> {
         self.frame.is_empty()
     }
 
-    /// How many bytes the calls of [`io::Write`] wrote, in sum. [`write_at`](Self::write_at) and
-    /// [`as_mut_slice`](Self::as_mut_slice) do not count.
+    /// How many bytes the calls of [`io::Write`] have written in total.
+    /// [`write_at`](Self::write_at) and [`as_mut_slice`](Self::as_mut_slice) do not count.
     pub fn written(&self) -> usize {
         self.written
     }
 
-    /// Makes the message shorter; a larger `len` changes nothing.
+    /// Makes the message shorter; with a larger `len` it does nothing.
     pub fn truncate(&mut self, len: usize) {
         if let Ok(shorter) = u32::try_from(len)
             && len < self.frame.len()
@@ -488,25 +490,25 @@ impl Reservation<'_> {
         }
     }
 
-    /// Copies `bytes` to `offset`, and zeroes what lies before them and is not written yet: a message
-    /// that is written from the front to the back is written once.
+    /// Copies `bytes` to `offset`, and zeroes the bytes before them that are not written yet. A
+    /// message that is written from front to back is written once.
     ///
     /// # Panics
-    /// If they do not fit into the reserved length.
+    /// If `bytes` do not fit into the reserved length at `offset`.
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
         let fits = offset.checked_add(bytes.len()).is_some_and(|end| end <= self.len());
         assert!(fits, "{} bytes at {offset} in a message of {}", bytes.len(), self.len());
         self.zero_up_to(offset);
-        // In a forked child nothing is written, and the commit says so.
+        // In a forked child nothing is written, and the commit reports that.
         if let Ok(block) = self.block() {
             block.write_at(offset, bytes);
         }
         self.settled = self.settled.max(offset.saturating_add(bytes.len()));
     }
 
-    /// The message's bytes in place, if the queue's opener vouched for all its peers by
-    /// [`Queue::trust_peers`](crate::Queue::trust_peers). Those that are not written yet are zeros, which
-    /// takes the time to write them once; [`assume_written`](Self::assume_written) spares it.
+    /// The message's bytes in place, if the opener declared all peers trusted by
+    /// [`Queue::trust_peers`](crate::Queue::trust_peers). Bytes that are not written yet are
+    /// zeroed, which costs one pass over them; [`assume_written`](Self::assume_written) avoids it.
     #[expect(unsafe_code, reason = "in-place views, for those who vouched for their peers")]
     pub fn as_mut_slice(&mut self) -> Option<&mut [u8]> {
         if !self.sender.attachment.trusted {
@@ -516,16 +518,16 @@ impl Reservation<'_> {
         self.zero_up_to(len);
         let block = self.block().ok()?;
         // SAFETY: the block has room for `max_message` bytes and `len` is no more. It is in a cell
-        // of ours, borrowed exclusively through the sender, and the opener vouched that no other
-        // process writes what it does not own.
+        // of this handle, borrowed exclusively through the sender, and the opener declared that no
+        // other process writes to a block that it does not own.
         Some(unsafe { core::slice::from_raw_parts_mut(block.payload_ptr(), len) })
     }
 
     /// Promises that every byte of the message is written before the commit, so that none is zeroed.
     ///
     /// # Safety
-    /// The caller writes every byte. A receiver reads in a byte that was not written what an earlier
-    /// message, of any sender, left there.
+    /// The caller writes every byte. In a byte that was not written, a receiver reads what an
+    /// earlier message, of any sender, left there.
     #[expect(unsafe_code, reason = "other messages can leak if the promise is broken")]
     pub unsafe fn assume_written(&mut self) {
         self.settled = self.len();
@@ -534,15 +536,15 @@ impl Reservation<'_> {
     /// Commits the message if there is room.
     ///
     /// # Errors
-    /// As [`Sender::try_send`]; the reservation comes back with what was written.
+    /// As [`Sender::try_send`]; the reservation comes back with its bytes.
     pub fn try_commit(mut self) -> Result<(), TrySendError<Self>> {
         self.commit_in_place().map_err(|refused| refused.map(|()| self))
     }
 
-    /// Commits the message, waiting on the calling thread while the queue is full.
+    /// Commits the message; the calling thread waits while the queue is full.
     ///
     /// # Errors
-    /// As [`Sender::send_blocking`]; the reservation comes back with what was written.
+    /// As [`Sender::send_blocking`]; the reservation comes back with its bytes.
     pub fn commit_blocking(mut self) -> Result<(), SendError<Self>> {
         self.zero_up_to(self.len());
         let frame = self.frame;
@@ -554,20 +556,20 @@ impl Reservation<'_> {
         }
     }
 
-    /// As [`try_commit`](Self::try_commit), for callers that keep the reservation in place: once it
-    /// is committed, it stands for nothing any more.
+    /// As [`try_commit`](Self::try_commit), for callers that keep the reservation in place. After a
+    /// commit the reservation must not be used again.
     #[doc(hidden)]
     pub fn commit_in_place(&mut self) -> Result<(), TrySendError> {
         self.zero_up_to(self.len());
         self.sender.commit_frame(self.frame)
     }
 
-    /// Where this waits, for drivers that park tasks.
+    /// The side at which this waits, for drivers that park tasks.
     pub fn side(&self) -> Side {
         self.sender.side()
     }
 
-    /// Zeroes what is neither written nor zeroed yet, of the first `len` bytes.
+    /// Zeroes those of the first `len` bytes that are neither written nor zeroed yet.
     #[inline]
     fn zero_up_to(&mut self, len: usize) {
         if self.settled < len {
@@ -577,7 +579,7 @@ impl Reservation<'_> {
 
     #[cold]
     fn zero_rest(&mut self, len: usize) {
-        // In a forked child nothing is zeroed, and the commit says so.
+        // In a forked child nothing is zeroed, and the commit reports that.
         if let Ok(block) = self.block() {
             block.zero(self.settled, len);
         }
@@ -590,7 +592,7 @@ impl Reservation<'_> {
 }
 
 impl io::Write for Reservation<'_> {
-    /// Appends to what was written before; 0 when the reserved length is used up.
+    /// Appends `bytes`; returns 0 when the reserved length is used up.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = self.len().saturating_sub(self.written);
         let part = bytes.get(..bytes.len().min(room)).unwrap_or_default();
