@@ -1,8 +1,8 @@
 //! Every refusal, what it means, and what to do about it.
 //!
-//! Errors of an operation hand back what they refused. [`Fault`] is what no retry mends. A text
-//! that tells its cause does not offer it as `source()` too, so that a chain of errors says
-//! everything once.
+//! Errors of an operation hand back the message that they refused. A [`Fault`] is an error that a
+//! retry does not mend. An error whose text includes its cause does not return it from `source()`
+//! too, so that a chain of errors says everything once.
 
 use std::io;
 use std::time::Duration;
@@ -11,13 +11,13 @@ use thiserror::Error;
 
 use crate::remedy::Refusal;
 
-/// A word of the segment that no honest peer writes. Some process scribbled over the segment, or
-/// has a bug; messages may be lost. Use a new queue.
+/// A word of the segment has a value that no correct peer writes. Some process overwrote part of
+/// the segment, or has a bug; messages may be lost. Use a new queue.
 ///
-/// Once a handle, a close or a join has said it, all calls on that [`Queue`](crate::Queue) and its
-/// handles say it, at once, in this process. Leases that end after that neither acknowledge nor
-/// return their messages; a close still tells the peers. Other queues are not touched, nor is the
-/// same one opened anew.
+/// Once a handle, a close or a join has returned this, all calls of this process on that
+/// [`Queue`](crate::Queue) and its handles return it at once. Leases that end after that neither
+/// acknowledge nor return their messages; a close still closes the queue for the peers. Other
+/// queues are not affected, nor is the same queue after another open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the segment is corrupt: {what}; some process wrote where it must not, use a new queue")]
 pub struct Corrupt {
@@ -25,7 +25,7 @@ pub struct Corrupt {
     pub what: &'static str,
 }
 
-/// Why an operation cannot be, whatever is sent or received meanwhile.
+/// Why an operation fails, whatever is sent or received in the meantime.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Fault {
@@ -39,10 +39,10 @@ pub enum Fault {
         /// The queue's `max_message`.
         max: usize,
     },
-    /// The handle was made before this process was forked from another.
+    /// The handle was made before this process was forked.
     #[error("the handle belongs to the parent of this forked process; open the queue's fd anew")]
     Forked,
-    /// All leases of this handle are out.
+    /// All leases of this handle are in use.
     #[error(
         "all {max} leases of this handle are out; acknowledge or drop one, or create the queue with more `leases`"
     )]
@@ -67,7 +67,7 @@ pub enum JoinTimeoutError {
     Fault(#[from] Fault),
 }
 
-/// Why a wait for an event or a semaphore ended in vain.
+/// Why a wait for an event or a semaphore failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum WaitTimeoutError {
@@ -79,9 +79,9 @@ pub enum WaitTimeoutError {
     Fault(#[from] Fault),
 }
 
-/// Less memory is left than asked for.
+/// Less memory is left than was asked for.
 ///
-/// By a reading, and no reservation: the answer can be another one in a moment.
+/// A reading, not a reservation: the answer may be different a moment later.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "{bytes} bytes of shared memory are asked for, and {available} are left by {limit} (a reading, no reservation); ask for less, or raise the limit"
@@ -91,7 +91,7 @@ pub struct Shortage {
     pub bytes: u64,
     /// What is left.
     pub available: u64,
-    /// What says so: the machine's `MemAvailable`, or a control group's numbers.
+    /// The limit: the machine's `MemAvailable`, or the numbers of a control group.
     pub limit: String,
 }
 
@@ -105,7 +105,7 @@ pub enum CreateError {
         /// Which number.
         what: &'static str,
     },
-    /// A number beyond what a segment can have.
+    /// A number beyond the most that a segment can have.
     #[error("{what} is {asked}, at most {max} is possible")]
     TooLarge {
         /// Which number.
@@ -126,7 +126,7 @@ pub enum CreateError {
         handles: usize,
         /// The leases asked for.
         leases: usize,
-        /// Most blocks of a segment.
+        /// The most blocks of a segment.
         max: u64,
     },
     /// The watchdog's period is out of range.
@@ -139,10 +139,10 @@ pub enum CreateError {
     /// allocated.
     #[error("{0}, or use `lazy_memory`")]
     Memory(Shortage),
-    /// A system call failed. What was created is gone.
+    /// A system call failed. All that was created before it is gone.
     #[error("{}", Refusal { call, cause })]
     Os {
-        /// Which.
+        /// Which call.
         call: &'static str,
         /// The kernel's answer.
         cause: io::Error,
@@ -162,13 +162,13 @@ pub enum OpenError {
         /// The kernel's answer.
         cause: io::Error,
     },
-    /// The memfd could be truncated under our feet.
+    /// A peer could truncate the memfd while it is mapped.
     #[error("the memfd lacks the seals {missing}; a peer could truncate it and crash us: refused")]
     Unsealed {
         /// The missing seals.
         missing: String,
     },
-    /// The memfd is on huge pages, whose faults can be signals.
+    /// The memfd is on huge pages, where a fault can be a signal.
     #[error("the memfd uses huge pages; a fault in one can kill the process: refused")]
     HugePages,
     /// The memfd holds something else.
@@ -184,7 +184,7 @@ pub enum OpenError {
         /// Ours.
         expected: u32,
     },
-    /// The segment's layout is ours, but it uses what a later version of this library added to it.
+    /// The segment has our layout, but uses an addition of a later version of this library.
     #[error(
         "the segment was made with {what} {found:#x}, which this version of the library does not know; use the same version in all processes"
     )]
@@ -194,7 +194,7 @@ pub enum OpenError {
         /// What it says.
         found: u32,
     },
-    /// Numbers that no creator writes.
+    /// The header has numbers that no creator writes.
     #[error("the segment's header claims an impossible shape; its creator is broken or hostile")]
     Claims,
     /// The file's length is not what its header says.
@@ -207,12 +207,12 @@ pub enum OpenError {
         /// The file's length.
         found: u64,
     },
-    /// It carries something else.
+    /// The segment carries another type.
     #[error("the segment carries {found}, you asked for {expected}")]
     WrongType {
-        /// What it carries.
+        /// The type that it carries.
         found: String,
-        /// What was asked for.
+        /// The type that was asked for.
         expected: String,
     },
     /// The creator and the opener do not name the same schema.
@@ -225,20 +225,20 @@ pub enum OpenError {
         /// What the opener asked for.
         expected: String,
     },
-    /// A semaphore has no handle left for one more process.
+    /// A semaphore has no free handle for one more process.
     #[error(transparent)]
     Attach(#[from] AttachError),
     /// A system call failed.
     #[error("{}", Refusal { call, cause })]
     Os {
-        /// Which.
+        /// Which call.
         call: &'static str,
         /// The kernel's answer.
         cause: io::Error,
     },
 }
 
-/// Why a sender or receiver could not be had, or a queue not be prepared for them.
+/// Why a sender or receiver could not be made, or a queue could not be prepared for them.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AttachError {
@@ -253,7 +253,7 @@ pub enum AttachError {
     /// The queue object was made before this process was forked.
     #[error("the queue belongs to the parent of this forked process; open its fd anew")]
     Forked,
-    /// `/proc` is needed for a file description of our own.
+    /// A new handle opens a file description of its own through `/proc`, and could not.
     #[error("cannot reopen the segment: {}", Refusal { call: "open /proc/thread-self/fd", cause })]
     Proc {
         /// The kernel's answer.
@@ -263,8 +263,8 @@ pub enum AttachError {
     /// [`prefault`](crate::Queue::prefault) takes. Nothing was allocated.
     #[error(transparent)]
     Memory(#[from] Shortage),
-    /// Another process holds a lease (`F_SETLEASE`) on the memfd, which keeps others from opening it.
-    /// A new handle waits for its end for 10 ms.
+    /// Another process holds a lease (`F_SETLEASE`) on the memfd, which blocks every open. A new
+    /// handle waits for the end of the lease for 10 ms.
     #[error(
         "another process holds a lease (F_SETLEASE) on the memfd of the queue ({cause}); try again: the kernel ends the lease within fs.lease-break-time, 45 s by default; if the process takes it again and again, use a new queue"
     )]
@@ -277,12 +277,12 @@ pub enum AttachError {
         "this process has closed the queue's descriptor; its handles go on, for a new one open the queue anew"
     )]
     DescriptorClosed,
-    /// The search for a free record took its time, 100 ms, and did not come to its end.
+    /// The search for a free record used up its 100 ms before it had asked about all records.
     #[error(
         "none of {looked} handles that could be asked about in 100 ms is free, of {handles}; the memfd has very many file locks; call again: the search goes on where it stopped"
     )]
     SearchTooLong {
-        /// For how many records the kernel was asked.
+        /// About how many records the kernel was asked.
         looked: usize,
         /// The queue's `handles`.
         handles: usize,
@@ -293,17 +293,18 @@ pub enum AttachError {
     /// A system call failed.
     #[error("{}", Refusal { call, cause })]
     Os {
-        /// Which.
+        /// Which call.
         call: &'static str,
         /// The kernel's answer.
         cause: io::Error,
     },
 }
 
-/// Why nothing was sent at once. Hands the message back: `T` is `()` where it was only borrowed.
+/// Why nothing was sent at once. Hands the message back; `T` is `()` if the message was only
+/// borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TrySendError<T = ()> {
-    /// As many messages are waiting as the queue has room for.
+    /// The queue holds as many messages as it has room for.
     #[error("queue is full")]
     Full(T),
     /// The queue was closed.
@@ -385,7 +386,7 @@ impl<T> TrySendError<T> {
         message
     }
 
-    /// The answer that waiting could not change, or the message to try again with.
+    /// The error, if waiting could not change it; or the message to try again with.
     pub fn settled(self) -> Result<SendError<T>, T> {
         match self {
             Self::Full(message) => Err(message),
@@ -405,7 +406,7 @@ impl<T> TrySendError<T> {
 }
 
 impl TryRecvError {
-    /// The answer that waiting could not change.
+    /// The error, if waiting could not change it.
     pub fn settled(self) -> Option<RecvError> {
         match self {
             Self::Empty => None,

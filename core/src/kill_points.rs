@@ -1,18 +1,18 @@
-//! Kill points: where a process of the kill tests can be made to die or to stop.
+//! Kill points: places where the kill tests make a process die or stop.
 //!
-//! In a build with `--cfg kill_points` every access to a shared word goes through the atomics below,
-//! which tell a handler before they touch it; system calls tell it by [`kill_point`]. A process
-//! that armed no handler runs as ever.
+//! In a build with `--cfg kill_points` every access to a shared word goes through the atomics
+//! below, which call a handler before the access; system calls call it by [`kill_point`]. In a
+//! process without a handler nothing changes.
 
 use core::ops::Deref;
 use core::panic::Location;
 use core::sync::atomic::{self, AtomicBool, Ordering, Ordering::Relaxed};
 use std::sync::OnceLock;
 
-/// A place in the code: what is about to happen there.
+/// A place in the code, and what is about to happen there.
 #[derive(Clone, Copy, Debug)]
 pub struct KillPoint {
-    /// The line that does it.
+    /// The line that makes the access or the call.
     pub at: &'static Location<'static>,
     /// The access or the system call.
     pub what: &'static str,
@@ -23,14 +23,14 @@ pub struct KillPoint {
 static ARMED: AtomicBool = AtomicBool::new(false);
 static HANDLER: OnceLock<fn(KillPoint)> = OnceLock::new();
 
-/// From here on `handler` is told of each point before it is passed, on whatever thread. The first
-/// handler of a process stays.
+/// Calls `handler` from here on before each point, on the thread that reaches it. Only the first
+/// handler of a process is ever called.
 pub fn arm(handler: fn(KillPoint)) {
     HANDLER.get_or_init(|| handler);
     ARMED.store(true, Relaxed);
 }
 
-/// Nobody is told any more.
+/// Ends the calls of the handler.
 pub fn disarm() {
     ARMED.store(false, Relaxed);
 }
@@ -63,7 +63,7 @@ fn reached(point: KillPoint) {
 
 macro_rules! killable {
     ($name:ident, $word:ty) => {
-        /// The standard library's atomic, each access of which may be a process's last.
+        /// The standard library's atomic with a kill point before each access.
         #[derive(Debug, Default)]
         #[repr(transparent)]
         #[allow(unreachable_pub, reason = "of two made alike, drivers name one")]
@@ -130,7 +130,7 @@ macro_rules! killable {
             }
         }
 
-        /// For those who hand the word to the kernel.
+        /// For calls that pass the word to the kernel.
         impl Deref for $name {
             type Target = atomic::$name;
 

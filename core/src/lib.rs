@@ -1,6 +1,6 @@
-//! A bounded multi-producer multi-consumer queue between the processes of one Linux host, that no
-//! killed or stopped process can block. This crate is the queue with calls that try and calls that
-//! block a thread; `parkline-uring` adds async.
+//! A bounded multi-producer multi-consumer queue between the processes of one Linux host, which no
+//! killed or stopped process can block. This crate has the queue with non-blocking calls, and calls
+//! that block a thread; `parkline-uring` adds async.
 //!
 //! ```
 //! use parkline_core::Queue;
@@ -23,11 +23,11 @@
 //! # Limits
 //! Linux on 64-bit machines, with `/proc` mounted. A message is at most 1 GiB, a queue at most
 //! 524,288 messages. One shared segment gives no integrity between its writers: a peer that
-//! scribbles over it can garble, drop or repeat messages, though it cannot make safe code here do
-//! anything undefined. Whoever opens a queue trusts its peers with the messages; where that is too
-//! much, give each peer a queue of its own.
+//! overwrites it can garble, drop or repeat messages, but cannot make safe code here do anything
+//! undefined. A process that opens a queue trusts its peers with the messages. If that is too much,
+//! give each peer a queue of its own.
 
-// What another process wrote cannot make us panic: nothing here panics by itself.
+// Nothing that another process writes can make us panic, so nothing here may panic.
 #![cfg_attr(
     not(test),
     deny(
@@ -59,7 +59,7 @@ mod wait;
 pub use error::*;
 pub use ring::{frame::Frame, stats::Stats};
 
-/// The seams for those who drive the wait: reactors, models, fuzzers.
+/// The interfaces for code that drives waits: reactors, models, fuzzers.
 pub mod driver {
     #[cfg(kill_points)]
     pub use crate::kill_points::{KillPoint, arm, disarm};

@@ -3,7 +3,7 @@
 use core::fmt::{self, Display, Formatter};
 use std::io;
 
-/// Shows what a system call answered, and what to do about it where that is known.
+/// Shows the error of a system call, and what to do about it where that is known.
 pub(crate) struct Refusal<'a> {
     pub(crate) call: &'static str,
     pub(crate) cause: &'a io::Error,
@@ -57,7 +57,7 @@ impl Display for Refusal<'_> {
 mod tests {
     use super::*;
 
-    /// The refusals that no test can have the kernel make without harm to other processes.
+    /// These are the refusals that a test cannot provoke without harm to other processes.
     #[test]
     fn a_machine_without_descriptors_or_memory_names_what_to_raise() {
         for (call, errno, remedy) in [

@@ -1,15 +1,15 @@
-//! The census of a queue with its living handles.
+//! Counts where the blocks of a queue are, and how many handles live.
 
 use crate::api::message::Message;
 use crate::api::queue::Queue;
 use crate::error::AttachError;
 use crate::ring::census::Census;
 
-/// Counts the blocks of `queue`.
+/// Counts the blocks of `queue`, and the records that have an owner.
 ///
 /// # Errors
-/// [`AttachError::Corrupt`] when a block is in two places or in none, though no handle is busy;
-/// [`AttachError::Forked`], [`AttachError::DescriptorClosed`], [`AttachError::Os`].
+/// [`AttachError::Corrupt`] when a block is in two places or in none, though no handle is in an
+/// exchange; [`AttachError::Forked`], [`AttachError::DescriptorClosed`], [`AttachError::Os`].
 #[expect(clippy::arithmetic_side_effects, reason = "counts of records")]
 pub fn census<M: Message + ?Sized>(queue: &Queue<M>) -> Result<Census, AttachError> {
     let segment = queue.segment();
@@ -32,7 +32,7 @@ mod tests {
 
     use super::*;
 
-    /// Fails if one of the numbers stays 0 (seen failing with that of the ring).
+    /// Fails if one of the numbers stays 0 (seen failing with the number of blocks in the ring).
     #[test]
     fn each_block_and_each_handle_is_counted_where_it_is() {
         let queue = Queue::builder().capacity(4).max_message(8).handles(4).create().unwrap();

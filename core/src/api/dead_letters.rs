@@ -1,5 +1,5 @@
-//! Dead letters: messages that were handed out as often as the queue allows, and what becomes of
-//! them. A message is given up only where the receiver named a place for it.
+//! Dead letters: messages that were delivered as often as the queue allows, and what happens to
+//! them. A message becomes a dead letter only if its receiver has a place for dead letters.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
@@ -8,19 +8,19 @@ use crate::api::lease::Lease;
 use crate::api::message::Message;
 use crate::api::sender::Sender;
 
-/// A message that was handed to receivers as often as the queue allows, and never acknowledged.
+/// A message that was delivered to receivers as often as the queue allows, and never acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter<T> {
     /// The message.
     pub message: T,
-    /// How often it was handed to a receiver, this time included.
+    /// How many times it was delivered to a receiver, this time included.
     pub attempts: u16,
 }
 
-/// What becomes of messages that had enough attempts.
+/// What happens to messages that have used up their attempts.
 pub(crate) enum DeadLetters<M: Message + ?Sized> {
-    /// They are received like others, and their attempts go on counting.
+    /// The receiver gets them like others, and their attempts go on counting.
     Kept,
     Discarded,
     Forwarded(Box<Sender<M>>),
@@ -31,7 +31,7 @@ type Call<M> = dyn FnMut(DeadLetter<<M as Message>::Owned>) + Send;
 
 /// A user's handler, and the messages that wait for it.
 pub(crate) struct Handler<M: Message + ?Sized> {
-    /// Locked while the handler runs, and never waited for.
+    /// Locked while the handler runs. No thread waits for this lock.
     call: Mutex<Box<Call<M>>>,
     letters: Mutex<VecDeque<Lease<M>>>,
 }
@@ -54,10 +54,11 @@ impl<M: Message + ?Sized> Handler<M> {
         self.letters.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Calls the handler with each letter, and acknowledges it then; whether there was one. If the
-    /// handler runs already, on another thread or further up in this one, that run sees to them.
+    /// Calls the handler with each letter, and then acknowledges the letter. Returns whether there
+    /// was one. If the handler is already running, on another thread or further up this stack, that
+    /// run handles them.
     ///
-    /// A handler that panics leaves its letter unacknowledged: it goes back.
+    /// A letter whose handler panics is not acknowledged: it goes back.
     pub(crate) fn run(&self) -> bool {
         let mut any = false;
         while !self.is_empty() {
@@ -68,7 +69,8 @@ impl<M: Message + ?Sized> Handler<M> {
             };
             while let Some(letter) = self.pop() {
                 any = true;
-                // What cannot be read goes back: the next call on this queue says why.
+                // A letter that cannot be read goes back; the next call on this queue reports the
+                // fault.
                 if let Ok(message) = letter.read() {
                     call(DeadLetter { message, attempts: letter.attempts() });
                     letter.ack_dead();
@@ -79,12 +81,13 @@ impl<M: Message + ?Sized> Handler<M> {
     }
 }
 
-/// The dead letters that a call left for its handler, since it was made under a lock that the handler
-/// may want: see [`Receiver::defer_dead_letters`](crate::Receiver::defer_dead_letters).
+/// The dead letters that a call under a lock left for their handler, because the handler may take
+/// that lock: see [`Receiver::defer_dead_letters`](crate::Receiver::defer_dead_letters).
 pub struct DeferredLetters<M: Message + ?Sized>(pub(crate) Arc<Handler<M>>);
 
 impl<M: Message + ?Sized> DeferredLetters<M> {
-    /// Calls the handler with them, without the lock; whether there was one left.
+    /// Calls the handler with them, to be called without the lock. Returns whether there was one
+    /// left.
     pub fn handle(self) -> bool {
         self.0.run()
     }

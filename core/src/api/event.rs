@@ -1,7 +1,8 @@
-//! An event: a flag that processes share, and wait for.
+//! An event: a flag that processes share and wait for.
 //!
-//! It lives in a segment as a queue does, with its checks and its fork rules, and uses two words of
-//! it: the flag and a gate. Nobody attaches, for nobody owns anything that could be lost.
+//! It is a segment like a queue's, with the same checks and the same rules for forks, and uses two
+//! words of it: the flag and a gate. No process attaches, because none has anything that could be
+//! lost.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,9 +21,9 @@ use crate::wait::gate::{Gate, Wake};
 /// A flag in a sealed memfd that any number of processes set, clear and wait for: the signal to start,
 /// or to stop.
 ///
-/// It stays set until somebody clears it. Made by [`Builder::create_event`], handed on by its
-/// descriptor as a [`Queue`](crate::Queue) is. Any number of processes can have it: it has no handles
-/// that could run out.
+/// It stays set until a process clears it. It is made by [`Builder::create_event`], and passed on
+/// by its descriptor as a [`Queue`](crate::Queue) is. Any number of processes can have it: it has
+/// no handles that could run out.
 ///
 /// ```
 /// use parkline_core::{Event, Queue};
@@ -46,7 +47,7 @@ pub struct Event {
 }
 
 impl Builder {
-    /// Creates an event: of the numbers only the [`watchdog`](Self::watchdog)'s matters.
+    /// Creates an event. Of the settings only the [`watchdog`](Self::watchdog) counts.
     ///
     /// # Errors
     /// As [`create`](Self::create).
@@ -85,54 +86,54 @@ impl Event {
     /// Opens the event of a descriptor.
     ///
     /// # Errors
-    /// As [`Queue::open`](crate::Queue::open); [`OpenError::WrongType`] when it is something else.
+    /// As [`Queue::open`](crate::Queue::open); [`OpenError::WrongType`] when it is not an event.
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
         let segment =
             Arc::new(Segment::open_as(fd.into(), TypeMark::EVENT, SchemaAsked::default())?);
         Ok(Self { segment })
     }
 
-    /// Sets it, and wakes everybody who waits, in all processes. Setting it twice does no harm.
-    /// Wait-free: no peer, dead, stopped or slow, can make it wait.
+    /// Sets the event, and wakes all waiters in all processes. Setting it twice does no harm.
+    /// Wait-free: it never waits for a peer, whether that is dead, stopped or slow.
     ///
     /// # Errors
     /// [`Fault::Forked`].
     ///
     /// # Ordering
-    /// What happened before this happens before a wait returns that finds it set.
+    /// What happened before this happens before a wait that finds the event set returns.
     ///
     /// # If a peer dies
-    /// If this process dies in the call, the event is set or it is not. If it is, waiters learn of
-    /// it within the watchdog's period at the latest.
+    /// If this process dies in the call, the event is set or it is not. If it is, waiters notice
+    /// within the watchdog's period at the latest.
     pub fn set(&self) -> Result<(), Fault> {
         self.change(Flag::set)
     }
 
-    /// Clears it. Who waited before it was set does not wait on. Wait-free.
+    /// Clears the event. A wait that began before the set returns all the same. Wait-free.
     ///
     /// # Errors
     /// [`Fault::Forked`].
     ///
     /// # Ordering
-    /// What happened before the set that is cleared happens before this returns.
+    /// What happened before the set that this clears happens before this returns.
     ///
     /// # If a peer dies
-    /// If this process dies in the call, the event is cleared or it is not; who waited before it was set
-    /// learns of that as of a [`set`](Self::set).
+    /// If this process dies in the call, the event is cleared or it is not. Waits that began before
+    /// the set return within the watchdog's period at the latest.
     pub fn clear(&self) -> Result<(), Fault> {
         self.change(Flag::clear)
     }
 
-    /// Whether it is set. Others may set or clear it before you act on it; `false` in a forked child.
+    /// Whether the event is set; `false` in a forked child. It may change before you act on it.
     ///
     /// # Ordering
-    /// What happened before the set that this finds happens before it returns.
+    /// What happened before the set that this finds happens before this returns.
     pub fn is_set(&self) -> bool {
         self.segment.ring().is_some_and(|ring| ring.control.rare.flag.is_set())
     }
 
-    /// Waits on the calling thread until it is set: returns at once if it is, and also if it was set
-    /// and cleared again since the call began.
+    /// Waits on the calling thread until the event is set. Returns at once if it is; also returns
+    /// if it was set and cleared again since the call began.
     ///
     /// # Errors
     /// [`Fault::Forked`].
@@ -141,17 +142,17 @@ impl Event {
     /// What happened before the set happens before this returns.
     ///
     /// # If a peer dies
-    /// A wake that a killed process took with it comes within the watchdog's period. (Of one that set
-    /// and cleared the event meanwhile, too.)
+    /// If a wake was lost with a killed process, this returns within the watchdog's period, even if
+    /// the event was set and cleared again.
     pub fn wait_blocking(&self) -> Result<(), Fault> {
-        // Without a deadline there is an answer.
+        // Without a deadline there is always an answer.
         self.wait_until(None).unwrap_or(Err(Fault::Forked))
     }
 
     /// As [`wait_blocking`](Self::wait_blocking), for at most `timeout`.
     ///
     /// # Errors
-    /// [`Timeout`](WaitTimeoutError::Timeout) when it was not set by then.
+    /// [`Timeout`](WaitTimeoutError::Timeout) when the event was not set by then.
     ///
     /// ```
     /// use parkline_core::{Queue, WaitTimeoutError};
@@ -172,12 +173,12 @@ impl Event {
     /// As [`wait_blocking`](Self::wait_blocking), until `deadline` at most.
     ///
     /// # Errors
-    /// [`Timeout`](WaitTimeoutError::Timeout) when it was not set by then.
+    /// [`Timeout`](WaitTimeoutError::Timeout) when the event was not set by then.
     pub fn wait_blocking_deadline(&self, deadline: Instant) -> Result<(), WaitTimeoutError> {
         Ok(self.wait_until(Some(deadline)).ok_or(WaitTimeoutError::Timeout)??)
     }
 
-    /// A wait that begins, for drivers that park tasks.
+    /// Begins a wait, for drivers that park tasks.
     #[doc(hidden)]
     pub fn expecting(&self) -> Expecting {
         let since = self.segment.ring().map(|ring| ring.control.rare.flag.since());
@@ -189,10 +190,10 @@ impl Event {
         self.segment.id()
     }
 
-    /// Another descriptor of the same event, close-on-exec, to hand on.
+    /// Another descriptor of the same event, close-on-exec, to pass on.
     ///
     /// # Errors
-    /// When the process has no descriptor left, or has closed this one.
+    /// When the process has no descriptor left, or has closed the event's own.
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.segment.try_clone_fd()
     }
@@ -224,12 +225,12 @@ impl AsFd for Event {
 #[derive(Debug)]
 pub struct Expecting {
     segment: Arc<Segment>,
-    /// When it began; `None` in a forked child.
+    /// The state of the flag when the wait began; `None` in a forked child.
     since: Option<Since>,
 }
 
 impl Expecting {
-    /// Looks whether the event was set since this began.
+    /// Whether the event was set since this wait began; `None` if not.
     pub fn attempt(&self) -> Option<Result<(), Fault>> {
         match (self.segment.ring(), self.since) {
             (Some(ring), Some(since)) => {
@@ -239,7 +240,7 @@ impl Expecting {
         }
     }
 
-    /// Where this waits.
+    /// The side at which this waits.
     pub fn side(&self) -> Side {
         Side::new(&self.segment, WaitsFor::Event)
     }

@@ -1,4 +1,4 @@
-//! What a queue can carry.
+//! The types that a queue can carry.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -7,7 +7,7 @@ use crate::ring::frame::{Block, Frame};
 use crate::ring::geometry::TypeMark;
 use crate::ring::port::Port;
 
-/// Which types are messages is for this crate to say.
+/// Only this crate decides which types are messages.
 pub(crate) mod sealed {
     pub trait Sealed {}
 }
@@ -15,13 +15,14 @@ pub(crate) mod sealed {
 impl sealed::Sealed for [u8] {}
 impl<T: FromBytes + IntoBytes + Immutable> sealed::Sealed for T {}
 
-/// What a queue can carry: bytes of any length up to `max_message` (`[u8]`), many of those at once
-/// ([`Pack`](crate::Pack)), or any type that zerocopy can turn into bytes and back, whatever bits a
-/// peer writes: derive `FromBytes`, `IntoBytes` and `Immutable`.
+/// A type that a queue can carry: bytes of any length up to `max_message` (`[u8]`), many of those
+/// at once ([`Pack`](crate::Pack)), or any type that zerocopy can convert to bytes and back,
+/// whatever bits a peer writes: derive `FromBytes`, `IntoBytes` and `Immutable`.
 ///
-/// A queue knows its type by size, alignment and name without the paths, of a long name the first 64
-/// bytes. **It does not know the fields**: a type of the same name and size whose fields were swapped or
-/// renamed opens the queue too. [`Builder::schema`](crate::Builder::schema) tells such versions apart.
+/// A queue identifies its type by size, alignment and name: the name without paths, and of a long
+/// name its length and the first 64 bytes. **It does not compare the fields**: a type of the same
+/// name and size with swapped or renamed fields opens the queue too.
+/// [`Builder::schema`](crate::Builder::schema) tells such versions apart.
 ///
 /// ```
 /// use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -48,8 +49,8 @@ pub trait Message: sealed::Sealed {
     #[doc(hidden)]
     fn bytes(&self) -> &[u8];
 
-    /// Copies the message out, to where `put` puts it: moving it there afterwards would take longer
-    /// than the copy.
+    /// Copies the message out, straight to the place that `put` returns: a move afterwards would
+    /// take longer than the copy.
     #[doc(hidden)]
     fn read_to<'p>(
         from: InBlock<'_>,
@@ -70,7 +71,7 @@ pub trait Message: sealed::Sealed {
     fn mark() -> Mark;
 }
 
-/// A message where it was received, before it is copied out.
+/// A received message in its block, before it is copied out.
 #[doc(hidden)]
 #[derive(Clone, Copy)]
 pub struct InBlock<'a> {
@@ -78,19 +79,19 @@ pub struct InBlock<'a> {
     frame: Frame,
 }
 
-/// What the header of a segment says of its messages.
+/// The type that the header of a segment names.
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug)]
 pub struct Mark(pub(crate) TypeMark);
 
 impl<'a> InBlock<'a> {
-    /// The message in `block`, whose header was read as `frame`.
+    /// The message in `block` with the header `frame`.
     #[inline]
     pub(crate) fn new(block: Block<'a>, frame: Frame) -> Self {
         Self { block, frame }
     }
 
-    /// The message in cell `number`, whose header was read as `frame`.
+    /// The message in cell `number` with the header `frame`.
     pub(crate) fn of(port: &Port<'a>, number: usize, frame: Frame) -> Result<Self, Corrupt> {
         Ok(Self::new(port.block_of(port.cell(number)?)?, frame))
     }
@@ -169,7 +170,7 @@ mod tests {
     use super::*;
     use crate::{Queue, Receiver};
 
-    /// A message whose copy comes to no end.
+    /// A message type with a copy that panics.
     struct Uncopied;
 
     impl sealed::Sealed for Uncopied {}
@@ -193,8 +194,8 @@ mod tests {
         }
     }
 
-    /// Fails if a receive acknowledges before it has copied out (seen failing, of one and of many): a
-    /// process that is killed between the two would take the message with it.
+    /// Fails if a receive acknowledges before it has copied out (seen failing, of one and of many):
+    /// the message would be lost if the process were killed between the two.
     #[test]
     fn a_message_that_is_not_copied_out_comes_again() {
         let receives: [fn(&mut Receiver<Uncopied>); 2] = [

@@ -1,4 +1,4 @@
-//! The calls of users.
+//! The public types and their calls.
 
 pub(crate) mod census;
 pub(crate) mod dead_letters;

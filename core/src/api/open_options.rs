@@ -1,9 +1,9 @@
-//! How a queue is opened, where its type does not say enough.
+//! Opening a queue with a schema, where its type does not say enough.
 //!
-//! A queue knows its type by size, alignment and name. Rust tells no more at run time: structs of the
-//! same name and size look alike, whatever their fields are. So a creator can name a schema and count
-//! its versions, and an opener must name the same. An opener that names none is refused too, because it
-//! was written for other messages, or before the schema.
+//! A queue identifies its type by size, alignment and name. Rust has no more at run time: structs
+//! of the same name and size look alike, whatever their fields are. So a creator can name a schema
+//! with a version, and an opener must name the same. An opener that names none is refused too,
+//! because it was written for other messages, or before the schema.
 
 use std::os::fd::OwnedFd;
 
@@ -23,17 +23,17 @@ pub struct OpenOptions {
 impl Queue {
     /// Opens the queue of bytes that another process, or this one, created.
     ///
-    /// Everything that can be checked of a stranger's memfd is checked, once: its seals, its
+    /// Every property of an untrusted memfd that can be checked is checked, once: its seals, its
     /// length, its header.
     ///
     /// # Errors
-    /// [`OpenError`] tells what is wrong with the descriptor. [`OpenError::Schema`] when the queue's
-    /// creator named a schema: [`open_options`](Self::open_options) opens it.
+    /// [`OpenError`] tells what is wrong with the descriptor. [`OpenError::Schema`] when the
+    /// queue's creator named a schema: use [`open_options`](Self::open_options).
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
         Self::open_typed(fd)
     }
 
-    /// Begins to open a queue whose schema must be the one that is named:
+    /// Begins to open a queue that must have a given schema:
     /// `Queue::open_options().schema("orders", 3).open(fd)`.
     pub fn open_options() -> OpenOptions {
         OpenOptions::default()
@@ -43,21 +43,22 @@ impl Queue {
 impl<M: Message + ?Sized> Queue<M> {
     /// Opens a queue that carries `M`.
     ///
-    /// The type is known by its size, its alignment and its name, **not by its fields**: if the creator's
-    /// `M` has fields of the same size in another order, the queue opens, and messages are read wrong.
-    /// Name a schema to tell them apart: [`Builder::schema`](crate::Builder::schema).
+    /// The type is compared by its size, its alignment and its name, **not by its fields**: if the
+    /// creator's `M` has fields of the same size in another order, the queue opens, and messages
+    /// are read wrong. Name a schema to tell them apart:
+    /// [`Builder::schema`](crate::Builder::schema).
     ///
     /// # Errors
-    /// As [`Queue::open`], and [`OpenError::WrongType`] when it carries something else.
+    /// As [`Queue::open`], and [`OpenError::WrongType`] when the queue carries another type.
     pub fn open_typed(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
         OpenOptions::default().open_typed(fd)
     }
 }
 
 impl OpenOptions {
-    /// Opens only a queue whose creator named this schema by
-    /// [`Builder::schema`](crate::Builder::schema), byte for byte the same name and the same version.
-    /// No queue has an empty name, or one of more than 64 bytes.
+    /// Opens only a queue whose creator named this schema with
+    /// [`Builder::schema`](crate::Builder::schema): the same name, byte for byte, and the same
+    /// version. An empty name, or one of more than 64 bytes, matches no queue.
     ///
     /// ```
     /// use parkline_core::{OpenError, Queue};
@@ -76,8 +77,8 @@ impl OpenOptions {
         self
     }
 
-    /// Opens a queue of any schema, and one of none: for tools that do not read the messages, or look
-    /// at [`Queue::schema`] first.
+    /// Opens a queue with any schema or none: for tools that do not read the messages, or that
+    /// check [`Queue::schema`] first.
     ///
     /// ```
     /// use parkline_core::{OpenError, Queue};

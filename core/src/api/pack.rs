@@ -1,11 +1,11 @@
 //! A pack: many short messages that travel as one.
 //!
-//! The payload of its frame, in words: the messages, each from a whole word on; their lengths in bytes,
-//! two a word; and how many there are. With the lengths side by side nobody has to read one message to
-//! know where the next begins.
+//! Its payload consists of whole words: the messages, each starting on a word; their lengths in
+//! bytes, two per word; and the number of messages. Because the lengths are side by side, a reader
+//! finds each message without reading the one before it.
 //!
-//! What a peer wrote is copied out first and checked then: what is handed out was looked at where
-//! nobody else can write.
+//! A received pack is copied out first and then checked, so that no peer can change it after the
+//! check.
 
 use core::iter::FusedIterator;
 use core::slice;
@@ -23,13 +23,13 @@ const WORD: usize = size_of::<u64>();
 /// Many short messages that travel as one through a `Queue<Pack>`: one block, one exchange and one wake
 /// for all of them.
 ///
-/// A pack goes to one receiver, and comes again as a whole should that die with it. Its length, which
-/// the queue's `max_message` bounds, is that of its messages, each rounded up to a multiple of eight
-/// bytes, four bytes for each of them, rounded up likewise, and eight. The messages are aligned to eight
-/// bytes.
+/// A pack goes to one receiver, and is delivered again as a whole if that receiver dies. Its
+/// length, which the queue's `max_message` limits, is the sum of: each message, rounded up to a
+/// multiple of eight bytes; four bytes per message, rounded up likewise; and eight bytes. The
+/// messages are aligned to eight bytes.
 ///
-/// Made of messages by [`Sender::try_send_packed`](crate::Sender::try_send_packed) and its like, where
-/// they lie in the queue, or by collecting them.
+/// [`Sender::try_send_packed`](crate::Sender::try_send_packed) and its like pack messages straight
+/// into the queue's memory. A pack can also be collected from an iterator.
 ///
 /// ```
 /// use parkline_core::{Fault, Pack, Queue, TrySendError};
@@ -51,8 +51,8 @@ const WORD: usize = size_of::<u64>();
 /// ```
 #[derive(Clone)]
 pub struct Pack {
-    /// Invariant: `messages` words of messages, as long as the `len` lengths behind them say, and how
-    /// many that are.
+    /// Invariant: `messages` words of messages, then their `len` lengths, which add up to those
+    /// words, then `len`.
     words: Vec<u64>,
     messages: usize,
     len: usize,
@@ -66,27 +66,27 @@ pub struct Messages<'a> {
 }
 
 impl Pack {
-    /// How many messages are in it.
+    /// The number of messages.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether the pack has no messages.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Its messages, in the order in which they were packed.
+    /// The messages, in the order in which they were packed.
     #[inline]
     pub fn iter(&self) -> Messages<'_> {
         let (messages, lengths) = split(&self.words, self.messages, self.len).unwrap_or_default();
         Messages { messages: messages.as_bytes(), lengths: lengths.iter() }
     }
 
-    /// The pack that a peer sent. For fuzzers, too.
+    /// Checks the words of a pack that a peer sent. Public for fuzzers.
     ///
     /// # Errors
-    /// If it is none.
+    /// If they are not a pack.
     #[doc(hidden)]
     pub fn check(words: Vec<u64>) -> Result<Self, Corrupt> {
         let cut = Corrupt { what: "a pack is not as long as its messages" };
@@ -94,7 +94,7 @@ impl Pack {
         let messages = words.len().checked_sub(1).and_then(|it| it.checked_sub(len.div_ceil(2)));
         let messages = messages.ok_or(cut)?;
         let (_, lengths) = split(&words, messages, len).ok_or(cut)?;
-        // Less than 2^64: there are less than 2^32 of them.
+        // The sum is less than 2^64, because there are less than 2^32 lengths.
         let lengths = lengths.iter().map(|len| u64::from(len.div_ceil(WORD as u32)));
         if lengths.sum::<u64>() != messages as u64 {
             return Err(cut);
@@ -103,7 +103,7 @@ impl Pack {
     }
 }
 
-/// The messages and the lengths of a pack with so many words of messages and so many lengths.
+/// Splits a pack with `messages` words of messages and `len` lengths.
 #[inline]
 fn split(words: &[u64], messages: usize, len: usize) -> Option<(&[u64], &[u32])> {
     let (messages, lengths) = words.split_at_checked(messages)?;
@@ -111,24 +111,24 @@ fn split(words: &[u64], messages: usize, len: usize) -> Option<(&[u64], &[u32])>
     Some((messages, lengths.get(..len)?))
 }
 
-/// A pack that is being written into a block of ours.
+/// A pack that is being written into a block of this handle.
 pub(crate) struct Packing {
     /// The longest pack, in words.
     room: usize,
-    /// Words of messages that were written.
+    /// How many words of messages were written.
     messages: usize,
     lengths: Vec<u32>,
 }
 
 impl Packing {
-    /// Of at most `max` bytes, and at least `count` messages if they fit.
+    /// For a pack of at most `max` bytes; with room for `count` lengths, if they fit.
     pub(crate) fn new(max: usize, count: usize) -> Self {
         let room = max / WORD;
         let most = room.saturating_mul(2);
         Self { room, messages: 0, lengths: Vec::with_capacity(count.min(most)) }
     }
 
-    /// Why a message of `len` bytes can never be sent.
+    /// The error for a message of `len` bytes that does not fit into any pack.
     pub(crate) fn too_large(&self, len: usize) -> Fault {
         Fault::MessageTooLarge { len, max: self.room.saturating_sub(2).saturating_mul(WORD) }
     }
@@ -156,7 +156,8 @@ impl Packing {
         self.lengths.push(message.len() as u32);
     }
 
-    /// Writes what comes behind the messages in `block`; how long the pack is, in bytes.
+    /// Writes the lengths and their number behind the messages in `block`; returns the length of
+    /// the pack in bytes.
     pub(crate) fn finish(&self, block: Block<'_>) -> usize {
         if let Some(rest) = block.skip(self.messages) {
             rest.write(self.lengths.as_bytes());
@@ -197,7 +198,7 @@ impl Message for Pack {
 
 impl<T: AsRef<[u8]>> FromIterator<T> for Pack {
     /// # Panics
-    /// If a message is longer than 4 GiB: no queue carries it.
+    /// If a message is 4 GiB or longer: no queue carries it.
     fn from_iter<I: IntoIterator<Item = T>>(all: I) -> Self {
         let (mut words, mut lengths) = (Vec::new(), Vec::new());
         for message in all {
@@ -231,7 +232,7 @@ impl Default for Pack {
     }
 }
 
-// Not what the padding holds.
+// The contents of the padding do not count.
 impl PartialEq for Pack {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
@@ -285,7 +286,7 @@ mod tests {
     use super::*;
     use crate::sync::AtomicU64;
 
-    /// Words of messages, the lengths, and how many there are.
+    /// A pack of words of messages, of the lengths, and of their number.
     fn pack(messages: usize, lengths: &[u32], len: u64) -> Result<Pack, Corrupt> {
         let lengths = lengths
             .chunks(2)
@@ -293,7 +294,7 @@ mod tests {
         Pack::check((0..messages as u64).chain(lengths).chain([len]).collect())
     }
 
-    /// Fails if lengths that say more than there is pass, or such that say less (each seen failing).
+    /// Fails if lengths that add up to more than there is pass, or to less (each seen failing).
     #[test]
     fn what_is_not_as_long_as_its_messages_is_corrupt() {
         assert!(Pack::check(Vec::new()).is_err());
@@ -310,7 +311,7 @@ mod tests {
         assert!(pack(4, &[8, 3, 1], 3).is_err());
     }
 
-    /// Fails if the padding of a message, or of the lengths, keeps what the block held before (seen
+    /// Fails if the padding of a message, or of the lengths, keeps old bytes of the block (seen
     /// failing).
     #[test]
     fn nothing_of_an_earlier_message_is_in_a_pack() {
@@ -325,7 +326,7 @@ mod tests {
         assert_eq!(block.words(len / WORD).as_bytes(), pack.bytes());
     }
 
-    /// Fails if the padding counts (seen failing): a peer may have left anything in it.
+    /// Fails if the padding counts (seen failing): a peer may leave any bytes in it.
     #[test]
     fn packs_are_equal_by_their_messages() {
         let padded = |rest: u64| Pack::check(vec![7 | rest << 8, 1 | rest << 32, 1]).unwrap();

@@ -1,8 +1,8 @@
-//! A semaphore: a queue of tokens, where a permit is the lease of one.
+//! A semaphore: a queue of tokens, where a permit is the lease of one token.
 //!
-//! To acquire is to receive a token and hold it, to release is to return it. So all that is true of
-//! messages is true of permits: each is in one place, a wake goes on to another if its waiter gives
-//! up, and what a killed process held comes back by its audit, with nobody having counted.
+//! To acquire is to receive a token and hold it; to release is to return it. So permits have the
+//! properties of messages: each is in one place; a waiter that gives up passes its wake on; and the
+//! permits of a killed process come back when its record is audited, without a counter.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -46,16 +46,16 @@ impl Message for Token {
     }
 }
 
-/// A number of permits in a sealed memfd, that the threads and tasks of any processes acquire and
+/// A number of permits in a sealed memfd, which the threads and tasks of any processes acquire and
 /// release.
 ///
-/// What a killed process had acquired comes back by itself. A permit is an object: it is released
-/// once, in the process that acquired it, by whatever thread or task has it then; so nobody can
-/// release more than there is. Made by [`Builder::create_semaphore`], handed on by its descriptor as a
-/// [`Queue`] is.
+/// The permits of a killed process come back without a call. A permit is an object: it is released
+/// once, in the process that acquired it, by the thread or task that has it then. So no more
+/// permits can be released than were acquired. A semaphore is made by
+/// [`Builder::create_semaphore`], and passed on by its descriptor as a [`Queue`] is.
 ///
-/// Whoever waits in the kernel is woken in the order of arrival; who comes just when a permit is
-/// released can be quicker.
+/// Waiters in the kernel are woken in the order of their arrival. A thread or task that arrives
+/// just when a permit is released can be quicker.
 ///
 /// ```
 /// use parkline_core::{Queue, Semaphore};
@@ -72,13 +72,13 @@ impl Message for Token {
 #[derive(Debug)]
 pub struct Semaphore {
     queue: Queue<Token>,
-    /// Locked for one acquire at a time.
+    /// Locked during each acquire.
     receiver: Mutex<Receiver<Token>>,
 }
 
-/// What was acquired of a [`Semaphore`]. Dropping it releases, in a panic too.
+/// A permit that was acquired of a [`Semaphore`]. Dropping it releases it, in a panic too.
 ///
-/// Keeps its handle alive.
+/// Keeps the semaphore's handle alive.
 #[derive(Debug)]
 #[must_use = "dropping a permit releases it"]
 pub struct Permit {
@@ -95,9 +95,8 @@ impl Builder {
         Semaphore::builder(self, permits)?.memory()
     }
 
-    /// Creates a semaphore of `permits`, at least 1, that as many processes can have at a time as
-    /// there are [`handles`](Self::handles); `capacity`, `leases` and `max_attempts` follow from
-    /// that.
+    /// Creates a semaphore of `permits`, at least 1. As many processes can have it at a time as
+    /// there are [`handles`](Self::handles); `capacity`, `leases` and `max_attempts` do not count.
     ///
     /// # Errors
     /// As [`create`](Self::create): each handle has room for all permits, so `permits` times
@@ -119,7 +118,7 @@ impl Builder {
 }
 
 impl Semaphore {
-    /// The numbers of a semaphore.
+    /// The settings of a semaphore's queue.
     pub(crate) fn builder(builder: Builder, permits: usize) -> Result<Builder, CreateError> {
         if permits == 0 {
             return Err(CreateError::Zero { what: "permits" });
@@ -131,11 +130,11 @@ impl Semaphore {
         let queue = Self::builder(builder, permits)?.create_typed::<Token>()?;
         let mut tokens = queue.sender().map_err(|error| CreateError::Open(error.into()))?;
         for _ in 0..permits {
-            // The ring has room for all of them, and nobody else has it yet.
+            // The ring has room for all of them, and no other process has it yet.
             let sent = tokens.try_send(&Token);
             debug_assert_eq!(sent, Ok(()));
         }
-        // Its record is for one more process.
+        // Frees its record for one more process.
         drop(tokens);
         Self::of(queue).map_err(CreateError::Open)
     }
@@ -143,15 +142,15 @@ impl Semaphore {
     /// Opens the semaphore of a descriptor.
     ///
     /// # Errors
-    /// As [`Queue::open`]; [`OpenError::WrongType`] when it is something else, [`OpenError::Attach`]
-    /// when no handle can be had, as for [`Queue::receiver`].
+    /// As [`Queue::open`]; [`OpenError::WrongType`] when it is not a semaphore,
+    /// [`OpenError::Attach`] when no handle can be made, as for [`Queue::receiver`].
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
         Self::of(Queue::open_typed(fd)?)
     }
 
     fn of(queue: Queue<Token>) -> Result<Self, OpenError> {
         let geometry = queue.segment().geometry();
-        // A release could find no room in the ring.
+        // A release might find no room in the ring.
         if geometry.leases() > geometry.capacity() {
             return Err(OpenError::Claims);
         }
@@ -159,7 +158,7 @@ impl Semaphore {
         Ok(Self { queue, receiver })
     }
 
-    /// Acquires a permit if one is free now; `None` if none is. Waits for nobody in another process.
+    /// Acquires a permit if one is free now; `None` if none is. Never waits for another process.
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].
@@ -168,24 +167,25 @@ impl Semaphore {
     /// What happened before the release of the permit happens before this returns.
     ///
     /// # If a peer dies
-    /// If this process dies in the call or after it, the permit comes back once others have noticed:
-    /// they who wait do so within the watchdog's period, [`recover`](Self::recover) at once.
+    /// If this process dies in the call or after it, the permit comes back when another process
+    /// recovers it: a waiting one does within the watchdog's period, [`recover`](Self::recover)
+    /// does at once.
     pub fn try_acquire(&self) -> Result<Option<Permit>, Fault> {
         if self.queue.segment().ring().is_none() {
-            // Before the lock: another thread of the parent may have had it.
+            // Before the lock: in a forked child another thread of the parent may have held it.
             return Err(Fault::Forked);
         }
         let taken = lock(&self.receiver).try_lease();
         match taken {
             Ok(lease) => Ok(Some(Permit { _lease: lease })),
-            // This handle has all permits, or others have.
+            // All permits are in use, by this process or by others.
             Err(TryRecvError::Empty | TryRecvError::Fault(Fault::LeasesOut { .. })) => Ok(None),
             Err(TryRecvError::Fault(fault)) => Err(fault),
             Err(TryRecvError::Closed) => Err(Corrupt { what: "a semaphore was closed" }.into()),
         }
     }
 
-    /// Acquires a permit, waiting on the calling thread while none is free.
+    /// Acquires a permit; the calling thread waits while none is free.
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].
@@ -194,10 +194,10 @@ impl Semaphore {
     /// As [`try_acquire`](Self::try_acquire).
     ///
     /// # If a peer dies
-    /// The permits that it had come back within the watchdog's period, and so does a wake that it took
-    /// with it.
+    /// The permits of the peer come back within the watchdog's period, and so does a wake that was
+    /// lost with it.
     pub fn acquire_blocking(&self) -> Result<Permit, Fault> {
-        // Without a deadline there is an answer.
+        // Without a deadline there is always an answer.
         self.acquire_until(None).unwrap_or(Err(Fault::Forked))
     }
 
@@ -235,13 +235,13 @@ impl Semaphore {
         first.or_else(|| self.side().sleep(until, || self.attempt()))
     }
 
-    /// What a waiting call answers; `None` if it waits. For drivers that park tasks.
+    /// The answer of a waiting call; `None` if it must wait. For drivers that park tasks.
     #[doc(hidden)]
     pub fn attempt(&self) -> Option<Result<Permit, Fault>> {
         self.try_acquire().transpose()
     }
 
-    /// Where this handle waits, for drivers that park tasks. Not in a forked child.
+    /// The side at which this handle waits, for drivers that park tasks. Not for a forked child.
     #[doc(hidden)]
     pub fn side(&self) -> Side {
         lock(&self.receiver).side()
@@ -252,13 +252,13 @@ impl Semaphore {
         self.queue.segment().geometry().leases()
     }
 
-    /// How many permits are free. Others acquire and release meanwhile; 0 in a forked child.
+    /// How many permits are free. It may change before you act on it; 0 in a forked child.
     pub fn available_permits(&self) -> usize {
         self.queue.len()
     }
 
-    /// Has the permits of dead processes come back now; returns how many. It happens by itself
-    /// wherever somebody waits.
+    /// Recovers the permits of dead processes now; returns how many. Processes that wait do this
+    /// once per watchdog period.
     ///
     /// # Errors
     /// As [`Queue::recover`].
@@ -271,7 +271,7 @@ impl Semaphore {
         self.queue.id()
     }
 
-    /// Another descriptor of the same semaphore, close-on-exec, to hand on.
+    /// Another descriptor of the same semaphore, close-on-exec, to pass on.
     ///
     /// # Errors
     /// When the process has no descriptor left.
@@ -287,19 +287,19 @@ impl AsFd for Semaphore {
 }
 
 impl Permit {
-    /// Releases it: the same as dropping it. Wakes one who waits. In a forked child, where it is the
-    /// parent's, nothing happens.
+    /// Releases the permit, as dropping it does, and wakes one waiter. In a forked child, where the
+    /// permit is the parent's, nothing happens.
     ///
     /// # Ordering
-    /// What happened before this happens before the next acquires it.
+    /// What happened before this happens before the next acquire of the permit returns.
     ///
     /// # If a peer dies
-    /// If this process dies in the call, the permit is released all the same, by others: within the
-    /// watchdog's period where somebody waits.
+    /// If this process dies in the call, a recovery by another process releases the permit: within
+    /// the watchdog's period if any process waits.
     pub fn release(self) {}
 }
 
-/// A handle has no state that a panic could leave half done.
+/// A poisoned lock is no fault: a panic cannot leave a handle half changed.
 fn lock(receiver: &Mutex<Receiver<Token>>) -> MutexGuard<'_, Receiver<Token>> {
     receiver.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -308,7 +308,7 @@ fn lock(receiver: &Mutex<Receiver<Token>>) -> MutexGuard<'_, Receiver<Token>> {
 mod tests {
     use super::*;
 
-    /// Fails if the numbers are not looked at (seen failing).
+    /// Fails if the numbers are not checked (seen failing).
     #[test]
     fn a_semaphore_in_which_permits_would_get_lost_is_refused() {
         let builder = Queue::builder().capacity(2).leases(3);

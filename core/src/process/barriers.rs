@@ -1,27 +1,27 @@
-//! The barriers that stand in for a fence of each acknowledgement: see `ring/join.rs`.
+//! Barriers (`membarrier`) that replace a fence in each acknowledgement: see `ring/join.rs`.
 
 use rustix::thread::{MembarrierCommand, membarrier};
 
 #[cfg(test)]
 thread_local! {
-    /// The calls that the thread made.
+    /// How many calls the thread made.
     static CALLS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
 }
 
-/// Has the barriers of joiners reach this process. Once would do; it is quick.
+/// Registers this process for the barriers of waiters. One call would do; it is cheap.
 pub(crate) fn let_joiners_order_us() {
     #[cfg(test)]
     CALLS.set(CALLS.get() + 1);
-    // Where it is refused, joiners have their watchdog.
+    // If it is refused, waiters still have their watchdog.
     let _ = membarrier(MembarrierCommand::RegisterGlobalExpedited);
 }
 
-/// Orders every acknowledgement of every attached process before this call, or its look at the
-/// gate after.
+/// Puts a barrier into every thread of every attached process. An acknowledgement is either visible
+/// after this call, or its thread loads the gate after the barrier, and sees the waiter.
 pub(crate) fn order_acknowledgements() {
     #[cfg(test)]
     CALLS.set(CALLS.get() + 1);
-    // As above.
+    // If it is refused, waiters still have their watchdog.
     let _ = membarrier(MembarrierCommand::GlobalExpedited);
 }
 
@@ -40,7 +40,8 @@ mod tests {
         CALLS.get() - before
     }
 
-    /// Fails if a handle does not have the barriers of others reach its process (seen failing).
+    /// Fails if a new handle does not register its process for the barriers of others (seen
+    /// failing).
     #[test]
     fn a_new_handle_lets_joiners_order_its_process() {
         let queue = Queue::builder().create().unwrap();
@@ -48,11 +49,11 @@ mod tests {
         assert_eq!(calls(|| drop(queue.receiver().unwrap())), 1);
     }
 
-    /// x86 orders a store before a later load of another thread often enough to hide a barrier that is
-    /// missing.
+    /// On x86 a missing barrier mostly stays hidden: a store is mostly visible before a later load
+    /// of another thread. So this counts the calls.
     ///
-    /// Fails if a join, a wait for a lease, or a wait at the end of a closed queue looks without a
-    /// barrier (each seen failing).
+    /// Fails if a join, a wait for a lease, or a wait at the end of a closed queue attempts without
+    /// a barrier (each seen failing).
     #[test]
     fn each_look_for_an_acknowledgement_has_a_barrier() {
         let queue = Queue::builder().leases(1).create().unwrap();

@@ -1,4 +1,4 @@
-//! What a driver keeps for a queue as this process opened it: it is dropped with the queue.
+//! A driver's own value for a queue as this process opened it. The queue drops it.
 
 use std::any::Any;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -6,15 +6,15 @@ use std::sync::OnceLock;
 
 use crate::process::fork::hold_forks;
 
-/// Empty until a driver asks for it.
+/// Empty until a driver first asks for it.
 #[derive(Default)]
 pub(crate) struct Companion(OnceLock<Box<Kept>>);
 
-/// So that handles stay what they are without it.
+/// The bounds keep the auto traits of handles the same with a companion as without one.
 type Kept = dyn Any + Send + Sync + UnwindSafe + RefUnwindSafe;
 
 impl Companion {
-    /// The companion, made by `make` if there is none; `None` if the one that is there has another
+    /// The companion; the first call makes it by `make`. `None` if there is one of another
     /// type.
     pub(crate) fn get_or_make<T: Any + Send + Sync + UnwindSafe + RefUnwindSafe>(
         &self,
@@ -25,7 +25,7 @@ impl Companion {
             // A forked child must not find it half set.
             let forks = hold_forks();
             let made_in_vain = self.0.set(made).err();
-            // Its drop may hold forks itself.
+            // The value's drop may call `hold_forks` itself.
             drop(forks);
             drop(made_in_vain);
         }
@@ -56,7 +56,7 @@ mod tests {
         }
     }
 
-    /// Two tasks that wait at a queue for the first time make one each.
+    /// Two tasks that wait at a queue for the first time make one companion each.
     ///
     /// Fails if the second is dropped while forks are held: that thread waits for itself (seen
     /// failing).

@@ -1,9 +1,9 @@
-//! The descriptor of a queue, and what happens if its process closes it behind our back.
+//! The descriptor of a queue, which its program may close without notice.
 //!
 //! A program that becomes a daemon closes all descriptors, the queue's among them, and the kernel
 //! gives the number to the next file that the program opens. So each use of the number first asks
-//! the kernel which file it names, and the drop closes it only if it is still ours: the number names
-//! the queue's file, and no queue that was opened later has the same number.
+//! the kernel which file it names. The drop closes the number only if it is still ours: it names
+//! the queue's file, and no queue that this process opened later has the same number.
 #![expect(unsafe_code, reason = "closes a descriptor only if it is ours")]
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::error::AttachError;
 use crate::process::fork::hold_forks;
 
-/// Which file a descriptor is of: device and inode.
+/// The file of a descriptor: its device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity(u64, u64);
 
@@ -25,11 +25,11 @@ impl Identity {
     }
 }
 
-/// By number, the serial of the segment that came by it last.
+/// For each descriptor number, the serial of the segment that got it last.
 static LATEST: Mutex<BTreeMap<RawFd, u64>> = Mutex::new(BTreeMap::new());
 
 fn with_latest<R>(then: impl FnOnce(&mut BTreeMap<RawFd, u64>) -> R) -> R {
-    // A child must not find it locked.
+    // A forked child must not find it locked.
     let _forks = hold_forks();
     then(&mut LATEST.lock().unwrap_or_else(PoisonError::into_inner))
 }
@@ -43,19 +43,19 @@ pub(crate) struct Descriptor {
 }
 
 impl Descriptor {
-    /// `fd` is that of the segment with this `serial`.
+    /// Takes `fd`, the descriptor of the segment with this `serial`.
     pub(crate) fn new(fd: OwnedFd, serial: u64) -> rustix::io::Result<Self> {
         let identity = Identity::of(&fd)?;
         with_latest(|latest| latest.insert(fd.as_raw_fd(), serial));
         Ok(Self { fd: ManuallyDrop::new(fd), identity, serial })
     }
 
-    /// The descriptor, if its number names the queue's file still.
+    /// The descriptor, if its number still names the queue's file.
     pub(crate) fn checked(&self) -> Result<BorrowedFd<'_>, AttachError> {
         self.is_of(&*self.fd).then(|| self.fd.as_fd()).ok_or(AttachError::DescriptorClosed)
     }
 
-    /// Whether `other` is of the same file.
+    /// Whether `other` is a descriptor of the same file.
     pub(crate) fn is_of(&self, other: impl AsFd) -> bool {
         Identity::of(other) == Ok(self.identity)
     }

@@ -1,6 +1,6 @@
-//! The plain futex: [`Kernel`] for threads that may block, and the wake of every driver.
+//! The futex system calls: the [`Kernel`] of threads that block, and the wake of every driver.
 //!
-//! Shared futexes throughout: a private one is keyed to one process's memory and wakes nobody else.
+//! All futexes are shared ones: a private futex wakes threads of its own process only.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::ring::stats::Tally;
 use crate::sync::{AtomicU32, kill_point};
 use crate::wait::gate::{Kernel, Sleep};
 
-/// The calling thread sleeps in `futex(2)`, and wakes by it.
+/// Sleeps and wakes by `futex(2)`, on the calling thread.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Futex<'a> {
-    /// Where the calls are counted.
+    /// Where the calls are counted, if they are.
     tally: Option<&'a Tally>,
 }
 
@@ -22,12 +22,12 @@ impl<'a> Futex<'a> {
         Self { tally: Some(tally) }
     }
 
-    /// For who has no record.
+    /// For callers without a record.
     pub(crate) fn uncounted() -> Self {
         Self { tally: None }
     }
 
-    /// Counts a wait that begins, by this or by other means.
+    /// Counts one wait that begins, in this futex or in another way.
     pub(crate) fn count_park(&self) {
         if let Some(tally) = self.tally {
             tally.parks.add_one();
@@ -40,7 +40,8 @@ impl Kernel for Futex<'_> {
         self.count_park();
         let timeout = timeout.and_then(|it| Timespec::try_from(it).ok());
         kill_point("futex wait");
-        // Woken, value changed, time over, interrupted: all mean "look again".
+        // Woken, value changed, time over, interrupted: after each of them the caller attempts
+        // again.
         let _ = futex::wait(sleep.word(), Flags::empty(), sleep.expected(), timeout.as_ref());
         kill_point("futex wait is over");
     }
@@ -49,7 +50,8 @@ impl Kernel for Futex<'_> {
         if let Some(tally) = self.tally {
             tally.wakes.add_one();
         }
-        // The kernel reads the count as a signed number. An error (an unmapped word) wakes nobody.
+        // The kernel reads the count as a signed number. An error (an unmapped word) wakes no
+        // thread.
         let count = count.min(i32::MAX.cast_unsigned());
         kill_point("futex wake");
         let woken = futex::wake(word, Flags::empty(), count).unwrap_or(0);

@@ -1,8 +1,8 @@
-//! Which processes seem not to exist: a hint that spares lock calls.
+//! Which processes seem not to exist: a hint that saves lock calls.
 //!
-//! A record names its owner's process, for people, and any peer can write there what it likes. The
-//! process may be seen from another pid namespace, or be a zombie, or its number may be another's by
-//! now. So the answer only tells about which records to ask the kernel first.
+//! A record names its owner's process, and any peer can write any number there. The pid may come
+//! from another pid namespace, belong to a zombie, or belong to another process by now. So the
+//! answer only orders the records about which the kernel is asked.
 
 use std::collections::BTreeMap;
 
@@ -11,20 +11,20 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::sync::kill_point;
 
-/// So many living owners that seemed not to exist are in another pid namespace.
+/// After this many living owners that seemed not to exist, pids are from another pid namespace.
 const WRONG: u32 = 4;
 
-/// What was asked so far.
+/// The answers so far.
 #[derive(Debug)]
 pub(crate) struct Gone {
-    /// How many more processes to ask about.
+    /// How many more processes it may ask about.
     left: usize,
     known: BTreeMap<u32, bool>,
     wrong: u32,
 }
 
 impl Gone {
-    /// Asks about `most` processes, and takes all others for existing.
+    /// Asks about at most `most` processes, and takes all others as existing.
     pub(crate) fn of(most: usize) -> Self {
         Self { left: most, known: BTreeMap::new(), wrong: 0 }
     }
@@ -44,7 +44,7 @@ impl Gone {
         is_gone
     }
 
-    /// An owner that named `pid` lives.
+    /// Records that an owner that named `pid` lives.
     pub(crate) fn refute(&mut self, pid: u32) {
         if self.known.insert(pid, false) == Some(true) {
             self.wrong = self.wrong.saturating_add(1);

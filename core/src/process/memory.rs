@@ -1,10 +1,10 @@
-//! How much memory is left: the least of what the kernel says of the machine and of each control
-//! group of this process.
+//! How much memory is left: the least of what the kernel reports for the machine and for each
+//! control group of this process.
 //!
-//! A reading, and no reservation: other processes allocate between it and the use of its answer. A
-//! file that cannot be read limits nothing, so a system without `/proc` is not checked, and one
+//! This is a reading, not a reservation: other processes allocate before its answer is used. A
+//! file that cannot be read sets no limit. So a system without `/proc` is not checked, and one
 //! with control groups of version 1 is checked by `MemAvailable` alone. `memory.high` is not read:
-//! beyond it the kernel slows the processes of a group down, and ends none.
+//! beyond it the kernel slows the processes of a group down, but kills none.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -14,14 +14,14 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::error::Shortage;
 
-/// Longer files are read up to here: 20,000 mounts.
+/// How much of a file is read at most: enough for 20,000 mounts.
 const LONGEST_FILE: u64 = 4 << 20;
-// Of the thread: the files of a process whose first thread has ended are empty.
+// Of the thread, because the files of a process are empty after its first thread has ended.
 const GROUPS: &str = "/proc/thread-self/cgroup";
 const MOUNTS: &str = "/proc/thread-self/mountinfo";
 const MACHINE: &str = "/proc/meminfo";
 
-/// Whether `bytes` more are left, by a reading.
+/// Checks that `bytes` more are left, by a reading.
 pub(crate) fn check(bytes: u64) -> Result<(), Shortage> {
     match least(read) {
         Some(left) if left.bytes < bytes => {
@@ -57,11 +57,11 @@ fn of_machine(meminfo: &[u8]) -> Option<Left> {
 
 fn of_group(group: &Path, read: impl Fn(&Path) -> Option<Vec<u8>>) -> Option<Left> {
     let number = |name| read(&group.join(name)).and_then(|text| parse(&text));
-    // "max" is no number, and no limit.
+    // "max" is not a number: no limit.
     let max = number("memory.max")?;
     let current = number("memory.current")?;
-    // `memory.current` counts the pages of files that were read once. A group that reads files is
-    // at its limit before long, and the kernel drops these pages first when it needs room.
+    // `memory.current` also counts cached pages of files. A group that reads files reaches its
+    // limit soon, and the kernel drops these pages first when it needs room.
     let stat = read(&group.join("memory.stat")).unwrap_or_default();
     let cache = field(&stat, b"inactive_file").unwrap_or(0);
     let bytes = max.saturating_sub(current.saturating_sub(cache));
@@ -92,7 +92,7 @@ fn groups(read: impl Fn(&Path) -> Option<Vec<u8>>) -> Option<Vec<PathBuf>> {
     Some(groups)
 }
 
-/// Which part of the hierarchy is mounted where, if a line of mountinfo is of a cgroup2:
+/// The root and the mount point of a cgroup2, if `line` of mountinfo is of one:
 /// `31 23 0:28 ROOT MOUNT options [optional ..] - cgroup2 ..`.
 fn cgroup2_mount(line: &[u8]) -> Option<(PathBuf, PathBuf)> {
     let mut fields = line.split(|byte| *byte == b' ');
@@ -101,7 +101,7 @@ fn cgroup2_mount(line: &[u8]) -> Option<(PathBuf, PathBuf)> {
     (fields.next()? == b"cgroup2").then(|| (unescape(root), unescape(mount)))
 }
 
-/// `\040` is how mountinfo writes a space.
+/// Decodes a path of mountinfo, which writes a space as `\040`.
 fn unescape(path: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path;
@@ -118,7 +118,7 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b'\n')
 }
 
-/// The number behind `name` at the beginning of a line.
+/// The number after `name`, in the first line that begins with `name`.
 fn field(text: &[u8], name: &[u8]) -> Option<u64> {
     let line = lines(text).find_map(|line| line.strip_prefix(name))?;
     line.split(u8::is_ascii_whitespace).find_map(parse)
@@ -150,13 +150,14 @@ mod tests {
         let (bytes, limit) = least_of(&[MEMINFO]).unwrap();
         assert_eq!(bytes, 1000 << 10);
         assert!(limit.contains("MemAvailable"), "{limit}");
-        // Version 1, whose lines name controllers, and a hybrid without the controller.
+        // Version 1, which has a controller's name in each line, and a hybrid without the
+        // controller.
         let old = (GROUPS, "4:memory:/a\n1:cpu:/\n0::/\n");
         assert_eq!(least_of(&[MEMINFO, MOUNT, old]).unwrap().0, 1000 << 10);
     }
 
-    /// Fails if only the own group is read (seen failing), or if the file cache counts as used
-    /// (seen failing).
+    /// Fails if only the process's own group is read (seen failing), or if the file cache counts as
+    /// used (seen failing).
     #[test]
     fn the_tightest_ancestor_limits() {
         let files = [
@@ -187,7 +188,7 @@ mod tests {
         assert_eq!(least_of(&files).unwrap().0, 0);
     }
 
-    /// Fails if the mount's root is not taken off (seen failing).
+    /// Fails if the root of the mount is not stripped (seen failing).
     #[test]
     fn a_container_that_sees_a_part_of_the_hierarchy_reads_that_part() {
         let files = [

@@ -1,4 +1,5 @@
-//! What a process has of a queue: its memory, its locks, its handles, and its search for the dead.
+//! A process's part of a queue: its mappings, its locks, its handles, and its search for dead
+//! handles.
 
 pub(crate) mod attachment;
 pub(crate) mod barriers;

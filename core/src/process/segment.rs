@@ -1,13 +1,15 @@
-//! The segment: a sealed memfd, mapped. `locks.rs` says which handles of it live.
+//! The segment: a sealed memfd, mapped. `locks.rs` tells which of its handles live.
 //!
-//! **Creation.** Sealed SHRINK, GROW and SEAL: no peer can truncate it under our feet, nor add a
-//! seal that keeps others out. Its memory is allocated at once, so that shortage is an error then
-//! and not a signal later. `memory.rs` reads before that how much is left, because the kernel does
-//! not refuse: it gives pages until it must end processes, and the pages of a file do not go with
-//! the process that is ended. All that can be refused is asked for before the memory is.
+//! **Creation.** The memfd is sealed with SHRINK, GROW and SEAL: no peer can truncate it while it
+//! is mapped, or add a seal that keeps other processes out. Its memory is allocated at once, so
+//! that a shortage is an error now and not a signal later. `memory.rs` first reads how much is
+//! left, because the kernel does not refuse: it gives pages until it must kill processes, and the
+//! pages of a file stay when the process is killed. Every step that can fail comes before the
+//! allocation.
 //!
 //! **Mappings** stay out of core dumps: to write one, the kernel would allocate each page of a lazy
-//! segment that no process has touched, and a dump of each peer would have a copy of all messages.
+//! segment that no process has touched, and the dump of each peer would have a copy of all
+//! messages.
 #![expect(unsafe_code, reason = "maps shared memory")]
 
 use std::ffi::c_void;
@@ -49,31 +51,31 @@ const _: () = assert!(CONTROL_OFFSET + size_of::<Control>() <= HEADER_LEN);
 
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
-/// How many bytes are allocated by one call: less than a millisecond.
+/// How many bytes one call allocates: it takes less than a millisecond.
 const PART: usize = 1 << 20;
 
-/// A checked, sealed memfd that holds a queue, and a mapping of it that stands for no handle.
+/// A checked, sealed memfd that holds a queue, and a mapping of it that belongs to no handle.
 #[derive(Debug)]
 pub(crate) struct Segment {
     descriptor: Descriptor,
-    /// For an audit, where no other description is to be had. Locked by one that uses it.
+    /// For an audit that cannot open a description of its own. Locked while an audit uses it.
     spare: Mutex<Option<Locks>>,
     view: Mapping,
     label: Label,
     pub(crate) watch: Watch,
     pub(crate) owing: Owing,
-    /// Where the next search of all records for a free one begins.
+    /// The record at which the next search of all records for a free one begins.
     pub(crate) searched: atomic::AtomicU32,
     pub(crate) companion: Companion,
-    /// No other segment of this process has it.
+    /// A number that no other segment of this process has.
     pub(crate) serial: u64,
-    /// Whether handles have all pages of their mappings from the beginning.
+    /// Whether a new handle maps all pages at once.
     prefaults: atomic::AtomicBool,
-    /// Whether mappings are in core dumps.
+    /// Whether core dumps include the mappings.
     is_dumped: atomic::AtomicBool,
 }
 
-/// When a new segment has its memory.
+/// When a new segment gets its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Allocation {
     /// Each page when it is first touched.
@@ -96,7 +98,7 @@ impl Segment {
         let label = Label { id: random_id().map_err(os("getrandom"))?, payload, schema };
         let fd = memfd(len).map_err(|(call, cause)| os(call)(cause))?;
         let file = File::from(fd);
-        // Less than the file is long already, so that no limit can be in its way.
+        // The file already has its full length, so no limit on the size of files can refuse this.
         file.write_all_at(geometry.claims(label).as_bytes(), 0).map_err(os("pwrite"))?;
         let view = Mapping::new(file.as_fd(), geometry, Arc::default());
         let view = view.map_err(|(call, cause)| os(call)(cause))?;
@@ -107,11 +109,11 @@ impl Segment {
         Self::of(OwnedFd::from(file), view, label).map_err(os("fstat"))
     }
 
-    /// Checks everything that can be checked of a stranger's memfd, before any of it is mapped.
+    /// Checks everything that can be checked of an untrusted memfd, before any of it is mapped.
     fn open(fd: OwnedFd) -> Result<Self, OpenError> {
         let os = |call| move |cause: io::Error| OpenError::Os { call, cause };
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|errno| match errno {
-            // These say what the descriptor is, others what this process may not ask.
+            // These two say what the descriptor is; other errors say what this process may not ask.
             Errno::BADF | Errno::INVAL => OpenError::NotMemfd { cause: errno.into() },
             errno => os("F_GET_SEALS")(errno.into()),
         })?;
@@ -128,7 +130,7 @@ impl Segment {
         let file_len = file.metadata().map_err(os("fstat"))?.len();
         let mut page = [0; HEADER_LEN];
         let mut len = 0;
-        // Ends with the page or with the file, whichever is shorter.
+        // Ends at the end of the page or of the file, whichever comes first.
         while let Some(rest) = page.get_mut(len..).filter(|rest| !rest.is_empty()) {
             match file.read_at(rest, len as u64).map_err(os("pread"))? {
                 0 => break,
@@ -141,7 +143,8 @@ impl Segment {
         Self::of(OwnedFd::from(file), view, label).map_err(os("fstat"))
     }
 
-    /// As [`open`](Self::open), if it carries what `expected` says, of a schema that was `asked` for.
+    /// As [`open`](Self::open), if the type is `expected` and the schema is one that was `asked`
+    /// for.
     pub(crate) fn open_as(
         fd: OwnedFd,
         expected: TypeMark,
@@ -179,18 +182,20 @@ impl Segment {
             prefaults,
             is_dumped,
         };
-        // Also for those who wait without a handle. Where it is refused, a handle is, and says so.
+        // Waits without a handle need the spare, too. If this fails, making a handle fails and
+        // reports it.
         let _ = new.keep_spare(Duration::ZERO);
         Ok(new)
     }
 
-    /// Has all memory allocated, and each handle that is made from here on map all of it.
+    /// Allocates all memory, and makes each new handle map all of it at once.
     pub(crate) fn prefault(&self) -> Result<(), AttachError> {
         if self.view.is_forked() {
             return Err(AttachError::Forked);
         }
         let os = |call| move |errno: Errno| AttachError::Os { call, cause: errno.into() };
-        // A number that this process has closed and another file has now must not grow that.
+        // If the program has closed the descriptor, the number may name another file, which must
+        // not grow.
         let fd = self.descriptor()?;
         let len = self.geometry().file_len() as u64;
         let stat = rustix::fs::fstat(fd).map_err(os("fstat"))?;
@@ -201,12 +206,12 @@ impl Segment {
         Ok(())
     }
 
-    /// Has each handle that is made from here on map all of the segment.
+    /// Makes each new handle map all of the segment at once.
     pub(crate) fn prefault_handles(&self) {
         self.prefaults.store(true, Relaxed);
     }
 
-    /// Has this mapping, and those of handles that are made from here on, in core dumps.
+    /// Includes this mapping, and those of new handles, in core dumps.
     pub(crate) fn keep_in_core_dumps(&self) -> Result<(), AttachError> {
         if self.view.is_forked() {
             return Err(AttachError::Forked);
@@ -230,7 +235,7 @@ impl Segment {
         self.label.payload
     }
 
-    /// What the messages mean, if the creator said so: a name and a version.
+    /// What the messages mean, if the creator named a schema: its name and version.
     pub(crate) fn schema(&self) -> Option<(&str, u32)> {
         let schema = &self.label.schema;
         schema.name().map(|name| (name, schema.version()))
@@ -259,13 +264,13 @@ impl Segment {
         Ok(new)
     }
 
-    /// The records' locks, to be taken in this process's name; waits for the end of a lease on the
-    /// memfd for as long as `patience`.
+    /// A description through which this process can take locks of records. Waits for up to
+    /// `patience` for the end of a lease on the memfd.
     pub(crate) fn locks(&self, patience: Duration) -> Result<Locks, AttachError> {
         Locks::open(&self.descriptor, patience)
     }
 
-    /// Has this process keep a description for its audits, from here on.
+    /// Makes sure that this process has a spare description for its audits.
     pub(crate) fn keep_spare(&self, patience: Duration) -> Result<(), AttachError> {
         let mut spare = lock(&self.spare);
         if !spare.as_ref().is_some_and(Locks::is_open) {
@@ -274,7 +279,7 @@ impl Segment {
         Ok(())
     }
 
-    /// The records' locks for one audit.
+    /// A description for one audit: a new one, or the spare.
     pub(crate) fn audit_locks(&self) -> Result<AuditLocks<'_>, AttachError> {
         self.locks(Duration::ZERO).map(AuditLocks::Own).or_else(|refused| {
             let spare = lock(&self.spare);
@@ -293,8 +298,8 @@ impl Segment {
         self.descriptor.checked()
     }
 
-    /// Who has the lock of record `id`, asked through `fd`, a descriptor of this segment that has no
-    /// lock of it.
+    /// The owner of the lock of record `id`: see the table in `locks.rs`. The answer comes through
+    /// `fd`, a descriptor of this segment that has no lock of the record.
     pub(crate) fn owner(&self, fd: BorrowedFd<'_>, id: u32) -> io::Result<Option<Owner>> {
         let owner = Owner::find(fd, id)?;
         let ring = self.ring();
@@ -304,7 +309,7 @@ impl Segment {
     }
 }
 
-/// The records' locks, for an auditor alone.
+/// A description that one audit uses alone.
 #[derive(Debug)]
 pub(crate) enum AuditLocks<'a> {
     Own(Locks),
@@ -319,7 +324,7 @@ impl AuditLocks<'_> {
         }
     }
 
-    /// Closes the description, and so lets go of all its locks.
+    /// Closes the description, and so releases all its locks.
     pub(crate) fn close(self) {
         if let Self::Spare(mut spare) = self {
             *spare = None;
@@ -327,7 +332,8 @@ impl AuditLocks<'_> {
     }
 }
 
-/// No thread panics with a lock of a record, and if it did, the description would be as good.
+/// No thread panics while it holds a record's lock. If one did, the description would still be
+/// usable.
 fn lock(spare: &Mutex<Option<Locks>>) -> MutexGuard<'_, Option<Locks>> {
     spare.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -335,7 +341,7 @@ fn lock(spare: &Mutex<Option<Locks>>) -> MutexGuard<'_, Option<Locks>> {
 /// A number that no other queue has.
 fn random_id() -> io::Result<QueueId> {
     let mut id = QueueId::default();
-    // Ended by a signal before the kernel has gathered what it needs, at boot.
+    // At boot the call waits until the kernel has gathered entropy. A signal can interrupt that.
     let filled =
         rustix::io::retry_on_intr(|| rustix::rand::getrandom(&mut id, GetRandomFlags::empty()))?;
     if filled < id.len() || id == QueueId::default() {
@@ -344,11 +350,11 @@ fn random_id() -> io::Result<QueueId> {
     Ok(id)
 }
 
-/// A sealed memfd of `len` bytes, none of which is allocated; or which call failed.
+/// A sealed memfd of `len` bytes, none of them allocated; or the call that failed.
 fn memfd(len: u64) -> Result<OwnedFd, (&'static str, io::Error)> {
-    // The kernel answers with EFBIG and a signal that ends the process, also of a program that never
-    // thought of files. Not blocked instead, because the mask is the program's, and the signal that
-    // we took from the thread could be one that it waits for.
+    // Beyond this limit the kernel answers with EFBIG and with a signal that ends the process, also
+    // a program that uses no files. Blocking the signal instead is no way: the mask is the
+    // program's, and the signal that we would consume could be one that the program waits for.
     if getrlimit(Resource::Fsize).current.is_some_and(|most| most < len) {
         return Err(("ftruncate", Errno::FBIG.into()));
     }
@@ -361,7 +367,7 @@ fn memfd(len: u64) -> Result<OwnedFd, (&'static str, io::Error)> {
     Ok(memfd.into_file().into())
 }
 
-/// What the kernel said: the text of `error` itself leaves the number out.
+/// The kernel's error: the text of `error` itself leaves its number out.
 fn errno_of(error: memfd::Error) -> io::Error {
     match error {
         memfd::Error::Create(errno)
@@ -370,10 +376,10 @@ fn errno_of(error: memfd::Error) -> io::Error {
     }
 }
 
-/// Has the first `len` bytes of a file that is no shorter allocated.
+/// Allocates the first `len` bytes of a file that is no shorter.
 ///
-/// A part at a time: a signal that comes meanwhile has the kernel undo the whole call
-/// (`shmem_fallocate`), and a program that is signalled every few milliseconds would never be done.
+/// In parts: on a signal the kernel undoes the whole call (`shmem_fallocate`), and a program that
+/// gets a signal every few milliseconds would never finish.
 fn allocate(fd: impl AsFd, len: u64) -> rustix::io::Result<()> {
     for from in (0..len).step_by(PART) {
         let part = len.saturating_sub(from).min(PART as u64);
@@ -390,7 +396,7 @@ impl AsFd for Segment {
     }
 }
 
-/// A mapped segment. If it was mapped from a description that holds a record's lock, it is the
+/// A mapped segment. If it was mapped from a description that holds a record's lock, it keeps that
 /// lock.
 #[derive(Debug)]
 pub(crate) struct Mapping {
@@ -410,7 +416,7 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// A mapping that no child and no core dump gets; or which call failed.
+    /// A mapping that no child inherits and no core dump includes; or the call that failed.
     fn new(
         fd: BorrowedFd<'_>,
         geometry: Geometry,
@@ -418,28 +424,28 @@ impl Mapping {
     ) -> Result<Self, (&'static str, io::Error)> {
         kill_point("mmap");
         let guard = ForkGuard::new().map_err(|cause| ("MADV_WIPEONFORK", cause))?;
-        // Until the mapping is not inherited.
+        // No fork before the mapping is MADV_DONTFORK.
         let _forks = hold_forks();
         let len = geometry.file_len();
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a shared mapping at a place of the kernel's choice overlaps nothing. The file is
-        // sealed against shrinking and checked to be `len` long, so no access within can fault for
-        // lack of a file.
+        // SAFETY: a shared mapping at an address of the kernel's choice overlaps nothing. The file
+        // is sealed against shrinking and checked to be `len` bytes long, so no access within the
+        // mapping lies beyond the end of the file and faults.
         let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) };
         let base = base.map_err(|errno| ("mmap", errno.into()))?;
         let base = NonNull::new(base).ok_or(("mmap", io::ErrorKind::InvalidInput.into()))?;
         let mapping = Self { base, guard, geometry, finding };
-        // A forked child finds nothing there, and does not look: every use asks the guard first.
+        // A forked child has no mapping there, and makes no access: every use asks the guard first.
         mapping.advise("MADV_DONTFORK", Advice::LinuxDontFork)?;
         mapping.advise("MADV_DONTDUMP", Advice::LinuxDontDump)?;
         Ok(mapping)
     }
 
-    /// Tells the kernel how to treat the mapping: none of what we say takes or changes what is in
-    /// it.
+    /// Advises the kernel about the mapping. None of the advices that we pass removes or changes
+    /// its contents.
     fn advise(&self, call: &'static str, advice: Advice) -> Result<(), (&'static str, io::Error)> {
-        // SAFETY: the range is our mapping. It has shared memory alone, which these advices leave
-        // as it is.
+        // SAFETY: the range is our mapping. It is shared memory only, whose contents these advices
+        // leave as they are.
         let done =
             unsafe { rustix::mm::madvise(self.base.as_ptr(), self.geometry.file_len(), advice) };
         done.map_err(|errno| (call, errno.into()))
@@ -462,7 +468,7 @@ impl Mapping {
         let cells = self.at::<AtomicU64>(geometry.cells_at());
         let blocks = self.at::<AtomicU64>(geometry.blocks_at());
         let handles = geometry.handles() as usize;
-        // Less than the file's length, both.
+        // Both are less than the file's length.
         let cells_len = handles.saturating_mul(geometry.cell_stride());
         let blocks_len = geometry.blocks().saturating_mul(geometry.block_words());
         Ring {
@@ -471,8 +477,8 @@ impl Mapping {
             // SAFETY: in bounds by the assertions above, aligned, any bits are valid; all fields
             // are atomics.
             control: unsafe { control.as_ref() },
-            // SAFETY: `Geometry::compute` laid these out within the file, aligned and apart; any
-            // bits are valid atomics, and shared memory that others write is what atomics are for.
+            // SAFETY: `Geometry::compute` placed these within the file, aligned and disjoint; any
+            // bits are valid atomics, and atomics may be accessed while other processes write.
             slots: unsafe { NonNull::slice_from_raw_parts(slots, geometry.capacity()).as_ref() },
             // SAFETY: as for the slots.
             records: unsafe { NonNull::slice_from_raw_parts(records, handles).as_ref() },
@@ -483,13 +489,14 @@ impl Mapping {
         }
     }
 
-    /// The shared words for as long as the caller keeps the mapping.
+    /// The shared words, without the lifetime of the mapping.
     ///
     /// # Safety
     /// The result must not outlive `self`.
     pub(crate) unsafe fn ring_unbound(&self) -> Ring<'static> {
         let ring = self.ring();
-        // SAFETY: the same type but for the lifetime, which the caller answers for.
+        // SAFETY: the type is the same except for the lifetime, for which the caller is
+        // responsible.
         unsafe { core::mem::transmute::<Ring<'_>, Ring<'static>>(ring) }
     }
 
@@ -502,11 +509,12 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if self.is_forked() {
-            // Nothing is mapped here, or something that is not ours.
+            // Nothing is mapped here, or a mapping that is not ours.
             return;
         }
         kill_point("munmap");
-        // SAFETY: by the invariant of `base`, and nothing borrows from a mapping that is dropped.
+        // SAFETY: by the invariant of `base`; and nothing can borrow from a mapping that is being
+        // dropped.
         let unmapped = unsafe { rustix::mm::munmap(self.base.as_ptr(), self.geometry.file_len()) };
         debug_assert!(unmapped.is_ok(), "munmap of our own mapping: {unmapped:?}");
     }
