@@ -1,8 +1,8 @@
 //! Every refusal, what it means, and what to do about it.
 //!
 //! Errors of an operation hand back the message that they refused. A [`Fault`] is an error that a
-//! retry does not mend. An error whose text includes its cause does not return it from `source()`
-//! too, so that a chain of errors says everything once.
+//! retry alone does not mend. An error whose text includes its cause does not return it from
+//! `source()` too, so that a chain of errors says everything once.
 
 use std::io;
 use std::time::Duration;
@@ -242,7 +242,7 @@ pub enum OpenError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// Every record of the segment is taken.
+    /// Every record is taken, or holds messages that only a new receiver can take over.
     #[error(
         "all {handles} handles of the queue are taken; drop one, or create it with more `handles`"
     )]

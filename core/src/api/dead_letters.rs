@@ -1,5 +1,5 @@
 //! Dead letters: messages that were delivered as often as the queue allows, and what happens to
-//! them. A message becomes a dead letter only if its receiver has a place for dead letters.
+//! them. A receiver gives such a message up only if it has a place for dead letters.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
@@ -58,7 +58,7 @@ impl<M: Message + ?Sized> Handler<M> {
     /// was one. If the handler is already running, on another thread or further up this stack, that
     /// run handles them.
     ///
-    /// A letter whose handler panics is not acknowledged: it goes back.
+    /// A letter is not acknowledged if its handler panics: it goes back.
     pub(crate) fn run(&self) -> bool {
         let mut any = false;
         while !self.is_empty() {

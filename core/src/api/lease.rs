@@ -14,7 +14,7 @@ use crate::ring::frame::{Block, Frame};
 /// Only [`ack`](Self::ack) ends it as done. In every other case its message goes back to the end of
 /// the queue and is delivered again, flagged [`redelivered`](Self::redelivered), with one attempt
 /// more: when the lease is dropped, also by a panic, by `?`, or because its task was cancelled;
-/// when its process ends; and by [`nack`](Self::nack), which is a drop with a name.
+/// when its process ends; and by [`nack`](Self::nack), which only drops it.
 ///
 /// If the queue is full at that moment, the message is *owed*: the handle keeps it, and returns it
 /// as soon as this process makes or finds room ([`Stats::owed`](crate::Stats::owed)). Until then

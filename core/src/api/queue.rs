@@ -134,8 +134,7 @@ impl<M: Message + ?Sized> Queue<M> {
     ///
     /// After `mlockall(MCL_FUTURE)` a process has this without a call: the kernel maps all of a
     /// queue when it is created or opened, and again for each handle. That allocates a lazy queue
-    /// whole,
-    /// *unchecked*. Each mapping counts with its full length against `RLIMIT_MEMLOCK`, with
+    /// whole, *unchecked*. Each mapping counts with its full length against `RLIMIT_MEMLOCK`, with
     /// `MCL_ONFAULT` too; beyond the limit creating, opening and making handles fail with `EAGAIN`.
     /// `prefault` locks nothing: the kernel may swap the pages out.
     ///

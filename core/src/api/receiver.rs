@@ -1,4 +1,12 @@
 //! The receiving handle.
+//!
+//! | a receive finds | the queue is | a call that does not wait | a call that waits |
+//! |---|---|---|---|
+//! | a message | open or closed | returns it | returns it |
+//! | no message | open | `Empty` | waits for a message |
+//! | no message | closed, and a receiver holds a message | `Empty` | recovers dead handles and tries again; then waits for a message |
+//! | no message | closed, and no receiver holds a message | `Closed` | `Closed` |
+//! | no free cell, and no owed message to take | open or closed | `LeasesOut` | waits for a lease; `LeasesOut` if the queue has none |
 
 use std::marker::PhantomData;
 use std::ops::ControlFlow;
@@ -22,12 +30,12 @@ use crate::ring::slots::Stop;
 use crate::wait::spin::Spin;
 
 /// How many messages one receive may give up beyond the number that the queue can hold. Each
-/// further one must be a message that another receiver took and returned while this call ran. So
-/// many in one call do not happen; the call reports the queue as corrupt.
+/// further one must be a message that another receiver took and returned while this call ran. If
+/// one call finds more, the queue is corrupt, and the call reports that.
 const COME_BACK: usize = 1024;
 
-/// Receives from a queue. Exclusive: it shares nothing with another handle but the ring, so a
-/// receive takes no lock and counts no references.
+/// Receives from a queue. Exclusive: no lock, no shared counter, nothing shared with another handle
+/// but the ring.
 ///
 /// Each message goes to one receiver. Dropping the handle frees its record once all its leases have
 /// ended.
@@ -216,7 +224,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// # Errors
     /// [`Closed`](RecvError::Closed), and faults as [`try_recv`](Self::try_recv). Messages that
     /// dead receivers had not acknowledged come before the end. `Closed` is returned only when no
-    /// living receiver holds a message either: see [`Queue::close`](crate::Queue::close).
+    /// receiver holds a message either: see [`Queue::close`](crate::Queue::close).
     pub fn recv_blocking(&mut self) -> Result<M::Owned, RecvError> {
         self.wait_until(None, Self::try_recv).unwrap_or(Err(RecvError::Closed))
     }

@@ -96,7 +96,8 @@ impl Builder {
     }
 
     /// Creates a semaphore of `permits`, at least 1. As many processes can have it at a time as
-    /// there are [`handles`](Self::handles); `capacity`, `leases` and `max_attempts` do not count.
+    /// there are [`handles`](Self::handles); `capacity`, `leases`, `max_message` and `schema` are
+    /// replaced, and `max_attempts` has no effect.
     ///
     /// # Errors
     /// As [`create`](Self::create): each handle has room for all permits, so `permits` times

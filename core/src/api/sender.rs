@@ -22,8 +22,8 @@ use crate::wait::spin::Spin;
 /// check, so that it is not copied for nothing when the queue is full.
 const WRITE_FIRST: usize = 256;
 
-/// Sends to a queue. Exclusive: it shares nothing with another handle but the ring, so a send takes
-/// no lock and counts no references.
+/// Sends to a queue. Exclusive: no lock, no shared counter, nothing shared with another handle but
+/// the ring.
 ///
 /// Dropping it frees its record. That does not close the queue, because processes come and go: call
 /// [`Queue::close`](crate::Queue::close).

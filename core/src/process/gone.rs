@@ -11,7 +11,8 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::sync::kill_point;
 
-/// After this many living owners that seemed not to exist, pids are from another pid namespace.
+/// After this many living owners that seemed not to exist, the pids count as those of another pid
+/// namespace, and no process seems gone.
 const WRONG: u32 = 4;
 
 /// The answers so far.

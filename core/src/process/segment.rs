@@ -98,7 +98,7 @@ impl Segment {
         let label = Label { id: random_id().map_err(os("getrandom"))?, payload, schema };
         let fd = memfd(len).map_err(|(call, cause)| os(call)(cause))?;
         let file = File::from(fd);
-        // The file already has its full length, so no limit on the size of files can refuse this.
+        // RLIMIT_FSIZE cannot refuse this: it allowed the length of the file, and this is shorter.
         file.write_all_at(geometry.claims(label).as_bytes(), 0).map_err(os("pwrite"))?;
         let view = Mapping::new(file.as_fd(), geometry, Arc::default());
         let view = view.map_err(|(call, cause)| os(call)(cause))?;

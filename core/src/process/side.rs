@@ -46,12 +46,11 @@ pub struct Side {
     record: Option<u32>,
     /// The position of its handle: where [`is_ready`](Self::is_ready) checks first.
     at: Option<Position>,
-    /// Only of a side that waits for a lease: the gate, which this process does not share, and the
-    /// handle.
+    /// Only of a side that waits for a lease: the gate, which no other process has, and the handle.
     leases: Option<(Arc<Gate>, Weak<dyn Holder>)>,
 }
 
-/// Equal for all sides whose tasks may share one kernel wait.
+/// Equal for all sides at which tasks may share one kernel wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SideKey(u64, WaitsFor, Option<u32>);
 
@@ -65,7 +64,7 @@ impl Side {
         Self { record: Some(record), ..self }
     }
 
-    /// The same side, of a handle whose position is `at`.
+    /// The same side, of a handle with the position `at`.
     pub(crate) fn at(self, at: Position) -> Self {
         Self { at: Some(at), ..self }
     }
@@ -92,7 +91,7 @@ impl Side {
         })
     }
 
-    /// Whether an attempt would succeed now. Another waiter may be quicker.
+    /// Whether an attempt may have an answer now. Another waiter may be quicker.
     pub fn is_ready(&self) -> bool {
         let Some(ring) = self.segment.ring() else { return true };
         if ring.finding.check().is_err() {
@@ -196,8 +195,8 @@ impl Side {
         self.with_futex(|futex| futex.count_park());
     }
 
-    /// If an attempt would succeed now, passes a wake on to another waiter of this side, in any
-    /// process.
+    /// If an attempt may have an answer now, passes a wake on to another waiter of this side, in
+    /// any process.
     pub fn pass_on(&self) {
         if let Some(gate) = self.gate()
             && self.is_ready()
