@@ -282,7 +282,7 @@ pub enum AttachError {
         "none of {looked} handles that could be asked about in 100 ms is free, of {handles}; the memfd has very many file locks; call again: the search goes on where it stopped"
     )]
     SearchTooLong {
-        /// About how many records the kernel was asked.
+        /// How many records the kernel was asked about.
         looked: usize,
         /// The queue's `handles`.
         handles: usize,

@@ -23,10 +23,10 @@ const WORD: usize = size_of::<u64>();
 /// Many short messages that travel as one through a `Queue<Pack>`: one block, one exchange and one wake
 /// for all of them.
 ///
-/// A pack goes to one receiver, and is delivered again as a whole if that receiver dies. Its
-/// length, which the queue's `max_message` limits, is the sum of: each message, rounded up to a
-/// multiple of eight bytes; four bytes per message, rounded up likewise; and eight bytes. The
-/// messages are aligned to eight bytes.
+/// A pack goes to one receiver, and is delivered again as a whole if that receiver dies before it
+/// acknowledges. Its length, which the queue's `max_message` limits, is the sum of: each message,
+/// rounded up to a multiple of eight bytes; four bytes per message, rounded up likewise; and eight
+/// bytes. The messages are aligned to eight bytes.
 ///
 /// [`Sender::try_send_packed`](crate::Sender::try_send_packed) and its like pack messages straight
 /// into the queue's memory. A pack can also be collected from an iterator.

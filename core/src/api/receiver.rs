@@ -76,7 +76,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         })
     }
 
-    /// Sets how long a blocking call or [`block_on`] spins for a message at most before the thread
+    /// Sets how long at most a blocking call or [`block_on`] spins for a message before the thread
     /// sleeps: 50 us by default. With zero the thread sleeps at once.
     ///
     /// The thread spins only while that pays off. If the peer needs this core, or messages are

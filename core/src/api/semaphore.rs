@@ -119,7 +119,6 @@ impl Builder {
 }
 
 impl Semaphore {
-    /// The settings of a semaphore's queue.
     pub(crate) fn builder(builder: Builder, permits: usize) -> Result<Builder, CreateError> {
         if permits == 0 {
             return Err(CreateError::Zero { what: "permits" });

@@ -50,7 +50,7 @@ impl<M: Message + ?Sized> Sender<M> {
         Ok(Self { attachment, at, spin: Spin::default(), carries: PhantomData })
     }
 
-    /// Sets how long a blocking call or [`block_on`] spins for room at most before the thread
+    /// Sets how long at most a blocking call or [`block_on`] spins for room before the thread
     /// sleeps: 50 us by default. With zero the thread sleeps at once.
     ///
     /// The thread spins only while that pays off. If the peer needs this core, or receives are
@@ -458,7 +458,7 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
-    /// The sender's limit of spinning. For drivers.
+    /// The sender's spin limit. For drivers.
     #[doc(hidden)]
     pub fn spin_limit(&self) -> Duration {
         self.sender.spin.limit

@@ -271,7 +271,6 @@ impl Claim<'_> {
         }
     }
 
-    /// The process that record `id` names.
     fn process(&self, id: u32) -> Option<u32> {
         self.view.records.get(id as usize)?.process()
     }
@@ -365,7 +364,6 @@ mod tests {
         (queue, senders)
     }
 
-    /// Makes record `id` name process `pid`.
     fn name(queue: &Queue, id: usize, pid: u32) {
         queue.segment().ring().unwrap().records[id].name(pid);
     }

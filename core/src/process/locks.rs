@@ -49,7 +49,6 @@
 //! break the lease, like any open, and does not wait. No other call here waits for a lease. While a
 //! process keeps a description open the kernel grants no lease, because the description is open for
 //! writing.
-//!
 //! [`Record::is_named`]: crate::ring::control::Record::is_named
 #![expect(unsafe_code, reason = "speaks F_OFD_SETLK, which no crate we use wraps")]
 

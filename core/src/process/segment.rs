@@ -206,7 +206,6 @@ impl Segment {
         Ok(())
     }
 
-    /// Makes each new handle map all of the segment at once.
     pub(crate) fn prefault_handles(&self) {
         self.prefaults.store(true, Relaxed);
     }

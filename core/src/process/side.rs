@@ -59,12 +59,10 @@ impl Side {
         Self { segment: Arc::clone(segment), waits_for, record: None, at: None, leases: None }
     }
 
-    /// The same side, of the handle that has `record`.
     pub(crate) fn of_record(self, record: u32) -> Self {
         Self { record: Some(record), ..self }
     }
 
-    /// The same side, of a handle with the position `at`.
     pub(crate) fn at(self, at: Position) -> Self {
         Self { at: Some(at), ..self }
     }
