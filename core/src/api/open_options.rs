@@ -56,7 +56,7 @@ impl<M: Message + ?Sized> Queue<M> {
 }
 
 impl OpenOptions {
-    /// Opens only a queue whose creator named this schema with
+    /// Opens a queue only if its creator named this schema with
     /// [`Builder::schema`](crate::Builder::schema): the same name, byte for byte, and the same
     /// version. An empty name, or one of more than 64 bytes, matches no queue.
     ///

@@ -103,7 +103,7 @@ struct Claim<'a> {
     until: Instant,
     /// By record: whether another attempt at it is useless.
     settled: Vec<bool>,
-    /// Records whose last owner left messages for which there is no room.
+    /// Records with messages of their last owner that find no room.
     refused: Vec<u32>,
     corrupt: Option<Corrupt>,
 }
@@ -280,8 +280,8 @@ impl Claim<'_> {
     }
 }
 
-/// Recovers the record of `port`, whose lock the caller has, if its last owner is dead. If the
-/// record is not for this handle, the error is the number of its messages that find no room.
+/// Recovers the record of `port` if its last owner is dead. The caller has the record's lock. If
+/// the record is not for this handle, the error is the number of its messages that find no room.
 fn recover(port: &Port<'_>, heir: Heir) -> Result<(), usize> {
     let (gone, left) = port.give_back_most(RETURNS);
     // A handle that ended in order has un-named its record.
@@ -304,8 +304,7 @@ struct Hints<'a> {
     ring: Ring<'a>,
     next: u32,
     gone: Gone,
-    /// Also the records whose handle ended in order but left messages, because the ring had no
-    /// room.
+    /// Also records of handles that ended in order but left messages, because the ring had no room.
     with_messages: bool,
 }
 
