@@ -253,6 +253,21 @@ mod tests {
     use super::*;
     use crate::Queue;
 
+    /// Fails if an auditor is taken for a handle, or a handle for an auditor (each seen failing).
+    #[test]
+    fn an_owner_is_an_auditor_while_it_has_both_bytes() {
+        let queue = Queue::builder().capacity(1).handles(2).create().unwrap();
+        let owner = || Owner::find(queue.as_fd(), 1).unwrap();
+        let locks = queue.segment().locks(Duration::ZERO).unwrap();
+        assert_eq!(owner(), None);
+        assert!(locks.take(1).unwrap());
+        assert_eq!(owner(), Some(Owner::Passing));
+        locks.keep(1).unwrap();
+        assert_eq!(owner(), Some(Owner::Handle));
+        locks.release(1).unwrap();
+        assert_eq!(owner(), None);
+    }
+
     /// Fails if only the number is compared, or only the file (each seen failing).
     #[test]
     fn a_description_is_not_taken_for_another_of_the_same_queue() {
