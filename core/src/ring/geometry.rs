@@ -457,7 +457,7 @@ impl Geometry {
         self.handles
     }
 
-    /// The blocks of one handle: one for sends and one for each lease.
+    /// The blocks of one handle: one to work with and one for each lease.
     pub(crate) fn cells(&self) -> usize {
         self.leases as usize + 1
     }

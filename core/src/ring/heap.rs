@@ -32,7 +32,7 @@ pub struct HeapRing {
 }
 
 impl HeapRing {
-    /// A new queue for `handles` ports, each with one block for sends and one lease.
+    /// A new queue for `handles` ports, each with one block to work with and one lease.
     ///
     /// # Errors
     /// Those of [`Builder::create`](crate::Builder::create) that concern the numbers.
@@ -79,8 +79,8 @@ impl HeapRing {
         Census::of(&self.ring())
     }
 
-    /// The port of handle `id`. The caller uses it in one place at a time. `None` if the handle
-    /// does not exist or its audit must wait for another.
+    /// The port of handle `id`, which no other thread may use meanwhile. `None` if the handle does
+    /// not exist or its audit must wait for another.
     pub fn port(&self, id: u32) -> Option<HeapPort<'_>> {
         HeapPort::new(Port::take_over(self.ring(), id).ok()??, None)
     }

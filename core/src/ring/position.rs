@@ -1,8 +1,8 @@
 //! Positions: the unbounded numbering of the messages of a queue, and the slot of a position.
 //!
-//! Position `p` belongs to slot `p mod capacity` (before [`Laps::index`] spreads the slots) and to
-//! lap `p div capacity`. A slot word stores only [`LAP_BITS`] bits of the lap, so laps are compared
-//! by their signed distance. That is correct while the two are less than 2^41 laps apart. A handle
+//! Position `p` belongs to lap `p div capacity`, and to the slot that [`Laps::index`] computes from
+//! `p mod capacity`. A slot word stores only [`LAP_BITS`] bits of the lap, so laps are compared by
+//! their signed distance. That is correct while the two are less than 2^41 laps apart. A handle
 //! that slept through that many laps (1.3 days of 20 million messages a second through a ring of
 //! one) finds its cursor ahead of the slots, and starts again from the slots.
 
