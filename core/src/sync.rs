@@ -130,12 +130,12 @@ mod model {
     /// The threads that loaded a word, so that loom sees the races of its stores with these loads.
     ///
     /// loom 0.7 compares a store only with the last access of its word. If a thread loads a word
-    /// and then stores to it, that last access is its own load, and the race of the store with
-    /// another thread's earlier load is not explored (tokio-rs/loom#392, #166). So each thread that
-    /// loads a word has a mark on it, and touches the mark before each of its loads. A thread that
-    /// stores to the word first touches the marks of all threads that loaded it since the last
-    /// store, and loom explores both orders of two touches. The touches order nothing else, so no
-    /// weak behaviour is lost.
+    /// and then stores to it, that last access is its own load. So the race of the store with
+    /// another thread's earlier load is not explored (tokio-rs/loom#392, #166). Therefore each
+    /// thread that loads a word has a mark on it, and touches the mark before each of its loads. A
+    /// thread that stores to the word first touches the marks of all threads that loaded it since
+    /// the last store. loom explores both orders of two touches. The touches order nothing else, so
+    /// no weak behaviour is lost.
     #[derive(Debug, Default)]
     struct Marks(std::sync::Mutex<Vec<Mark>>);
 
@@ -314,8 +314,8 @@ pub use native::kill_point;
 #[cfg(not(loom))]
 pub(crate) use native::*;
 
-/// Orders a store before the load that follows it, for the compiler. For the processor the waiter's
-/// `membarrier` does, which is a full barrier in every running thread.
+/// Orders a store before the load that follows it ([announce]), for the compiler. For the processor
+/// the waiter's `membarrier` does so, which is a full barrier in every running thread.
 #[inline(always)]
 #[cfg_attr(loom, track_caller)]
 pub(crate) fn order_store_before_load() {

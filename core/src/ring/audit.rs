@@ -30,8 +30,8 @@
 //! loaded the slot last. It saw its gain there, and its gain is the offer of another exchange of
 //! the circle. So that other exchange had succeeded before. Its handle died right there, so the
 //! block that it gained stays with it. That block is the offer of a third exchange, which therefore
-//! had succeeded earlier still, and so on. At the end of the circle, the first exchange had
-//! succeeded before it loaded the slot: impossible.
+//! had succeeded earlier still, and so on round the circle. In the end the first exchange had
+//! succeeded before it loaded the slot, which is impossible.
 //!
 //! `loom-tests/tests/recovery.rs` checks a model of all this in all states of small queues, and
 //! `loom-tests/tests/audit.rs` runs this code.
@@ -215,7 +215,7 @@ mod tests {
     }
 
     /// Fails if the audit does not count a message that the dead handle had just returned (seen
-    /// failing): a join or the end of a closed queue would not wait for the message.
+    /// failing). A join or the end of a closed queue would not wait for the message.
     #[test]
     fn what_the_dead_had_just_returned_is_counted() {
         let queue = queue();

@@ -6,8 +6,8 @@
 //! source was often stored just now, and a load of two words waits for such stores.
 //!
 //! Long copies are one instruction of the processor, which takes at most two thirds of the time.
-//! `memcpy` would be as fast, but for the compiler a copy of memory that other processes write
-//! meanwhile is undefined behaviour.
+//! `memcpy` would be as fast, but on memory that other processes write meanwhile it is undefined
+//! behaviour.
 #![cfg_attr(
     all(target_arch = "x86_64", not(loom)),
     expect(unsafe_code, reason = "a copy of memory that others may write has no safe name")
@@ -115,7 +115,7 @@ unsafe fn movsb(from: *const u8, to: *mut u8, len: usize) {
 }
 
 /// # Safety
-/// `to` can be written for `len` bytes. It may be memory that other processes write meanwhile: see `movsb`.
+/// `to` can be written for `len` bytes. Other processes may write it meanwhile: see `movsb`.
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 #[inline]
 unsafe fn stosb(to: *mut u8, len: usize) {

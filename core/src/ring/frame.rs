@@ -25,7 +25,7 @@ use crate::sync::{AtomicU64, Ordering::Relaxed};
 const KIND_MESSAGE: u64 = 1;
 /// An earlier receiver did not acknowledge the message.
 const FLAG_REDELIVERED: u64 = 1;
-/// The last attempt, after which the message was returned, is not counted yet.
+/// The message was returned, and its next attempt is not counted yet.
 const FLAG_RETURNED: u64 = 2;
 const FLAGS: u64 = FLAG_REDELIVERED | FLAG_RETURNED;
 
@@ -86,7 +86,7 @@ impl Frame {
         self.0 >> FLAGS_SHIFT & FLAG_REDELIVERED != 0
     }
 
-    /// Whether the message went back into the queue and that attempt is not counted yet.
+    /// Whether the message went back into the queue, and its next attempt is not counted yet.
     #[inline]
     pub fn is_returned(&self) -> bool {
         self.0 >> FLAGS_SHIFT & FLAG_RETURNED != 0

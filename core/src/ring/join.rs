@@ -11,7 +11,7 @@
 //!    new position, so a new round begins.
 //!
 //! In this order no message is missed. A message that (1) shows received is announced in an op
-//! until its cell shows it ([message], [settle]). A cell that returned its message shows free only
+//! until its cell shows it ([space], [settle]). A cell that returned its message shows free only
 //! after the return was counted ([settle]).
 //!
 //! **A join ends under steady traffic**, because (4) counts only messages that the join waits for.

@@ -40,7 +40,7 @@ pub(crate) struct Port<'a> {
     /// The number of cells that owe a message. The receiving thread loads it before each receive.
     /// Changes under the lock of returns.
     pub(super) owed: core::sync::atomic::AtomicUsize,
-    /// The lock of returns: held for one exchange at a time. No user code runs under it.
+    /// The lock of returns. No user code runs under it.
     pub(super) returns: Mutex<()>,
     /// How many positions ahead the next operation prefetches. Only a hint, used by `prefetch.rs`.
     pub(crate) ahead: core::sync::atomic::AtomicU64,

@@ -3,8 +3,8 @@
 //! Position `p` belongs to lap `p div capacity`, and to the slot that [`Laps::index`] computes from
 //! `p mod capacity`. A slot word stores only [`LAP_BITS`] bits of the lap, so laps are compared by
 //! their signed distance. That is correct while the two are less than 2^41 laps apart. A handle
-//! that slept through that many laps (1.3 days of 20 million messages a second through a ring of
-//! one) finds its cursor ahead of the slots, and starts again from the slots.
+//! that slept through that many laps finds its cursor ahead of the slots, and starts again from the
+//! slots. It would take 1.3 days, at 20 million messages a second through a ring of one.
 
 /// Bits of the lap in a slot word.
 pub(crate) const LAP_BITS: u32 = 42;

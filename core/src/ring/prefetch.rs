@@ -14,11 +14,10 @@ use crate::sync::{AtomicU64, Ordering::Relaxed};
 const MOST_AHEAD: u64 = 3;
 
 impl Ring<'_> {
-    /// Prefetches the slot of a later position and the block that is gained there, but only if that
-    /// slot is already in the state in which the slot of `here` was `seen`. A slot that is not
-    /// ready yet is still written by the other side, as is its block, and prefetching would steal
-    /// their cache lines. The distance grows by one after each hit, up to [`MOST_AHEAD`], and falls
-    /// back to 1 after a miss.
+    /// Prefetches a later slot and the block that is gained there, but only if the slot is already
+    /// in the state in which that of `here` was `seen`. Until then the other side writes the slot
+    /// and its block, and a prefetch would steal their cache lines. The distance grows by one after
+    /// each hit, up to [`MOST_AHEAD`], and falls back to 1 after a miss.
     #[inline(always)]
     pub(super) fn look_ahead(&self, port: &Port<'_>, seen: SlotWord, here: Position) {
         let ahead = port.ahead.load(Relaxed);

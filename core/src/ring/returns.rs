@@ -165,7 +165,7 @@ impl Ring<'_> {
         fence(SeqCst); // [due]
         let until = Position::from_low_bits(rare.joined_before.load(Relaxed));
         if origin.is_none_or(|origin| origin.is_before(until)) {
-            // Relaxed: the fence above releases the exchange. [return]
+            // Relaxed: the fence above releases the exchange.
             rare.due_returns.fetch_add(1, Relaxed); // [return]
         }
     }

@@ -13,8 +13,8 @@
 //! | any of these, a later lap | passed | passed | passed |
 //! | all else | nonsense | nonsense | nonsense |
 //!
-//! While the queue is closing, two answers change: a send that finds "here" and a receive that
-//! finds "not now" seal the slot; a send that finds "not now" is refused as closed.
+//! While the queue is closing, a send that finds "here" and a receive that finds "not now" seal the
+//! slot. A send that finds "not now" is refused as closed.
 
 use crate::error::{Corrupt, Fault, TryRecvError, TrySendError};
 use crate::ring::control::{Control, Record};
@@ -150,13 +150,14 @@ impl<'a> Ring<'a> {
             (Verb::Send, Look::Here) | (Verb::Recv, Look::NotNow) if self.is_closing() => {
                 self.seal(slot, seen);
             }
-            // The queue is full. No send may succeed later, so the sender must not wait for room.
+            // A sender that waited for room in a closing queue could wait for ever.
             (Verb::Send, Look::NotNow) if self.is_closing() => return Err(Stop::Closed),
             (_, Look::Here) => {}
             (_, Look::NotNow) => return Err(Stop::NotNow),
             (_, Look::Closed) => return Err(Stop::Closed),
             (_, Look::Passed(passed)) => *at = self.frontier(verb, passed)?,
-            // The cursor is half of all laps behind, or a peer wrote a wrong word into the slot.
+            // The cursor is half of all laps behind or more, or a peer wrote a wrong word into the
+            // slot.
             (_, Look::Nonsense) => {
                 let fresh = self.start(verb)?;
                 if fresh == *at {
@@ -197,8 +198,7 @@ impl<'a> Ring<'a> {
         self.control.rare.closing.load(Relaxed) != 0
     }
 
-    /// How many messages are in the ring. Exact at some instant of the call if no other handle
-    /// sends or receives meanwhile.
+    /// How many messages are in the ring. Exact if no other handle sends or receives meanwhile.
     pub(crate) fn len(&self) -> Result<u64, Corrupt> {
         let received = self.start(Verb::Recv)?;
         let sent = self.start(Verb::Send)?;
@@ -207,15 +207,15 @@ impl<'a> Ring<'a> {
         Ok(sent.minus(received).min(self.laps().capacity()))
     }
 
-    /// Whether an operation would be answered now, the end of a closed queue included. Quick if the
-    /// cursor `at` needs no move.
+    /// Whether an operation would not have to wait: it would succeed, or find the queue closing or
+    /// corrupt. Quick if the cursor `at` needs no move.
     pub(crate) fn is_ready(&self, verb: Verb, at: Option<Position>) -> bool {
         let look = |at| self.look_at(at).map(|(_, seen)| self.look(verb, seen, at));
         let looked = match at.map(look) {
             Some(Ok(here @ (Look::Here | Look::NotNow))) => Ok(here),
             _ => self.start(verb).and_then(look),
         };
-        // A corrupt segment is an answer, too.
+        // An operation on a corrupt segment returns the fault and does not wait.
         !matches!(looked, Ok(Look::NotNow)) || self.is_closing()
     }
 

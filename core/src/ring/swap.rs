@@ -14,21 +14,20 @@
 //! ```
 //!
 //! **There is no shared head or tail.** A handle keeps a private cursor, and the slots are the only
-//! truth: a slot shows which position it has reached, and so whether the cursor must move.
+//! truth. A slot shows which position it has reached, and so whether the cursor must move.
 //!
 //! Invariants, on which FIFO, exact `Full` and exact `Empty` rest:
 //! 1. A cursor never lies beyond the first uncommitted position: it moves only past positions that
 //!    a slot showed committed. So the committed positions are a prefix, for sends and for receives.
 //! 2. Every block is in exactly one slot or one cell. A swap keeps that.
 //!
-//! Before its exchange a handle announces the operation in its record. Only the audit of a dead
-//! handle reads the blocks that this names: did the handle own the block that it offered, or the
-//! one that it was about to gain?
+//! Before its exchange a handle announces in its record which block it offers and which it is about
+//! to gain. If the handle dies, an audit finds out from that which of the two it owned.
 //!
 //! **A record has two such words**, `op` and `returning`, because a lease can be dropped on any
 //! thread while the handle's own thread sends or receives. `op` belongs to the handle's thread.
 //! `returning` belongs to the thread that holds the process's lock of returns. The tag in a block
-//! names the *cell* that gained it: so an audit sees that a block moved, also if one exchange of a
+//! names the *cell* that gained it. So an audit sees that a block moved, even if one exchange of a
 //! record gave it away and the record's other exchange took it back.
 //!
 //! | edge | release | acquire | carries |
@@ -142,7 +141,7 @@ impl<'a> Ring<'a> {
         }
         let (offer, gain) = (cell.block(), seen.block());
         let block = self.block(gain).map_err(|corrupt| self.finding.keep(corrupt))?;
-        // Loads while the exchange waits for the slot's cache line.
+        // The block's cache lines load while the exchange waits for the slot's.
         self.prefetch_block(gain);
         let (swapped, settled) = match verb {
             // [message]: the exchange releases the frame and its payload.
@@ -163,7 +162,8 @@ impl<'a> Ring<'a> {
         let op = port.record().announcement(verb);
         let busy = OpWord::busy(verb, cell.number(), index, gain);
         op.store(busy.bits(), Release); // [announce-op]
-        // Relaxed on failure: the next attempt loads the slot again.
+        // SeqCst: [message] or [space], and the commit of [announce]. Relaxed on failure: the next
+        // attempt loads the slot again.
         let won = slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_ok();
         if won {
             kill_point("exchanged");
@@ -188,8 +188,8 @@ impl<'a> Ring<'a> {
         }
         op.store(OpWord::IDLE.bits(), Release); // [settle]
         if won && verb == Verb::Return {
-            // Last: the receiving thread can use a free cell at once, and an audit must not take
-            // the block that it gains there for the offer of a return that is still announced.
+            // Only after the word is idle: the receiving thread can use a free cell at once. An
+            // audit must not take the block that it gains there for the offer of this return.
             cell.settle(settled);
         }
         Ok(won.then_some(block))

@@ -284,8 +284,9 @@ mod tests {
         assert_eq!(resting(&mut line), [1, 2]);
     }
 
-    /// Fails if the search starts from one end only (seen failing, for either end): the steps of
-    /// 20,000 tasks that return in pairs, the second first, grow with the square of their number.
+    /// Fails if the search starts from one end only (seen failing, for either end). Then 20,000
+    /// tasks that return in pairs, the second first, take steps that grow with the square of their
+    /// number.
     #[test]
     fn many_who_return_nearly_in_order_find_their_places_soon() {
         const TASKS: u32 = 20_000;

@@ -3,9 +3,9 @@
 //! To wake a thread on another core takes tens of microseconds, and an answer from a running thread
 //! comes within one. But a spin only wastes time if the peer needs this core, or if the answer
 //! comes much later. A thread cannot know this in advance, so it decides by its last spins. An
-//! answered spin earns one credit, up to 64. A failed spin costs 16 credits. If there are fewer
-//! left, the next 16 waits sleep at once. Each further such failure doubles that number, up to
-//! 4,096, and an answer resets it.
+//! answered spin earns one credit, up to 64. A failed spin costs 16 credits. If there are fewer, it
+//! costs none, but the next 16 waits sleep at once. Each further such failure doubles that number,
+//! up to 4,096, and an answer resets it.
 
 use core::hint::spin_loop;
 use std::time::{Duration, Instant};

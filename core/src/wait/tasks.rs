@@ -21,9 +21,9 @@
 //! | yes | any | some | the watchdog or [`wake_all`] put tasks on duty, or another task armed first; each of them rests again or leaves |
 //!
 //! A task that leaves while on duty hands its duty on: to the first resting task, or, if no task is
-//! left, back to the gate. So no wake-up is lost when a task is cancelled. A task on duty that is
-//! not polled (it is in a `select!` that polls another branch) delays the others until the next
-//! [`tick`], or until the next task begins to wait and arms.
+//! left, back to the gate. So no wake-up is lost when a task is cancelled. A task on duty can be
+//! left unpolled, in a `select!` that polls another branch. It delays the others until the next
+//! [`tick`], or until another task begins to wait and arms.
 //!
 //! Each answer of this module names what the caller has to do after the lock is released. No waker
 //! is called or dropped under the lock, because a waker can call this module again.
@@ -77,7 +77,7 @@ impl WaitQueue {
         Self { inner: Mutex::new(inner) }
     }
 
-    /// One poll of a task whose attempt had no answer: takes a place, announces at the gate,
+    /// One poll of a task whose attempt had no answer. It takes a place, announces at the gate,
     /// attempts again, and rests while the kernel wait that `arm` starts is under way.
     ///
     /// The attempt comes after the task has its place and after the announcement that the kernel
