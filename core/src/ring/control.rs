@@ -95,6 +95,12 @@ impl Control {
 }
 
 /// The words of one handle that other processes read. Only its owner writes them.
+///
+/// | `pid` | [`LEFT`] | the record |
+/// |---|---|---|
+/// | 0 | 0 | has no owner, or a new one that has not stored its pid yet |
+/// | n | 0 | has an owner of process n, or had it when that process ended |
+/// | n | 1 | has no owner; the last one, of process n, left messages |
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Record {
@@ -102,7 +108,7 @@ pub(crate) struct Record {
     pub(crate) op: AtomicU64,
     /// The return under way, which can run on another thread at the same time.
     pub(crate) returning: AtomicU64,
-    /// The pid of the owner's process, with [`LEFT`]; 0 if there is none. A hint: see
+    /// The pid of the owner's process, with [`LEFT`]: see the table. A hint, see
     /// [`Record::process`].
     pid: AtomicU32,
     /// Unused, 0. Reserved for the role of the handle.

@@ -7,10 +7,10 @@
 //! ```text
 //! send:  write the message into a block of mine          no other handle reads it
 //!        EMPTY(lap, gain)      -> FULL(lap, mine)        the commit: the only locked instruction
-//! recv:  FULL(lap, gain)       -> EMPTY(lap + 1, mine)   the message is in `gain`, which is mine now
+//! recv:  FULL(lap, gain)       -> EMPTY(lap + 1, mine)   the message is in `gain`, mine now
 //! close: EMPTY(lap, block)     -> CLOSED(lap, block)     nothing is sent here or after
-//! return: as send, with a message that was received and not acknowledged. Also at CLOSED, because the
-//!        message was committed before the close. The next free slot is then sealed instead.
+//! return: as send, with a message that was received and not acknowledged. Also at CLOSED, because
+//!        the message was committed before the close. The next free slot is then sealed instead.
 //! ```
 //!
 //! **There is no shared head or tail.** A handle keeps a private cursor, and the slots are the only
