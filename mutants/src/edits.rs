@@ -92,7 +92,11 @@ impl Edit {
             .current_dir(root)
             .output()?;
         ensure!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
-        Ok(serde_json::from_slice(&listed.stdout)?)
+        let mut all: Vec<Self> = serde_json::from_slice(&listed.stdout)?;
+        // cargo-mutants knows tests by `#[cfg(test)]` alone.
+        let is_of_tests = |it: &Function| it.function_name.starts_with("tests::");
+        all.retain(|edit| !edit.function.as_ref().is_some_and(is_of_tests));
+        Ok(all)
     }
 
     /// Those with the smallest are drawn. It stays what it is when other lines change, and when the file

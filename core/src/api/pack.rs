@@ -293,6 +293,13 @@ mod tests {
         Pack::check((0..messages as u64).chain(lengths).chain([len]).collect())
     }
 
+    /// Fails if a pack without messages is not empty, or one with empty messages is (each seen failing).
+    #[test]
+    fn a_pack_is_empty_without_messages() {
+        assert!(pack(0, &[], 0).unwrap().is_empty() && Pack::default().is_empty());
+        assert!(!pack(0, &[0], 1).unwrap().is_empty());
+    }
+
     /// Fails if lengths that say more than there is pass, or such that say less (each seen failing).
     #[test]
     fn what_is_not_as_long_as_its_messages_is_corrupt() {

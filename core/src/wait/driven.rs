@@ -34,3 +34,17 @@ impl Driven {
         !owes() || !self.begin()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Fails if a second driver begins beside the first, or if none ever stops (each seen failing).
+    #[test]
+    fn one_driver_is_at_work_until_nothing_is_owed() {
+        let driven = Driven::new();
+        assert!(driven.begin() && !driven.begin());
+        assert!(!driven.end(|| true) && !driven.begin());
+        assert!(driven.end(|| false) && driven.begin());
+    }
+}
