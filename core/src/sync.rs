@@ -1,4 +1,4 @@
-//! The one place that names std or loom, so that loom runs the very code that ships.
+//! The one place that names std or loom, so that loom runs the code that ships.
 
 #[cfg(not(loom))]
 mod native {
@@ -11,13 +11,13 @@ mod native {
     pub(crate) use core::sync::atomic::{Ordering, compiler_fence, fence};
     pub(crate) use std::sync::{Mutex, MutexGuard};
 
-    /// Where the kill tests kill, in a build for them: see `kill_points.rs`.
+    /// A point at which the kill tests kill the process, in a build for them: see `kill_points.rs`.
     #[cfg(not(kill_points))]
     #[inline(always)]
     pub fn kill_point(_: &'static str) {}
 
-    /// Orders a SeqCst commit before the SeqCst load that follows it. Both being SeqCst, the
-    /// language orders them already: nothing to do.
+    /// Orders a SeqCst commit before the SeqCst load that follows it. Empty, because the language
+    /// orders two SeqCst accesses.
     #[inline(always)]
     pub(crate) fn order_commit_before_load() {}
 }
@@ -33,13 +33,14 @@ mod model {
     pub(crate) use loom::sync::atomic::Ordering;
     pub(crate) use loom::sync::{Mutex, MutexGuard};
 
-    /// loom treats SeqCst accesses as AcqRel; the fence gives back what the language promises. It is
-    /// not recorded: the litmus programs show that the shipped orderings need none.
+    /// loom treats SeqCst accesses as AcqRel, and this fence restores the order that the language
+    /// guarantees. It is not recorded: the litmus programs show that the shipped orderings need no
+    /// fence here.
     pub(crate) fn order_commit_before_load() {
         loom::sync::atomic::fence(Ordering::SeqCst);
     }
 
-    /// Models stop a thread at any access: see [`stop_after`].
+    /// Empty: models stop a thread at any access, see [`stop_after`].
     pub(crate) fn kill_point(_: &'static str) {}
 
     /// As the standard library's.
@@ -49,7 +50,8 @@ mod model {
         loom::sync::atomic::fence(order);
     }
 
-    /// loom has no `membarrier`: the fence that the two stand for.
+    /// A fence, because loom has no `membarrier`: it stands for the compiler fence and the barrier
+    /// together.
     #[track_caller]
     pub(crate) fn compiler_fence(order: Ordering) {
         record(0, Act::CompilerFence, order);
@@ -57,13 +59,13 @@ mod model {
     }
 
     loom::thread_local! {
-        /// How many more accesses this thread lives to do; without end if `None`.
+        /// How many more accesses this thread makes before it stops; `None`: no limit.
         static LEFT: std::cell::Cell<Option<usize>> = std::cell::Cell::new(None);
-        /// What this thread does, while it records that.
+        /// The accesses of this thread, while it records them.
         static STEPS: std::cell::RefCell<Option<Vec<Step>>> = std::cell::RefCell::new(None);
     }
 
-    /// One access of a thread to a shared word, or a fence of it.
+    /// One access of a thread to a shared word, or a fence.
     #[derive(Clone, Copy, Debug)]
     pub struct Step {
         /// The address of the word; 0 for a fence.
@@ -90,8 +92,8 @@ mod model {
         CompilerFence,
     }
 
-    /// Runs `operation`, and returns what this thread did to shared words meanwhile. For litmus
-    /// programs, which so have the orderings of the code that ships.
+    /// Runs `operation`, and returns the accesses of this thread to shared words meanwhile. Litmus
+    /// programs take the orderings of the shipped code from them.
     pub fn steps_of<R>(operation: impl FnOnce() -> R) -> (R, Vec<Step>) {
         STEPS.with(|steps| *steps.borrow_mut() = Some(Vec::new()));
         let result = operation();
@@ -109,15 +111,15 @@ mod model {
         });
     }
 
-    /// A thread that stopped for ever, as by SIGKILL or SIGSTOP.
+    /// The thread stopped for ever, as by SIGKILL or SIGSTOP.
     #[derive(Debug, PartialEq, Eq)]
     pub struct Stopped;
 
     /// Runs `operation` for `accesses` accesses to shared words, and stops the thread for ever at
-    /// the next. Nothing it would have done after is done.
+    /// the next. No later code of `operation` runs.
     ///
     /// # Errors
-    /// [`Stopped`] if it did not come to its end.
+    /// [`Stopped`] if the operation did not come to its end.
     pub fn stop_after<R>(accesses: usize, operation: impl FnOnce() -> R) -> Result<R, Stopped> {
         LEFT.with(|left| left.set(Some(accesses)));
         let end = catch_unwind(AssertUnwindSafe(operation));
@@ -125,25 +127,26 @@ mod model {
         end.map_err(|payload| *payload.downcast::<Stopped>().unwrap_or_else(|it| resume_unwind(it)))
     }
 
-    /// Who loaded a word, for loom to see what its stores race with.
+    /// The threads that loaded a word, so that loom sees the races of its stores with these loads.
     ///
-    /// loom 0.7 compares a store with the last access of its word alone: where a thread loads a word and
-    /// then stores to it, that is its own load, and the race of the store with another thread's earlier
-    /// load is not explored (tokio-rs/loom#392, #166). So each thread that loads a word has a mark on
-    /// it. It touches the mark before each of its loads. A thread that stores to the word first touches
-    /// the marks of the threads that loaded it since the last store: loom explores both orders of two
-    /// touches.
-    /// They order nothing otherwise, so no weak behaviour is lost.
+    /// loom 0.7 compares a store only with the last access of its word. If a thread loads a word
+    /// and then stores to it, that last access is its own load. So the race of the store with
+    /// another thread's earlier load is not explored (tokio-rs/loom#392, #166). Therefore each
+    /// thread that loads a word has a mark on it, and touches the mark before each of its loads. A
+    /// thread that stores to the word first touches the marks of all threads that loaded it since
+    /// the last store. loom explores both orders of two touches. The touches order nothing else, so
+    /// no weak behaviour is lost.
     #[derive(Debug, Default)]
     struct Marks(std::sync::Mutex<Vec<Mark>>);
 
     #[derive(Debug)]
     struct Mark {
         reader: ThreadId,
-        /// No store came after the reader's last load.
+        /// No store came after the last load of `reader`.
         is_fresh: bool,
-        /// Handles of one `Arc`, one for each thread of a model. To ask whether there is only one is
-        /// a step for loom that reads what dropped handles released: none is dropped before the word.
+        /// Clones of one `Arc`, one for each thread of a model. None is dropped before the word,
+        /// because a check for the last clone is a step of loom that acquires what dropped clones
+        /// released.
         handles: Vec<Arc<()>>,
     }
 
@@ -175,7 +178,7 @@ mod model {
             fresh.into_iter().for_each(|reader| self.touch(reader));
         }
 
-        /// Other threads may run within a touch: each has a handle of its own meanwhile.
+        /// Other threads can run during a touch, so each takes a clone of its own.
         #[track_caller]
         fn touch(&self, reader: ThreadId) {
             let of_reader = |marks: &mut Vec<Mark>| {
@@ -209,7 +212,7 @@ mod model {
 
     macro_rules! counted {
         ($name:ident, $word:ty) => {
-            /// loom's atomic, each access of which may be a thread's last.
+            /// loom's atomic. A thread can stop at any of its accesses.
             #[derive(Debug)]
             pub struct $name(loom::sync::atomic::$name, Marks);
 
@@ -311,8 +314,8 @@ pub use native::kill_point;
 #[cfg(not(loom))]
 pub(crate) use native::*;
 
-/// Keeps a store before the load that follows it, for the compiler; for the processor the waiter's
-/// `membarrier` does, which is a full barrier in every running thread.
+/// Orders a store before the load that follows it ([announce]), for the compiler. For the processor
+/// the waiter's `membarrier` does so, which is a full barrier in every running thread.
 #[inline(always)]
 #[cfg_attr(loom, track_caller)]
 pub(crate) fn order_store_before_load() {

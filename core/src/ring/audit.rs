@@ -1,34 +1,40 @@
-//! The audit of the dead: which block did a handle own whose process died in the midst of a swap?
+//! The audit of a dead handle: its process died in the midst of a swap. Which block did the handle
+//! own?
 //!
-//! Whoever owns the record's byte lock acts as that record. So an auditor that dies is one more
-//! death of the same record, and every step may be repeated.
+//! A process acts as a record only while it holds the record's byte lock. So the death of an
+//! auditor is one more death of the same record, and every step can be repeated.
 //!
-//! The dead announced that it offers the block of a cell for the one in a slot, the *gain*. A record
-//! has two words for that, `op` and `returning` (`swap.rs`), so up to two exchanges are in question.
-//! For each, in this order, each step ruling out what the next could mistake:
+//! The dead handle announced that it offers the block of a cell for the block in a slot, the
+//! *gain*. A record has two words for that, `op` and `returning` (`swap.rs`), so up to two
+//! exchanges are in question. For each of them the audit takes these steps in this order. Each step
+//! rules out a case that the next could mistake.
 //!
 //! 1. The cell has the gain: all was settled.
 //! 2. The slot has the offer: exchanged. No other handle could have put it there.
-//! 3. Another word announces the offer as its gain in that slot, of another record or the dead's own
-//!    other one: that exchange may have taken it out of the slot and not tagged it yet. Postponed
-//!    until that word moves on.
-//! 4. The offer's tag tells: if it names the cell that offered it, nothing was exchanged. As long as an
-//!    exchange of a cell is announced, the cell gains nothing else; so a block that came back to the
-//!    dead by its other exchange is in another cell, and tagged with that.
+//! 3. Another word announces the offer as its gain in that slot. It is a word of another record, or
+//!    the other word of the dead one. That exchange may have taken the offer out of the slot and
+//!    not tagged it yet, so the audit is postponed until that word changes.
+//! 4. The offer's tag decides: if it names the cell that offered the block, nothing was exchanged.
+//!    While an exchange of a cell is announced, the cell gains nothing else. So a block that came
+//!    back to the dead handle by its other exchange is in another cell, and has the tag of that.
 //!
-//! One of the dead's two may be postponed until the other is settled, so the first is asked again
-//! after the second.
+//! One of the two exchanges can be postponed until the other is settled. So the audit tries the
+//! first again after the second.
 //!
-//! Why 4 is right: the offer can leave the slot only with somebody who announces it as his gain
-//! before his exchange and tags it before he is idle. The look at the slot (2) comes after that
-//! exchange and acquires it, so the look at his record (3) finds the announcement or all of what
-//! followed it, the tag included ([announce-op], [settle]).
+//! Why 4 is right: a handle that takes the offer out of the slot announces it as its gain before
+//! the exchange, and tags it before its word is idle. The load of the slot in 2 comes after that
+//! exchange and acquires it. So the load of that handle's word in 3 finds the announcement, or a
+//! later value that carries the tag ([announce-op], [settle]).
 //!
-//! Why the postponed do not wait for each other in a circle: of those in it, the one that looked at
-//! the slot last saw its gain there, which is another's offer; so that other had exchanged, and what
-//! it gained was lost to the circle for good, for it died right there. `loom-tests/tests/recovery.rs`
-//! checks this and all of the above in all states of small queues, and `loom-tests/tests/audit.rs`
-//! runs this very code.
+//! Why postponed exchanges do not wait for each other in a circle: take the one of the circle that
+//! loaded the slot last. It saw its gain there, and its gain is the offer of another exchange of
+//! the circle. So that other exchange had succeeded before. Its handle died right there, so the
+//! block that it gained stays with it. That block is the offer of a third exchange, which therefore
+//! had succeeded earlier still, and so on round the circle. In the end the first exchange had
+//! succeeded before it loaded the slot, which is impossible.
+//!
+//! `loom-tests/tests/recovery.rs` checks a model of all this in all states of small queues, and
+//! `loom-tests/tests/audit.rs` runs this code.
 
 use crate::error::Corrupt;
 use crate::ring::control::Record;
@@ -37,19 +43,19 @@ use crate::ring::slot::{CellWord, OpWord, SlotWord, Verb};
 use crate::ring::slots::Ring;
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-/// What became of an announced exchange.
+/// The result of an announced exchange.
 enum Verdict {
     Exchanged,
     NotExchanged,
-    /// Another handle that may have the answer is itself in the midst of a swap.
+    /// Unknown until another announced exchange is settled.
     Postponed,
 }
 
 impl<'a> Port<'a> {
-    /// Takes over record `id`, whose byte lock the caller owns, and settles what its last owner left
-    /// open. `None` if that must wait for another handle.
+    /// Takes over record `id`, whose byte lock the caller holds, and settles what its last owner
+    /// left open. `None` if that must wait for another handle.
     ///
-    /// Cells may be held: what the last owner received and did not acknowledge.
+    /// Cells can be held: they hold messages that the last owner received and did not acknowledge.
     pub(crate) fn take_over(ring: Ring<'a>, id: u32) -> Result<Option<Self>, Corrupt> {
         let port = Self::unsettled(ring, id)?;
         Ok(ring.audit(&port)?.then_some(port))
@@ -62,17 +68,18 @@ impl<'a> Ring<'a> {
         let [op, returning] = port.record().announcements();
         let is_op_settled = self.settle(port, op)?;
         let is_return_settled = self.settle(port, returning)?;
-        // What waited for the return finds it settled now.
+        // An exchange that waited for the return finds it settled now.
         Ok(is_return_settled && (is_op_settled || self.settle(port, op)?))
     }
 
-    /// Settles the exchange that `announced`, a word of `port`'s record, tells of; `false` if that must
-    /// wait.
+    /// Settles the exchange that `announced`, a word of `port`'s record, names; `false` if that
+    /// must wait.
     fn settle(&self, port: &Port<'_>, announced: &AtomicU64) -> Result<bool, Corrupt> {
         // Relaxed: the record's lock orders us after its last owner.
         let op = OpWord::from_bits(announced.load(Relaxed));
         let Some(verb) = op.verb() else {
-            // Idle, or no word of ours, which would be found again for ever.
+            // Idle, or a word that no handle stores: cleared, because every later audit would find
+            // it again. [settle]
             announced.store(OpWord::IDLE.bits(), Release);
             return Ok(true);
         };
@@ -80,10 +87,10 @@ impl<'a> Ring<'a> {
         match self.verdict(port, announced, op) {
             Verdict::Postponed => return Ok(false),
             Verdict::NotExchanged => {}
-            // As at the end of a swap.
+            // The same as at the end of a swap.
             Verdict::Exchanged => {
                 if verb == Verb::Return {
-                    // The block with the origin may be another handle's by now.
+                    // Another handle can own the block that held the origin.
                     self.count_return(None);
                 }
                 if let Ok(cell) = port.cell(op.cell()) {
@@ -95,19 +102,19 @@ impl<'a> Ring<'a> {
                 }
             }
         }
-        announced.store(OpWord::IDLE.bits(), Release);
+        announced.store(OpWord::IDLE.bits(), Release); // [settle]
         Ok(true)
     }
 
     fn verdict(&self, port: &Port<'_>, announced: &AtomicU64, op: OpWord) -> Verdict {
-        // No honest record announces a cell that it does not have.
+        // A peer corrupted the word: a handle announces only cells of its own.
         let Ok(cell) = port.cell(op.cell()) else { return Verdict::NotExchanged };
         let offer = cell.block();
         if offer == op.gain() {
-            // Only the word remains to be cleared. The tag was stored before the cell.
+            // All was settled but the announcement. The tag was stored before the cell.
             return Verdict::NotExchanged;
         }
-        // [message], [space]: what was stored before the exchange is seen after this.
+        // [message], [space]: this load sees all that was stored before the exchange.
         let parked = self.slots.get(op.slot()).map(|slot| SlotWord::from_bits(slot.load(Acquire)));
         if parked.is_some_and(|slot| slot.block() == offer) {
             return Verdict::Exchanged;
@@ -126,19 +133,20 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// How many messages all handles owe.
+    /// The number of messages that all handles owe.
     pub(crate) fn owed(&self) -> u64 {
-        // Relaxed: a number for people.
+        // Relaxed: a statistic.
         let is_owed = |cell: &&AtomicU64| CellWord::from_bits(cell.load(Relaxed)).is_owed();
         let rows = (0..self.geometry.handles()).filter_map(|id| self.cells_of(id));
         rows.flatten().filter(is_owed).count() as u64
     }
 
-    /// Whether record `id` has something to be recovered, should its owner be dead: it was in the
-    /// midst of a swap, or has messages that are not acknowledged.
+    /// Whether record `id` would need recovery if its owner were dead: a swap is announced, or
+    /// messages are not acknowledged.
     pub(crate) fn is_dirty(&self, id: u32) -> bool {
         let index = id as usize;
-        // Relaxed: where the end of the owner is known, its stores are, too. All others look again.
+        // Relaxed: a caller that knows that the owner has ended is ordered after its stores. Every
+        // other caller checks again before it acts.
         let is_busy = |word: &AtomicU64| word.load(Relaxed) != OpWord::IDLE.bits();
         if self.records.get(index).is_some_and(|it| it.announcements().into_iter().any(is_busy)) {
             return true;
@@ -154,7 +162,7 @@ mod tests {
     use crate::Queue;
     use crate::sync::Ordering::Relaxed;
 
-    /// A queue with one message, and its ring.
+    /// A queue with one message.
     fn queue() -> Queue {
         let queue = Queue::builder().capacity(2).handles(2).max_message(8).create().unwrap();
         queue.sender().unwrap().try_send(b"job").unwrap();
@@ -168,8 +176,9 @@ mod tests {
         Port::take_over(queue.segment().ring().unwrap(), DEAD).unwrap().unwrap()
     }
 
-    /// Exchanges the block of the first cell by `exchange`, and has the record look as if its owner had
-    /// died right after that: the cell's word after the audit, and the block that it gained.
+    /// Exchanges the block of the first cell by `exchange`, and makes the record look as if its
+    /// owner had died right after that. Returns the cell's word after the audit, and its word after
+    /// the exchange.
     fn die_after(
         queue: &Queue,
         port: Port<'_>,
@@ -194,8 +203,8 @@ mod tests {
         port.recv(port.cell(0).unwrap(), &mut at, || {}).map(drop).unwrap();
     }
 
-    /// Fails if the audit writes down a position for what was received at an unknown one (seen failing):
-    /// a join would not wait for the message.
+    /// Fails if the audit stores a position for a message that was received at an unknown one (seen
+    /// failing): a join would not wait for the message.
     #[test]
     fn what_the_dead_had_just_received_has_no_date() {
         let queue = queue();
@@ -205,8 +214,8 @@ mod tests {
         assert_eq!((audited.block(), audited.received_at()), (lived.block(), None));
     }
 
-    /// Fails if the audit does not count what the dead had just returned (seen failing): a join or the
-    /// end of a closed queue would not wait for the message.
+    /// Fails if the audit does not count a message that the dead handle had just returned (seen
+    /// failing). A join or the end of a closed queue would not wait for the message.
     #[test]
     fn what_the_dead_had_just_returned_is_counted() {
         let queue = queue();
@@ -217,7 +226,7 @@ mod tests {
         let (audited, _) = die_after(&queue, port, Verb::Return, |port| {
             let cell = port.cell(0).unwrap();
             assert!(port.give_back(cell, port.frame(cell).unwrap()).unwrap());
-            // Of the one that lives.
+            // Undoes the counts of the live return.
             rare.returns.store(0, Relaxed);
             rare.due_returns.store(0, Relaxed);
         });

@@ -1,22 +1,22 @@
-//! A census: is every block in exactly one place? For tests, and for people who look inside.
+//! A census: is every block in exactly one place? For tests and for inspection.
 
 use crate::error::Corrupt;
 use crate::ring::slot::{CellWord, OpWord, SlotState, SlotWord};
 use crate::ring::slots::Ring;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
-/// Where the blocks of a queue are. Right when nobody moves.
+/// Where the blocks of a queue are. Exact while no handle does an operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Census {
     /// Slots with a message.
     pub in_ring: usize,
-    /// Messages received and not acknowledged, of the living and of the dead.
+    /// Messages received and not acknowledged, by handles alive or dead.
     pub held: usize,
-    /// Handles in the midst of an exchange, of their own or of a return: while there are any, where
-    /// their blocks are is for an audit to tell.
+    /// Handles in the midst of an exchange, a return included. While there are any, only an audit
+    /// can find where their blocks are.
     pub busy: usize,
-    /// Handles that live.
+    /// Handles that are alive.
     pub owned: usize,
 }
 
@@ -26,7 +26,7 @@ impl Census {
         let mut census = Self::default();
         let mut blocks = Vec::new();
         for slot in ring.slots {
-            // Relaxed, here and below: right when nobody moves.
+            // Relaxed, here and below: exact only while no handle does an operation.
             let slot = SlotWord::from_bits(slot.load(Relaxed));
             census.in_ring += usize::from(slot.state() == SlotState::Full);
             blocks.push(slot.block().index());

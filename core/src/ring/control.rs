@@ -1,4 +1,9 @@
-//! The words that handles share, apart from the slots: the gates, and what each tells of itself.
+//! The words that handles share, apart from the slots: the gates, the rare words, and one record
+//! for each handle.
+//!
+//! | edge | release | acquire | carries |
+//! |---|---|---|---|
+//! | [arrival] | `announce_arrival`: fetch_add of `arrivals`, after the pid | `arrivals`: load | the new handle's pid |
 
 use crate::ring::slot::{OpWord, Verb};
 use crate::ring::stats::Tally;
@@ -7,7 +12,7 @@ use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use crate::wait::flag::Flag;
 use crate::wait::gate::{Gate, Wake};
 
-/// The words that all handles share, apart from the slots. Each part has lines of its own.
+/// The words that all handles share, apart from the slots. Each part has cache lines of its own.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Control {
@@ -16,7 +21,7 @@ pub(crate) struct Control {
     pub(crate) rare: Rare,
 }
 
-/// What a sender looks at when it has sent.
+/// What a sender loads after a send.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct AfterSend {
@@ -24,31 +29,31 @@ pub(crate) struct AfterSend {
     pub(crate) readable: Gate,
 }
 
-/// What a receiver looks at when it has received.
+/// What a receiver loads after a receive.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct AfterRecv {
     /// Senders wait here.
     pub(crate) writable: Gate,
-    /// Those wait here who join.
+    /// Joiners wait here.
     pub(crate) acknowledged: Gate,
 }
 
-/// Words that hardly ever change.
+/// Words that rarely change.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Rare {
-    /// 1 once somebody asked to close.
+    /// 1 once the queue is closing.
     pub(crate) closing: AtomicU32,
-    /// Moves with every handle that is made.
+    /// The number of handles that were made, modulo 2^32.
     pub(crate) arrivals: AtomicU32,
-    /// Moves with every message that goes back into the ring, after it did.
+    /// The number of messages that went back into the ring. Counted after the exchange.
     pub(crate) returns: AtomicU64,
-    /// Of an event, which uses nothing else of its segment than this and the gate `readable`.
+    /// The word of an event. An event uses only this and the gate `readable` of its segment.
     pub(crate) flag: Flag,
-    /// Moves with every message that goes back and that a join waits for.
+    /// The number of returned messages that a join waits for.
     pub(crate) due_returns: AtomicU64,
-    /// A message sent before this position may be one that a join waits for.
+    /// A join can wait for any message sent before this position.
     pub(crate) joined_before: AtomicU64,
 }
 
@@ -70,59 +75,67 @@ impl Control {
         }
     }
 
-    /// Tells of a handle that has named its process. The wakes are of those that wait, who look whom
-    /// they wait with.
+    /// Announces a handle that has stored its pid. The wake-ups are for all waiters, which then
+    /// read the pids of the queue's processes again.
     pub(crate) fn announce_arrival(&self) -> impl Iterator<Item = Wake<'_>> {
         self.rare.arrivals.fetch_add(1, Release); // [arrival]
         self.gates().into_iter().filter_map(|gate| gate.notify_of_stores(u32::MAX))
     }
 
-    /// A number that moves with every handle that is made. Who sees it move sees that handle's
-    /// process.
+    /// A number that changes with every new handle. A process that sees it change also sees the pid
+    /// of that handle.
     pub(crate) fn arrivals(&self) -> u32 {
         self.rare.arrivals.load(Acquire) // [arrival]
     }
 
-    /// All gates: whoever waits anywhere looks again.
+    /// All gates: to wake every waiter.
     pub(crate) fn gates(&self) -> [&Gate; 3] {
         [&self.after_send.readable, &self.after_recv.writable, &self.after_recv.acknowledged]
     }
 }
 
-/// What a handle tells the others about itself. Written by its owner only.
+/// The words of one handle that other processes read. Only its owner writes them.
+///
+/// | `pid` | [`LEFT`] | the record |
+/// |---|---|---|
+/// | 0 | 0 | has no owner, or a new one that has not stored its pid yet |
+/// | n | 0 | has an owner of process n, or had it when that process ended |
+/// | n | 1 | has no owner; the last one, of process n, left messages |
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct Record {
     /// The send or receive under way.
     pub(crate) op: AtomicU64,
-    /// The return under way, which may run beside it on another thread.
+    /// The return under way, which can run on another thread at the same time.
     pub(crate) returning: AtomicU64,
-    /// Of the owner's process, 0 if there is none, with [`LEFT`]. A hint: see [`Record::process`].
+    /// The pid of the owner's process, with [`LEFT`]: see the table. A hint, see
+    /// [`Record::process`].
     pid: AtomicU32,
-    /// Unused, 0: what the handle is for.
+    /// Unused, 0. Reserved for the role of the handle.
     _role: AtomicU32,
     pub(crate) tally: Tally,
 }
 
-/// In a record's `pid`: the handle is gone, and left messages for which there was no room.
+/// In a record's `pid`: the handle is gone and left messages, because the ring had no room for
+/// them.
 const LEFT: u32 = 1 << 31;
 
 impl Record {
-    /// Names the process of a new owner.
+    /// Stores the pid of a new owner.
     pub(crate) fn name(&self, pid: u32) {
-        // Relaxed: what is told of the arrival carries it ([arrival]).
+        // Relaxed: [arrival] carries it.
         self.pid.store(pid & !LEFT, Relaxed);
     }
 
-    /// The owner is gone. If it left messages, its process stays named, because the end of that process
-    /// is when others must see to them at the latest.
+    /// Records that the owner is gone. If it left messages, the pid stays: its process tries to
+    /// return them, and other processes do so at the latest when that process ends.
     pub(crate) fn unname(&self, left: usize) {
         let pid = if left > 0 { self.pid.load(Relaxed) | LEFT } else { 0 };
         self.pid.store(pid, Relaxed);
     }
 
-    /// The process that made the handle that has the record or had it last, if that left something.
-    /// What a peer wrote: it decides nothing but when something is looked for.
+    /// The process of the owner, or of the last owner if that left messages. A peer can have stored
+    /// any number, so it decides only when and where a process searches for the dead.
     pub(crate) fn process(&self) -> Option<u32> {
         let pid = self.pid.load(Relaxed) & !LEFT;
         (pid != 0).then_some(pid)
@@ -149,7 +162,7 @@ impl Record {
         }
     }
 
-    /// Both words in which it announces.
+    /// Both words in which the handle announces exchanges.
     pub(crate) fn announcements(&self) -> [&AtomicU64; 2] {
         [&self.op, &self.returning]
     }

@@ -1,11 +1,13 @@
-//! Copies between memory of ours and memory that other processes can write, which may change
-//! meanwhile, and zeros for the latter.
+//! Copies between private memory and shared memory, and zeroes shared memory. Other processes can
+//! write the shared memory during the copy.
 //!
-//! Short ones go in word by word, as relaxed atomics, and come out by two words: what comes out has
-//! been in memory for long, while a load of two words waits for the stores of what a caller has just
-//! made. Long ones are one instruction of the processor, which takes two thirds of the time, or less.
-//! `memcpy` would be as fast, but it is the compiler's: on memory that others write meanwhile it may
-//! do anything.
+//! Short copies into shared memory store one word at a time, as relaxed atomics. Short copies out
+//! load two words at a time, because those words were stored long before. A copy in does not: its
+//! source was often stored just now, and a load of two words waits for such stores.
+//!
+//! Long copies are one instruction of the processor, which takes at most two thirds of the time.
+//! `memcpy` would be as fast, but on memory that other processes write meanwhile it is undefined
+//! behaviour.
 #![cfg_attr(
     all(target_arch = "x86_64", not(loom)),
     expect(unsafe_code, reason = "a copy of memory that others may write has no safe name")
@@ -13,18 +15,19 @@
 
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
-/// From so many words on, one instruction for all is quicker.
+/// From this many words on, one instruction for the whole copy is quicker.
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 const LONG: usize = 128;
 
-/// Copies as many words as both have.
+/// Copies into shared memory, as many words as the shorter side has.
 #[inline]
 pub(crate) fn to_shared(from: &[[u8; 8]], to: &[AtomicU64]) {
     #[cfg(all(target_arch = "x86_64", not(loom)))]
     if let count @ LONG.. = from.len().min(to.len()) {
         let to = to.as_ptr().cast::<u8>().cast_mut();
-        // SAFETY: both have `count` words. `to` is of atomics, which a shared reference suffices to
-        // write; they are no memory of `from`, whose reference says that nobody writes it.
+        // SAFETY: both have `count` words. `to` is a slice of atomics, which may be written through
+        // a shared reference. It does not overlap `from`, because the reference to `from` rules out
+        // other writes.
         unsafe { movsb(from.as_ptr().cast(), to, count.saturating_mul(8)) };
         return;
     }
@@ -38,7 +41,8 @@ pub(crate) fn zero_shared(words: &[AtomicU64]) {
     #[cfg(all(target_arch = "x86_64", not(loom)))]
     if let count @ LONG.. = words.len() {
         let to = words.as_ptr().cast::<u8>().cast_mut();
-        // SAFETY: there are `count` words, of atomics, which a shared reference suffices to write.
+        // SAFETY: there are `count` words, all atomics, which may be written through a shared
+        // reference.
         unsafe { stosb(to, count.saturating_mul(8)) };
         return;
     }
@@ -47,12 +51,13 @@ pub(crate) fn zero_shared(words: &[AtomicU64]) {
     }
 }
 
-/// Copies as many words as both have.
+/// Copies out of shared memory, as many words as the shorter side has.
 #[inline]
 pub(crate) fn from_shared(from: &[AtomicU64], to: &mut [[u8; 8]]) {
     #[cfg(all(target_arch = "x86_64", not(loom)))]
     if let count @ LONG.. = from.len().min(to.len()) {
-        // SAFETY: both have `count` words. `to` is ours alone, and any bytes are a `[u8; 8]`.
+        // SAFETY: both have `count` words. `to` is borrowed exclusively, and any bytes are a valid
+        // `[u8; 8]`.
         unsafe { movsb(from.as_ptr().cast(), to.as_mut_ptr().cast(), count.saturating_mul(8)) };
         return;
     }
@@ -62,7 +67,7 @@ pub(crate) fn from_shared(from: &[AtomicU64], to: &mut [[u8; 8]]) {
         let (pairs, from) = from.split_at(count).0.as_chunks::<2>();
         let (to_pairs, to) = to.split_at_mut(count).0.as_chunks_mut::<2>();
         for (from, to) in pairs.iter().zip(to_pairs) {
-            // SAFETY: both have two words; see above.
+            // SAFETY: both have two words; as above.
             unsafe { pair(from.as_ptr().cast(), to.as_mut_ptr().cast()) };
         }
         (from, to)
@@ -91,8 +96,9 @@ unsafe fn pair(from: *const u8, to: *mut u8) {
 }
 
 /// # Safety
-/// `from` can be read and `to` written for `len` bytes, which do not overlap. Either may be memory
-/// that others write meanwhile: the copy is opaque to the compiler, so that it is no race of Rust's.
+/// `from` can be read and `to` written for `len` bytes, and they do not overlap. Other processes
+/// may write either during the copy: the compiler does not see into the assembly, so this is no
+/// data race of Rust.
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 #[inline]
 unsafe fn movsb(from: *const u8, to: *mut u8, len: usize) {
@@ -109,7 +115,7 @@ unsafe fn movsb(from: *const u8, to: *mut u8, len: usize) {
 }
 
 /// # Safety
-/// `to` can be written for `len` bytes. It may be memory that others write meanwhile: see `movsb`.
+/// `to` can be written for `len` bytes. Other processes may write it meanwhile: see `movsb`.
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 #[inline]
 unsafe fn stosb(to: *mut u8, len: usize) {
@@ -129,7 +135,7 @@ unsafe fn stosb(to: *mut u8, len: usize) {
 mod tests {
     use super::*;
 
-    /// Fails if a long row is a word short, or a word too long (each seen failing).
+    /// Fails if a long row of zeroes is one word short or one word too long (each seen failing).
     #[test]
     fn all_words_are_zeroed_and_no_other() {
         for count in [0, 1, 127, 128, 1001] {
@@ -141,15 +147,15 @@ mod tests {
         }
     }
 
-    /// Fails if a long copy is a word short, or a word longer than the shorter of the two, or if a
-    /// short one out forgets the odd word, or copies a pair as one word (each seen failing).
+    /// Fails if a long copy is one word short, or one word longer than the shorter side. Fails if a
+    /// short copy out leaves out the odd word, or copies a pair as one word (each seen failing).
     #[test]
     fn a_copy_is_as_long_as_the_shorter_of_the_two() {
         let word = |n: usize| (n as u64 + 1).to_ne_bytes();
         for (from, to) in
             [(0, 3), (7, 7), (127, 127), (128, 128), (128, 200), (200, 128), (1001, 999)]
         {
-            // One word more than the copy is told of.
+            // One word more than the copy may touch.
             let ours: Vec<_> = (0..=from).map(word).collect();
             let shared: Vec<_> = (0..=to).map(|_| AtomicU64::new(0)).collect();
             to_shared(&ours[..from], &shared[..to]);

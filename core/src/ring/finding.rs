@@ -1,28 +1,29 @@
-//! What this process found wrong with a segment, and does not forget.
+//! A fault that this process found in a segment, and keeps.
 //!
-//! A queue whose slots make no sense, or whose messages are no messages, serves nobody: what one
-//! call was told, all later calls are told at once, before they touch a shared word. That is also
-//! what bounds the calls that do many operations: only the first of them comes to the end of its
-//! looks.
+//! A queue with invalid slots or messages is of no more use. So after one call has found it
+//! corrupt, all later calls of the process return that fault before they load a shared word. This
+//! also bounds a call that does many operations: only the first of them uses up its attempts
+//! (`LOOKS`).
 //!
-//! A corrupt record of a dead handle is not kept in mind: it costs the record, and the rest is well.
+//! A fault in the record of a dead handle is not kept: only that record is lost, and the queue
+//! still works.
 
 use std::sync::OnceLock;
 
 use crate::error::Corrupt;
 
-/// Private memory of this process, one for each segment that it opened.
+/// Private memory of this process, one for each segment that it has opened.
 #[derive(Debug, Default)]
 pub(crate) struct Finding(OnceLock<Corrupt>);
 
 impl Finding {
-    /// Nothing was found, or the first finding again.
+    /// An error if a fault was found before.
     #[inline]
     pub(crate) fn check(&self) -> Result<(), Corrupt> {
         self.0.get().map_or(Ok(()), |found| Err(*found))
     }
 
-    /// Keeps `corrupt` in mind, and hands it on.
+    /// Keeps the first fault, and returns it.
     #[cold]
     pub(crate) fn keep(&self, corrupt: Corrupt) -> Corrupt {
         *self.0.get_or_init(|| corrupt)

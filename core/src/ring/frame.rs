@@ -1,40 +1,40 @@
-//! A frame: how one message lies in a block.
+//! A frame: the layout of one message in a block.
 //!
-//! A block is an array of words: the owner tag, the frame's header, a word that is not used yet (for
-//! an id), the origin, and then the payload, padded to a whole word. The header is one `u64`, read
-//! once into private memory and checked before anything is believed:
+//! A block is an array of words: the owner tag, the frame's header, a reserved word (for an id),
+//! the origin, and then the payload, padded to a whole word. The header is one `u64`, which is
+//! copied to private memory and checked before use:
 //!
 //! | bits | 0..32 | 32..40 | 40..48 | 48..64 |
 //! |---|---|---|---|---|
 //! | | length in bytes | kind | flags | attempts |
 //!
-//! A message that goes back into the queue is flagged *returned*, and the receiver that gets it next
-//! counts the attempt: so whoever returns it can be killed midway and another do it again. Its block
-//! keeps the position at which it was received first, the *origin*, for the sake of `join.rs`.
+//! A message that goes back into the queue is flagged *returned*, and the receiver that gets it
+//! next counts the attempt. So a return can be repeated after a process was killed in the midst of
+//! it. The block keeps the position of the first receive, the *origin*, for `join.rs`.
 //!
-//! Payload words are relaxed atomics, and long rows of them are copied as `copy.rs` says: a peer that
-//! scribbles garbles a message, and that is all.
-//! What orders them is the exchange on the slot ([message] and [space] in `swap.rs`).
+//! Payload words are relaxed atomics, and long copies are as in `copy.rs`: a peer that writes to a
+//! payload garbles that message and does no other harm. The exchange on the slot orders the words
+//! ([message] and [space] in `swap.rs`).
 
 use crate::error::Corrupt;
 use crate::ring::copy;
 use crate::ring::position::Position;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
-/// The only kind of frame so far. Not 0, so that memory nobody wrote is no frame.
+/// The only kind of frame. Not 0, so that unwritten memory is no frame.
 const KIND_MESSAGE: u64 = 1;
-/// An earlier receiver had it and did not acknowledge it.
+/// An earlier receiver did not acknowledge the message.
 const FLAG_REDELIVERED: u64 = 1;
-/// The attempt that it goes back for is not counted yet.
+/// The message was returned, and its next attempt is not counted yet.
 const FLAG_RETURNED: u64 = 2;
 const FLAGS: u64 = FLAG_REDELIVERED | FLAG_RETURNED;
 
-/// Words before the payload: owner tag, frame header, one for an id, and the origin.
+/// Words before the payload: owner tag, frame header, a reserved one, and origin.
 pub(crate) const BLOCK_HEADER_WORDS: usize = 4;
-/// The origin of a message whose first receiver died before it wrote down the position.
+/// The origin of a message whose first receiver died before it stored the position.
 const UNDATED: u64 = u64::MAX;
 
-/// The header of a frame, checked: what it says is in the word as the table above has it.
+/// The checked header of a frame, in the bits of the table above.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Frame(u64);
 
@@ -48,7 +48,7 @@ impl Frame {
         Self(u64::from(len) | KIND_MESSAGE << KIND_SHIFT | 1 << ATTEMPTS_SHIFT)
     }
 
-    /// The same message on its way back into the queue. Twice is as good as once.
+    /// The same message on its way back into the queue. Idempotent.
     pub(crate) fn returned(self) -> Self {
         Self(self.0 | (FLAG_REDELIVERED | FLAG_RETURNED) << FLAGS_SHIFT)
     }
@@ -60,7 +60,7 @@ impl Frame {
         Self(others | FLAG_REDELIVERED << FLAGS_SHIFT | u64::from(attempts) << ATTEMPTS_SHIFT)
     }
 
-    /// The same message as another queue's, where its attempts are counted anew.
+    /// The same message for another queue, where its attempts are counted from the start.
     pub(crate) fn of_dead_letter(self) -> Self {
         Self(Self::first(self.0 as u32).0 | FLAG_REDELIVERED << FLAGS_SHIFT)
     }
@@ -76,7 +76,7 @@ impl Frame {
         self.len() == 0
     }
 
-    /// How often this message was handed to a receiver, this time included: 1, unless redelivered.
+    /// How often this message was handed to a receiver, this time included: 1 unless redelivered.
     pub fn attempts(&self) -> u16 {
         (self.0 >> ATTEMPTS_SHIFT) as u16
     }
@@ -86,7 +86,7 @@ impl Frame {
         self.0 >> FLAGS_SHIFT & FLAG_REDELIVERED != 0
     }
 
-    /// Whether it went back into the queue, and the attempt that it did so for is not counted yet.
+    /// Whether the message went back into the queue, and its next attempt is not counted yet.
     #[inline]
     pub fn is_returned(&self) -> bool {
         self.0 >> FLAGS_SHIFT & FLAG_RETURNED != 0
@@ -95,7 +95,7 @@ impl Frame {
     #[inline]
     fn check(bits: u64, max_message: usize) -> Result<Self, Corrupt> {
         let frame = Self(bits);
-        // As nearly all are.
+        // The usual header, in one comparison.
         if frame == Self::first(bits as u32) && frame.len() <= max_message {
             return Ok(frame);
         }
@@ -139,17 +139,18 @@ pub(crate) struct Block<'a> {
 }
 
 impl<'a> Block<'a> {
-    /// The block in `words`, or `None` when they are too few to hold the header words.
+    /// The block in `words`; `None` if they are too few for the header words.
     #[inline]
     pub(crate) fn new(words: &'a [AtomicU64]) -> Option<Self> {
         let [owner, header, _id, origin, payload @ ..] = words else { return None };
         Some(Self { owner, header, origin, payload })
     }
 
-    /// Tags the block with the cell that gained it, as numbered in the segment. Read by an audit alone.
+    /// Tags the block with the cell that gained it, by its number in the segment. Only an audit
+    /// reads the tag.
     #[inline]
     pub(crate) fn set_owner(&self, cell: u32) {
-        // Relaxed: the store of the record's announcement that follows carries it ([settle]).
+        // Relaxed: the idle announcement that follows releases it ([settle]).
         self.owner.store(cell.into(), Relaxed);
     }
 
@@ -157,8 +158,8 @@ impl<'a> Block<'a> {
         self.owner.load(Relaxed) as u32
     }
 
-    /// Where the message was received first; `None` if that is unknown. Of a message that was
-    /// returned.
+    /// The position at which the message was first received; `None` if that is unknown. Valid only
+    /// for a returned message.
     pub(crate) fn origin(&self) -> Option<Position> {
         let bits = self.origin.load(Relaxed);
         (bits != UNDATED).then(|| Position::from_low_bits(bits))
@@ -179,11 +180,11 @@ impl<'a> Block<'a> {
         self.header.store(frame.0, Relaxed);
     }
 
-    /// Copies `bytes` to the start of the payload, if there is room.
+    /// Copies `bytes` to the start of the payload if there is room.
     #[inline]
     pub(crate) fn write(&self, bytes: &[u8]) {
         let (words, tail) = bytes.as_chunks::<8>();
-        // One look at the room, and not one a word: a message of known size is copied without a
+        // One check of the room, not one for each word: a message of known size is copied without a
         // loop.
         let Some((whole, rest)) = self.payload.split_at_checked(words.len()) else { return };
         copy::to_shared(words, whole);
@@ -196,7 +197,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Copies `bytes` to `offset` in the payload; what has no room is left out.
+    /// Copies `bytes` to `offset` in the payload, as far as there is room.
     pub(crate) fn write_at(&self, offset: usize, bytes: &[u8]) {
         let within = offset % 8;
         let mut words = self.payload.get(offset / 8..).unwrap_or_default();
@@ -212,8 +213,8 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Zeroes the payload from byte `from` to byte `to`, and on to the end of that word; what has no
-    /// room is left out.
+    /// Zeroes the payload from byte `from` to byte `to` and on to the end of that word, as far as
+    /// there is room.
     pub(crate) fn zero(&self, from: usize, to: usize) {
         let words = self.payload.get(from / 8..to.div_ceil(8).min(self.payload.len()));
         let mut words = words.unwrap_or_default();
@@ -224,7 +225,7 @@ impl<'a> Block<'a> {
         copy::zero_shared(words);
     }
 
-    /// Copies the start of the payload into `out`, if there is that much of it.
+    /// Copies the start of the payload into `out` if the payload is that long.
     #[inline]
     pub(crate) fn read(&self, out: &mut [u8]) {
         let (words, tail) = out.as_chunks_mut::<8>();
@@ -237,13 +238,13 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// A copy of the first words of the payload, if there are so many.
+    /// A copy of the first `count` words of the payload; empty if there are fewer.
     pub(crate) fn words(&self, count: usize) -> Vec<u64> {
         let words = self.payload.get(..count).unwrap_or_default();
         words.iter().map(|word| word.load(Relaxed)).collect()
     }
 
-    /// Copies what is at `offset` in the payload into `out`, if there is that much of it.
+    /// Copies the payload at `offset` into `out` if the payload is that long.
     pub(crate) fn read_at(&self, offset: usize, out: &mut [u8]) {
         let within = offset % 8;
         let mut words = self.payload.get(offset / 8..).unwrap_or_default();
@@ -258,13 +259,13 @@ impl<'a> Block<'a> {
         self.at(words).read(out);
     }
 
-    /// The same block, as if its payload began so many words later.
+    /// The same block with a payload that begins `words` words later.
     #[inline]
     pub(crate) fn skip(&self, words: usize) -> Option<Self> {
         self.payload.get(words..).map(|payload| self.at(payload))
     }
 
-    /// The same block, as if its payload began later.
+    /// The same block with another payload.
     fn at(&self, payload: &'a [AtomicU64]) -> Self {
         Self { payload, ..*self }
     }
@@ -277,13 +278,13 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// Where the payload lies, for the in-place views that trust their peers.
+    /// The address of the payload, for the in-place views of queues that trust their peers.
     pub(crate) fn payload_ptr(&self) -> *mut u8 {
         self.payload.as_ptr().cast::<u8>().cast_mut()
     }
 }
 
-/// Puts `bytes`, as far as there is room, at `within` of a word.
+/// Stores `bytes` at byte `within` of a word, as far as there is room.
 fn merge(word: &AtomicU64, within: usize, bytes: &[u8]) {
     let mut merged = word.load(Relaxed).to_ne_bytes();
     for (to, from) in merged.iter_mut().skip(within).zip(bytes) {
@@ -300,7 +301,7 @@ mod tests {
         (0..n).map(|_| AtomicU64::new(0)).collect()
     }
 
-    /// Fails if the last word keeps a byte of the message before (seen failing).
+    /// Fails if the last word keeps a byte of the previous message (seen failing).
     #[test]
     fn every_length_comes_back_as_it_was_written() {
         for len in 0..=32_usize {
@@ -332,8 +333,8 @@ mod tests {
         }
     }
 
-    /// Fails if a byte before or behind is zeroed, one within is left, or the padding of the last word
-    /// (each seen failing).
+    /// Fails if a byte before or after the part is zeroed, or if a byte within it or the padding of
+    /// the last word is not (each seen failing).
     #[test]
     fn every_part_is_zeroed_to_the_end_of_its_last_word() {
         for from in 0_usize..=40 {

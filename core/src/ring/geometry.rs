@@ -1,5 +1,5 @@
-//! What a segment is made of, where each part lies, and what the first page of a stranger's segment
-//! claims.
+//! The parts of a segment, their offsets, and the check of the first page of a segment that another
+//! process created.
 //!
 //! ```text
 //! 0      claims            written once, read once at open, checked, and never read again
@@ -20,7 +20,7 @@ use crate::ring::position::Laps;
 use crate::ring::slot::BLOCK_BITS;
 
 pub(crate) const MAGIC: [u8; 8] = *b"PARKLINE";
-/// The layout and the protocol. Both sides of a segment must agree.
+/// The version of the layout and the protocol. Both sides of a segment must agree.
 pub const VERSION: u32 = 5;
 
 pub(crate) const CONTROL_OFFSET: usize = 1024;
@@ -30,15 +30,16 @@ const CELL_ROW: usize = 128;
 const BLOCK_STRIDE: usize = 64;
 const PAGE: usize = 4096;
 
-/// Most blocks of a segment: what a word can name, less [`crate::ring::slot::BlockId::NONE`].
+/// Most blocks of a segment: the numbers that a word can hold, without
+/// [`crate::ring::slot::BlockId::NONE`].
 pub(crate) const MAX_BLOCKS: u64 = (1 << BLOCK_BITS) - 1;
 /// Largest capacity: half the blocks.
 pub(crate) const MAX_CAPACITY: u64 = 1 << (BLOCK_BITS - 1);
-/// Most handles. An audit may look at every record, and a look for the dead may audit every one.
+/// Most handles. An audit can load every record, and a search for the dead can audit every one.
 pub(crate) const MAX_HANDLES: u64 = 1 << 14;
 /// Largest `max_message`: 1 GiB.
 pub(crate) const MAX_MESSAGE: u64 = 1 << 30;
-/// A queue stays below this many bytes, where only numbers that its creator did not give decide.
+/// A queue stays below this many bytes, as far as its creator left the numbers open.
 const USUAL_MEMORY: usize = 64 << 20;
 /// One handle cannot both send and receive.
 const FEWEST_HANDLES: usize = 2;
@@ -46,7 +47,7 @@ const MAX_WATCHDOG: Duration = Duration::from_secs(3600);
 
 const NAME_LEN: usize = 64;
 
-/// What a queue carries, as its creator named it: checked at open.
+/// The type of the messages of a queue, as its creator named it: checked at open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct TypeMark {
@@ -63,7 +64,7 @@ impl TypeMark {
     pub(crate) const SEMAPHORE: Self = Self::named("the permits of a semaphore");
     pub(crate) const PACK: Self = Self::named("packs of messages");
 
-    /// What no type of a user can be taken for: an alignment of zero is none.
+    /// A mark that differs from that of every Rust type, because no alignment is zero.
     const fn named(name: &str) -> Self {
         let mut mark = Self { size: 0, align: 0, name_len: name.len() as u32, name: [0; NAME_LEN] };
         let (whole, _) = mark.name.split_at_mut(name.len());
@@ -76,7 +77,7 @@ impl TypeMark {
         self.align != 0
     }
 
-    /// `T` by its size, its alignment and its name without the paths, so that two programs that
+    /// The size, alignment and name of `T`. The name is without paths, so that two programs that
     /// keep the type in different modules agree. A long name counts by its length and its first 64
     /// bytes.
     pub(crate) fn of<T>() -> Self {
@@ -115,8 +116,8 @@ impl core::fmt::Display for TypeMark {
     }
 }
 
-/// What the messages mean, in its creator's words: a name and a version. All zeros where the creator
-/// gave none.
+/// The meaning of the messages, as the creator gave it: a name and a version. All zeros if there is
+/// none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub(crate) struct Schema {
@@ -128,7 +129,7 @@ pub(crate) struct Schema {
 impl Schema {
     pub(crate) const NONE: Self = Self { version: 0, name_len: 0, name: [0; NAME_LEN] };
 
-    /// A name that is too long keeps its length, and [`name`](Self::name) is `None`.
+    /// If the name is too long, its length is kept, and [`name`](Self::name) is `None`.
     pub(crate) fn new(name: &str, version: u32) -> Self {
         let name_len = u32::try_from(name.len()).unwrap_or(u32::MAX);
         let mut schema = Self { version, name_len, ..Self::NONE };
@@ -138,7 +139,7 @@ impl Schema {
         schema
     }
 
-    /// The schema that a builder asks for, which a segment can keep.
+    /// The schema that a builder asks for, if a segment can store it.
     pub(crate) fn plan(self) -> Result<Self, CreateError> {
         let what = "the length of the schema's name";
         match self.name_len as usize {
@@ -148,7 +149,7 @@ impl Schema {
         }
     }
 
-    /// The name, if it is one: 1 to 64 bytes of UTF-8, and zeros behind it.
+    /// The name, if it is valid: 1 to 64 bytes of UTF-8, followed by zeros.
     pub(crate) fn name(&self) -> Option<&str> {
         let (name, rest) = self.name.split_at_checked(self.name_len as usize)?;
         let whole = !name.is_empty() && rest.iter().all(|byte| *byte == 0);
@@ -160,7 +161,7 @@ impl Schema {
     }
 }
 
-/// Which schema an opener takes.
+/// The schemas that an opener accepts.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum SchemaAsked {
     /// None.
@@ -171,7 +172,7 @@ pub(crate) enum SchemaAsked {
 }
 
 impl SchemaAsked {
-    /// What was asked for, if `found` is something else.
+    /// The schema that was asked for, if `found` is another one.
     pub(crate) fn refuses(self, found: Schema) -> Option<Schema> {
         match self {
             Self::Any => None,
@@ -197,7 +198,7 @@ impl core::fmt::Display for Schema {
 /// A queue's random number. Never 0.
 pub(crate) type QueueId = [u8; 16];
 
-/// What a segment's first page says beside the shape.
+/// What a segment's first page says besides the shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Label {
     pub(crate) id: QueueId,
@@ -211,13 +212,13 @@ pub(crate) struct Label {
 /// | at | field | |
 /// |---|---|---|
 /// | 0 | `magic` | `PARKLINE` |
-/// | 8 | `version` | [`VERSION`]; what follows is another version's if it differs |
+/// | 8 | `version` | [`VERSION`]; if it differs, the other fields have another layout |
 /// | 12 | `capacity_log2` | slots, as a power of two |
-/// | 16, 20 | `handles`, `leases` | records, and blocks of each beside the first |
+/// | 16, 20 | `handles`, `leases` | records, and blocks of each besides the first |
 /// | 24 | `max_message` | bytes |
 /// | 32, 40 | `watchdog_micros`, `max_attempts` | |
 /// | 48 | `batch` | messages a block; 0: blocks hold one message each |
-/// | 52 | `flags` | what an opener must know to use the segment; it refuses a bit that it does not know |
+/// | 52 | `flags` | features that an opener must know; it refuses a bit that it does not know |
 /// | 56 | `queue_id` | random, not all zeros |
 /// | 72 | `payload` | size `u64`, alignment `u32`, length of the name `u32`, name |
 /// | 152 | `schema` | version `u32`, length of the name `u32`, name; all zeros: none |
@@ -258,20 +259,20 @@ pub(crate) struct Geometry {
     max_attempts: u16,
 }
 
-/// What a creator asks for.
+/// The shape that a creator asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wishes {
     pub(crate) capacity: usize,
     pub(crate) max_message: usize,
     pub(crate) handles: Share,
     pub(crate) leases: Share,
-    /// Whether blocks take memory only once they are used.
+    /// Whether blocks take memory only when they are first used.
     pub(crate) lazy: bool,
     pub(crate) watchdog: Duration,
     pub(crate) max_attempts: u16,
 }
 
-/// A number that the size of the messages decides, unless the creator gives it.
+/// A number that depends on the size of the messages unless the creator gives it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Share {
     Asked(usize),
@@ -327,7 +328,8 @@ impl Geometry {
         let is_small = |handles, leases| {
             compute(handles, leases).is_some_and(|it| wishes.lazy || it.file_len < USUAL_MEMORY)
         };
-        // Leases go first: a receiver with one lease less has fewer, a process without a handle none.
+        // Leases are reduced first: a process without a handle cannot use the queue, a receiver
+        // with one lease less can.
         let leases = wishes.leases.or(1, |leases| is_small(wishes.handles.most(), leases));
         let handles = wishes.handles.or(FEWEST_HANDLES, |handles| is_small(handles, leases));
         compute(handles, leases)
@@ -335,8 +337,8 @@ impl Geometry {
             .ok_or(CreateError::TooManyBlocks { capacity, handles, leases, max: MAX_BLOCKS })
     }
 
-    /// Reads a stranger's claims: each is checked against our limits and the sum of them against
-    /// the file's length.
+    /// Reads the claims of another process. Each is checked against the limits of this version, and
+    /// the resulting length against the file's length.
     pub(crate) fn check(page: &[u8], file_len: u64) -> Result<(Self, Label), OpenError> {
         let truncated = |expected| OpenError::WrongLength { expected, found: file_len };
         let (claims, _) =
@@ -374,8 +376,8 @@ impl Geometry {
         Ok((geometry, Label { id, payload, schema }))
     }
 
-    /// What lies where. `None` when the segment would have more blocks than a word can name, or
-    /// overflow.
+    /// The offsets of the parts. `None` if the segment would have more blocks than a word can
+    /// number, or a size overflows.
     fn compute(capacity_log2: u32, handles: u32, leases: u32, max_message: u64) -> Option<Self> {
         let capacity = 1usize.checked_shl(capacity_log2)?;
         let cells = usize::try_from(leases).ok()?.checked_add(1)?;
@@ -424,7 +426,7 @@ impl Geometry {
             handles: self.handles,
             leases: self.leases,
             max_message: self.max_message as u64,
-            // At most an hour.
+            // Fits, because it is at most an hour.
             watchdog_micros: self.watchdog.as_micros() as u64,
             max_attempts: self.max_attempts.into(),
             batch: 0,
@@ -436,7 +438,7 @@ impl Geometry {
     }
 }
 
-/// What `compute` has found to fit.
+/// Sizes that `compute` has found to fit.
 #[expect(clippy::arithmetic_side_effects, reason = "`compute` checked each of these sums")]
 impl Geometry {
     pub(crate) fn laps(&self) -> Laps {
@@ -455,12 +457,12 @@ impl Geometry {
         self.handles
     }
 
-    /// Blocks of one handle: one to work with and one a lease.
+    /// The blocks of one handle: one to work with and one for each lease.
     pub(crate) fn cells(&self) -> usize {
         self.leases as usize + 1
     }
 
-    /// Words between one handle's cells and the next's.
+    /// Words from one handle's cells to the next handle's.
     pub(crate) fn cell_stride(&self) -> usize {
         (self.cells() * 8).next_multiple_of(CELL_ROW) / 8
     }
@@ -501,13 +503,13 @@ impl Geometry {
         self.file_len
     }
 
-    /// The number of `cell` of `handle` in the segment, as blocks are tagged with it. Below the number of
-    /// blocks.
+    /// The number of `cell` of `handle` in the segment, which is the tag of its blocks. Below the
+    /// number of blocks.
     pub(crate) fn cell_tag(&self, handle: u32, cell: usize) -> u32 {
         (handle as usize * self.cells() + cell) as u32
     }
 
-    /// The block that `cell` of `handle` holds in a new segment; the slot of position `n` holds
+    /// The block that `cell` of `handle` holds in a new segment. The slot of position `n` holds
     /// block `n`.
     pub(crate) fn first_block(&self, handle: usize, cell: usize) -> u32 {
         (self.capacity() + handle * self.cells() + cell) as u32
@@ -557,7 +559,7 @@ mod tests {
         assert_eq!(plan.blocks(), 8 + 3 * 3);
     }
 
-    /// Handles, leases and bytes of a queue whose creator asks for `handles` and `leases`, or not.
+    /// The handles, leases and bytes of a queue. `None`: the creator leaves that number open.
     fn planned(
         capacity: usize,
         max_message: usize,
@@ -571,7 +573,7 @@ mod tests {
         (plan.handles() as usize, plan.leases(), plan.file_len())
     }
 
-    /// Fails if handles go before leases (seen failing), and if one more would do (seen failing).
+    /// Fails if handles are reduced before leases, or if one more would fit (each seen failing).
     #[test]
     fn what_is_not_asked_for_is_the_most_below_64_mebibytes() {
         const MOST: usize = 64 << 20;
@@ -590,7 +592,7 @@ mod tests {
         }
     }
 
-    /// Fails if the number asked for is the most that there can be (seen failing).
+    /// Fails if the number asked for is used as the maximum (seen failing).
     #[test]
     fn what_is_asked_for_stays() {
         let frames = |handles, leases| planned(8, 1 << 20, handles, leases);
@@ -601,7 +603,7 @@ mod tests {
         assert!(matches!(frames(None, Some(100)), (2, 100, _)));
     }
 
-    /// Fails if lazy queues are kept small (seen failing).
+    /// Fails if lazy queues get fewer handles (seen failing).
     #[test]
     fn a_lazy_queue_has_as_many_handles_at_any_size() {
         let (handles, leases) = (Share::AtMost(64), Share::AtMost(4));
@@ -620,7 +622,7 @@ mod tests {
         assert!(plan.block_words() * 8 >= plan.max_message() + BLOCK_HEADER_WORDS * 8);
     }
 
-    /// Fails if a claim is believed unseen (seen failing for `batch`, `flags`, `queue_id` and each part
+    /// Fails if a claim is not checked (seen failing for `batch`, `flags`, `queue_id` and each part
     /// of `schema`).
     #[test]
     fn each_lie_is_refused() {
@@ -631,7 +633,7 @@ mod tests {
         let magic = [b'x'; 8];
         assert!(matches!(check(Claims { magic, ..honest }), OpenError::NotParkline));
         for version in [VERSION - 1, VERSION + 1] {
-            // Nothing that follows is looked at.
+            // No later field is read.
             let other = Claims { version, batch: 1, flags: 1, handles: 0, ..honest };
             assert!(matches!(check(other), OpenError::Version { .. }));
         }

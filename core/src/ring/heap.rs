@@ -35,7 +35,7 @@ impl HeapRing {
     /// A new queue for `handles` ports, each with one block to work with and one lease.
     ///
     /// # Errors
-    /// Those of [`Builder::create`](crate::Builder::create) that are about the numbers.
+    /// Those of [`Builder::create`](crate::Builder::create) that concern the numbers.
     #[expect(clippy::arithmetic_side_effects, reason = "`plan` has found the products to fit")]
     pub fn new(capacity: usize, max_message: usize, handles: usize) -> Result<Self, CreateError> {
         let watchdog = Duration::from_millis(100);
@@ -63,60 +63,61 @@ impl HeapRing {
         Ok(heap)
     }
 
-    /// Audits handle `id`, whose user has stopped for ever, and gives back what it held: how many
-    /// messages went back and how many found no room. `None` if the audit must wait for another.
+    /// Audits handle `id`, whose user has stopped for ever, and returns the messages that it held:
+    /// how many went back and how many found no room. `None` if the audit must wait for another
+    /// handle.
     pub fn recover(&self, id: u32) -> Option<(usize, usize)> {
         let port = Port::take_over(self.ring(), id).ok()??;
         Some(port.give_all_back())
     }
 
-    /// Where the blocks are.
+    /// Counts the blocks.
     ///
     /// # Errors
-    /// When one is in two places or in none, and no handle is busy.
+    /// If no handle is busy, and a block is in two places or in none.
     pub fn census(&self) -> Result<Census, Corrupt> {
         Census::of(&self.ring())
     }
 
-    /// The place of handle `id`, which nobody else may use meanwhile; `None` if it does not exist
-    /// or its audit must wait for another.
+    /// The port of handle `id`, which no other thread may use meanwhile. `None` if the handle does
+    /// not exist or its audit must wait for another.
     pub fn port(&self, id: u32) -> Option<HeapPort<'_>> {
         HeapPort::new(Port::take_over(self.ring(), id).ok()??, None)
     }
 
-    /// The same for two threads: one that sends and receives, and one that returns.
+    /// The same for two threads: one sends and receives, the other returns.
     pub fn port_for_two(self: &Arc<Self>, id: u32) -> Option<(HeapPort<'static>, HeapReturns)> {
-        // SAFETY: the same type but for the lifetime. The ring lies in an `Arc` that both results
-        // keep, and drop after the port; neither hands out anything that borrows from it.
+        // SAFETY: only the lifetime changes. The ring lies in an `Arc` that both results keep and
+        // drop after the port. Neither hands out anything that borrows from the ring.
         let ring = unsafe { core::mem::transmute::<Ring<'_>, Ring<'static>>(self.ring()) };
         let port = HeapPort::new(Port::take_over(ring, id).ok()??, Some(Arc::clone(self)))?;
         let returns = HeapReturns { port: Arc::clone(&port.port), _ring: Arc::clone(self) };
         Some((port, returns))
     }
 
-    /// Where receivers wait.
+    /// The gate of receivers.
     pub fn readable(&self) -> &Gate {
         &self.control.after_send.readable
     }
 
-    /// Where senders wait.
+    /// The gate of senders.
     pub fn writable(&self) -> &Gate {
         &self.control.after_recv.writable
     }
 
-    /// Where those who join wait.
+    /// The gate of joiners.
     pub fn acknowledged(&self) -> &Gate {
         &self.control.after_recv.acknowledged
     }
 
-    /// A join of all that was sent so far.
+    /// A join of all messages sent so far.
     #[expect(clippy::expect_used, reason = "nobody else writes to the ring of a model")]
     pub fn join(&self) -> HeapJoin<'_> {
         let join = self.ring().begin_join();
         HeapJoin { ring: self.ring(), join: join.expect("nobody scribbles on a private ring") }
     }
 
-    /// Handle `id` begins to be one of process `pid`. The caller carries out the wakes.
+    /// Handle `id` arrives as one of process `pid`. The caller carries out the wake-ups.
     pub fn arrive(&self, id: usize, pid: u32) -> Vec<Wake<'_>> {
         if let Some(record) = self.records.get(id) {
             record.name(pid);
@@ -124,7 +125,7 @@ impl HeapRing {
         self.control.announce_arrival().collect()
     }
 
-    /// A number that moves with every handle that arrives.
+    /// A number that changes with every handle that arrives.
     pub fn arrivals(&self) -> u32 {
         self.control.arrivals()
     }
@@ -150,12 +151,12 @@ impl HeapRing {
         self.len() == 0
     }
 
-    /// Whether a receive would find something to do.
+    /// Whether a receive would be answered now.
     pub fn is_readable(&self) -> bool {
         self.ring().is_ready(Verb::Recv, None)
     }
 
-    /// Whether a send would find something to do.
+    /// Whether a send would be answered now.
     pub fn is_writable(&self) -> bool {
         self.ring().is_ready(Verb::Send, None)
     }
@@ -186,13 +187,13 @@ impl core::fmt::Debug for HeapJoin<'_> {
 }
 
 impl HeapJoin<'_> {
-    /// Whether all is acknowledged.
+    /// Whether all messages of the join are acknowledged.
     pub fn is_done(&mut self) -> bool {
         self.ring.is_joined(&mut self.join).unwrap_or(false)
     }
 }
 
-/// One handle's place at a [`HeapRing`]. The caller carries out the wakes.
+/// One handle's access to a [`HeapRing`]. The caller carries out the wake-ups.
 pub struct HeapPort<'a> {
     port: Arc<Port<'a>>,
     send_at: Position,
@@ -201,7 +202,7 @@ pub struct HeapPort<'a> {
     _ring: Option<Arc<HeapRing>>,
 }
 
-/// What another thread of the process may do at a [`HeapPort`].
+/// What another thread may do with the port of a [`HeapPort`].
 pub struct HeapReturns {
     port: Arc<Port<'static>>,
     /// Dropped after the port.
@@ -215,7 +216,7 @@ impl core::fmt::Debug for HeapReturns {
 }
 
 impl HeapReturns {
-    /// Gives back what `cell` holds; `false` if the ring is full, and it is owed.
+    /// Returns the message in `cell`; `false` if the ring is full and the message is owed.
     ///
     /// # Errors
     /// [`Fault::Corrupt`].
@@ -223,7 +224,7 @@ impl HeapReturns {
         give_back(&self.port, cell)
     }
 
-    /// Acknowledges what `cell` holds.
+    /// Acknowledges the message in `cell`.
     pub fn acknowledge(&self, cell: usize) {
         self.port.acknowledge(cell);
     }
@@ -272,7 +273,8 @@ impl<'a> HeapPort<'a> {
         Ok(message)
     }
 
-    /// As [`try_recv`](Self::try_recv), but not acknowledged: the cell that holds it, too.
+    /// As [`try_recv`](Self::try_recv), without the acknowledgement. Also returns the number of the
+    /// cell that holds the message.
     ///
     /// # Errors
     /// As [`Receiver::try_lease`](crate::Receiver::try_lease).
@@ -280,8 +282,8 @@ impl<'a> HeapPort<'a> {
         self.try_hold_or(|| {})
     }
 
-    /// As [`try_hold`](Self::try_hold); `on_lost` notifies those who join, when they may have seen
-    /// us in the midst of it in vain.
+    /// As [`try_hold`](Self::try_hold). `on_lost` notifies the joiners that may have seen the
+    /// announcement of a receive that then failed.
     ///
     /// # Errors
     /// As [`Receiver::try_lease`](crate::Receiver::try_lease).
@@ -298,18 +300,18 @@ impl<'a> HeapPort<'a> {
         Ok((cell.number(), message))
     }
 
-    /// Acknowledges what `cell` holds. The caller notifies those who join.
+    /// Acknowledges the message in `cell`. The caller notifies the joiners.
     pub fn acknowledge(&self, cell: usize) {
         self.port.acknowledge(cell);
     }
 
-    /// Whether the message that `cell` holds is flagged as one that came back.
+    /// Whether the message in `cell` is flagged as redelivered.
     pub fn comes_again(&self, cell: usize) -> bool {
         let frame = self.port.cell(cell).and_then(|cell| self.port.frame(cell));
         frame.is_ok_and(|frame| frame.redelivered())
     }
 
-    /// Gives back what `cell` holds; `false` if the ring is full, and it is owed.
+    /// Returns the message in `cell`; `false` if the ring is full and the message is owed.
     ///
     /// # Errors
     /// [`Fault::Corrupt`].
@@ -317,21 +319,21 @@ impl<'a> HeapPort<'a> {
         give_back(&self.port, cell)
     }
 
-    /// Returns what is owed; how many messages went.
+    /// Returns owed messages: how many went.
     pub fn return_owed(&self) -> usize {
         self.port.return_owed(|_| false)
     }
 
-    /// Takes one owed message to receive it again: the cell that holds it.
+    /// Takes one owed message to receive it again: the number of its cell.
     pub fn take_owed(&self) -> Option<usize> {
         self.port.take_owed(|_| false).map(Cell::number)
     }
 }
 
-/// Reads any bytes as a block: its frame's header and payload, or why it is none. For fuzzing.
+/// Decodes any words as a block: the frame's header and the payload. For fuzzing.
 ///
 /// # Errors
-/// [`Fault::Corrupt`] when the bytes are no frame.
+/// [`Fault::Corrupt`] if the words are no frame.
 pub fn decode_block(words: &[u64], max_message: usize) -> Result<(Frame, Vec<u8>), Fault> {
     let words: Vec<_> = words.iter().map(|word| AtomicU64::new(*word)).collect();
     let missing = Corrupt { what: "a block has no room for a header" };

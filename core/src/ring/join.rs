@@ -1,38 +1,38 @@
-//! Joining: waiting until all that was sent before has been acknowledged.
+//! Joining: waiting until all messages sent before are acknowledged.
 //!
-//! There is no counter, for a counter would leak with its owner. It follows from what the protocol
-//! keeps anyway. A join waits in rounds; a round takes the position that the sends have reached
+//! There is no counter, because a counter would leak when its owner dies. The words of the protocol
+//! suffice. A join waits in rounds. A round stores the position that the sends have reached
 //! (`until`), and then asks:
 //!
-//! 1. have the receives passed `until`?
-//! 2. is no record in the midst of a receive?
-//! 3. does no cell hold a message received before `until`? A message that is owed is held.
-//! 4. did no message that the join waits for go back into the ring meanwhile? Such a message lies at
-//!    a new position: then a new round begins.
+//! 1. Have the receives passed `until`?
+//! 2. Is no record in the midst of a receive?
+//! 3. Does no cell hold a message received before `until`? An owed message is held.
+//! 4. Did no message that the join waits for go back into the ring meanwhile? Such a message has a
+//!    new position, so a new round begins.
 //!
-//! In this order a message cannot slip through: what (1) shows received is announced in an op until
-//! its cell says so ([message], [settle]), and a cell that gave it back shows free only after the
-//! return was counted ([return]).
+//! In this order no message is missed. A message that (1) shows received is announced in an op
+//! until its cell shows it ([space], [settle]). A cell that returned its message shows free only
+//! after the return was counted ([settle]).
 //!
-//! **A join ends under steady traffic**, because (4) counts only messages that the join waits for. A
-//! message keeps the position of its first receive, its *origin* (`frame.rs`). The join raises
-//! `joined_before` to the position that the sends have reached, and each return counts itself as due
-//! if its origin lies before that. A message sent after the join began is not counted, however often
-//! it is returned. Two fences make the count exact ([due]): either the return sees `joined_before`,
-//! or the join sees the position that the message went to, and waits for that.
+//! **A join ends under steady traffic**, because (4) counts only messages that the join waits for.
+//! A message keeps the position of its first receive, its *origin* (`frame.rs`). The join raises
+//! `joined_before` to the position that the sends have reached, and each return counts itself as
+//! due if its origin lies before that. A message sent after the join began is not counted, however
+//! often it is returned. Two fences make the count exact ([due]): either the return sees
+//! `joined_before`, or the join sees the position that the message went to, and waits for that.
 //!
 //! | edge | first | then | carries |
 //! |---|---|---|---|
 //! | [due] | a join: joined_before, fence | the slots, for `until` | one of the two sees the other: |
 //! | [due] | a return: its exchange, fence | joined_before | the join that the return is for |
 //!
-//! A handle that announced a receive and lost the message to another one wakes the joiners, too, as
-//! after an acknowledgement: they may have seen (2) of it.
+//! A handle that announced a receive and lost the message to another handle wakes the joiners, as
+//! after an acknowledgement: (2) may have failed because of its announcement.
 //!
-//! An acknowledgement is a plain store, too frequent for a fence of its own. So the joiner has the
-//! kernel put a barrier into all threads of all attached processes (`membarrier`) between its
-//! announcement and its look. Where that is refused a joiner may learn of the last acknowledgement
-//! as late as by the watchdog.
+//! An acknowledgement is a plain store, too frequent for a fence of its own. So between its
+//! announcement and its next attempt the joiner has the kernel put a barrier into all threads of
+//! all attached processes (`membarrier`). If the kernel refuses that, the joiner can miss the
+//! wake-up of the last acknowledgement, and then ends by its watchdog.
 
 use crate::error::Corrupt;
 use crate::ring::position::Position;
@@ -40,12 +40,12 @@ use crate::ring::slot::{CellWord, OpWord, Verb};
 use crate::ring::slots::Ring;
 use crate::sync::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::SeqCst, fence};
 
-/// How often a look begins anew before the joiner rests.
+/// Most rounds of one attempt, before the joiner sleeps.
 const ROUNDS: u32 = 16;
-/// How often a join tries to raise `joined_before`.
+/// Most attempts of a join to raise `joined_before`.
 const RAISES: u32 = 1024;
 
-/// What one join waits for.
+/// One round of a join.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Join {
     until: Position,
@@ -60,19 +60,21 @@ impl Ring<'_> {
     }
 
     fn begin_round(&self) -> Result<Join, Corrupt> {
-        // In this order: a return that is not counted yet is counted later.
+        // In this order: a return that is not in `due_returns` yet changes it later, and the slots
+        // show each return that is in it.
         let due_returns = self.due_returns();
         Ok(Join { until: self.start(Verb::Send)?, due_returns })
     }
 
-    /// Has returns of messages sent before `at` count as due.
+    /// Makes returns of messages sent before `at` count as due.
     fn raise_joined_before(&self, at: Position) {
         let word = &self.control.rare.joined_before;
         let raise = |before| {
             let before = Position::from_low_bits(before);
             self.geometry.laps().is_before(before, at).then_some(at.bits())
         };
-        // Each that fails was raised by another join meanwhile. A peer that scribbles could fail all.
+        // An attempt fails because another join raised the word. A bound, because a peer that keeps
+        // writing could fail all attempts.
         for _ in 0..RAISES {
             // Relaxed: [due] orders it.
             let before = word.load(Relaxed);
@@ -87,7 +89,7 @@ impl Ring<'_> {
         self.control.rare.due_returns.load(Acquire) // [return]
     }
 
-    /// Whether all that `join` waits for is acknowledged.
+    /// Whether all messages that `join` waits for are acknowledged.
     pub(crate) fn is_joined(&self, join: &mut Join) -> Result<bool, Corrupt> {
         for _ in 0..ROUNDS {
             if self.start(Verb::Recv)?.is_before(join.until)
@@ -103,15 +105,15 @@ impl Ring<'_> {
         Ok(false)
     }
 
-    /// Whether a closed queue has ended: it `is_drained`, and no message is in any hands, so none can
-    /// come back.
+    /// Whether a closed queue has ended: `is_drained` returns true, no handle holds or receives a
+    /// message, and no message came back meanwhile.
     pub(crate) fn has_ended(&self, is_drained: impl FnOnce() -> bool) -> bool {
         let returns = self.returns();
         is_drained() && !self.is_in_hands(CellWord::is_held) && self.returns() == returns
     }
 
-    /// Whether any handle is in the midst of a receive, or has a cell that `counts`. One load of each
-    /// record and of each cell.
+    /// Whether any handle is in the midst of a receive, or has a cell for which `counts` is true.
+    /// One load of each record and of each cell.
     fn is_in_hands(&self, counts: impl Fn(CellWord) -> bool) -> bool {
         let ids = 0..self.geometry.handles();
         ids.zip(self.records).any(|(id, record)| {

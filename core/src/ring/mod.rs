@@ -1,6 +1,6 @@
-//! The words that handles share, and the algorithm on them. No system call is made here.
+//! The words that handles share, and the algorithm on them. This folder makes no system call.
 //!
-//! `swap.rs` is the algorithm, `slots.rs` what a slot tells of a position.
+//! `swap.rs` is the algorithm; `slots.rs` classifies a slot for a position.
 
 pub(crate) mod audit;
 pub(crate) mod census;

@@ -1,18 +1,23 @@
-//! A port: one handle's place at the ring, its record and the cells with the blocks it owns.
+//! A port: a handle's access to the ring, with its record and the cells of the blocks that it owns.
 //!
-//! A cell always holds exactly one block: free, or *held* by a message that is not yet
-//! acknowledged. Cell and record are written by their owner alone; the shared copy is for an audit,
-//! and the private copy is the one we believe, since a peer could have scribbled on the other.
+//! A cell always holds exactly one block: free, or *held* by a message that is not acknowledged
+//! yet. Only the owner writes a cell or a record. Each cell has a shared copy for audits and joins,
+//! and a private copy, which the handle uses because a peer could have overwritten the shared one.
 //!
-//! One thread at a time sends or receives through a port. Beside it any thread may do these:
+//! One thread at a time sends or receives through a port. At the same time any thread may do these:
 //!
-//! | what | to which cell | by whom |
+//! | what | to which cell | the thread |
 //! |---|---|---|
-//! | acknowledge | held | the one lease of its message |
-//! | give back: to the ring, or as *owed* when the ring is full | held | the one lease of its message, then the lock of returns |
-//! | return what is owed, or take it to be received again | owed | the lock of returns |
+//! | acknowledge | held | has the one lease of its message |
+//! | give back: to the ring, or as *owed* when the ring is full | held | has the one lease of its message, then the lock of returns |
+//! | return an owed message, or take it to be received again | owed | has the lock of returns |
 //!
-//! So a free cell belongs to the thread that receives, a held one to its lease, an owed one to the lock.
+//! So a free cell belongs to the thread that receives, a held one to its lease, an owed one to the
+//! lock.
+//!
+//! | edge | release | acquire | carries |
+//! |---|---|---|---|
+//! | [cell] | `settle`: the private copy | `word` | the last access to the block that was in the cell, and the idle `returning` of its return |
 
 use crate::error::{Corrupt, Fault};
 use crate::ring::control::Record;
@@ -26,22 +31,22 @@ use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 /// The cell of all sends: a sender never holds a message.
 pub(super) const SEND_CELL: usize = 0;
 
-/// One handle's place at the ring.
+/// One handle's access to the ring.
 pub(crate) struct Port<'a> {
     pub(super) ring: Ring<'a>,
     id: u32,
     pub(super) record: &'a Record,
     pub(super) cells: Box<[Cell<'a>]>,
-    /// How many cells owe: what the receiving thread asks before each receive. Changes under the lock
-    /// of returns.
+    /// The number of cells that owe a message. The receiving thread loads it before each receive.
+    /// Changes under the lock of returns.
     pub(super) owed: core::sync::atomic::AtomicUsize,
-    /// Of the one return under way. Held for one exchange; no code of a user runs under it.
+    /// The lock of returns. No user code runs under it.
     pub(super) returns: Mutex<()>,
-    /// How many positions ahead the next operation looks: a hint of the ring's, for its own use.
+    /// How many positions ahead the next operation prefetches. Only a hint, used by `prefetch.rs`.
     pub(crate) ahead: core::sync::atomic::AtomicU64,
 }
 
-/// A cell of ours.
+/// A cell of this handle.
 pub(crate) struct Cell<'a> {
     number: usize,
     /// Its number in the segment.
@@ -66,7 +71,7 @@ impl Cell<'_> {
         self.word().is_held()
     }
 
-    /// What blocks are tagged with that it gains.
+    /// The tag of the blocks that this cell gains.
     #[inline]
     pub(crate) fn tag(&self) -> u32 {
         self.tag
@@ -78,30 +83,30 @@ impl Cell<'_> {
         self.settle(CellWord::free(self.block()));
     }
 
-    /// Records what the cell holds now.
+    /// Stores what the cell holds now, for other processes and for this one.
     #[inline]
     pub(crate) fn settle(&self, word: CellWord) {
         self.tell(word);
-        // Release: the next user of the cell comes after the last read of its block.
+        // [cell]: the next user of the cell comes after the last access to its block.
         self.mine.store(word.bits(), Release);
         kill_point("settled");
     }
 
-    /// Tells other processes what the cell holds now, before this process may act on it.
+    /// Stores what the cell holds now for other processes, before this process may use the cell.
     #[inline]
     pub(crate) fn tell(&self, word: CellWord) {
-        // Release: as above.
-        self.shared.store(word.bits(), Release); // [settle]
+        // [settle]: a reader of a free cell also sees the count of its return.
+        self.shared.store(word.bits(), Release);
     }
 
     #[inline]
     pub(super) fn word(&self) -> CellWord {
-        CellWord::from_bits(self.mine.load(Acquire))
+        CellWord::from_bits(self.mine.load(Acquire)) // [cell]
     }
 }
 
 impl<'a> Port<'a> {
-    /// Of record `id`, as its last owner left it: see [`take_over`](Self::take_over).
+    /// The port of record `id`, as its last owner left it: see [`take_over`](Self::take_over).
     pub(super) fn unsettled(ring: Ring<'a>, id: u32) -> Result<Self, Corrupt> {
         let missing = Corrupt { what: "a record does not exist" };
         let record = ring.records.get(id as usize).ok_or(missing)?;
@@ -134,7 +139,7 @@ impl<'a> Port<'a> {
         self.ring.start(verb)
     }
 
-    /// A free cell, the first from `hint` on, that leaves `spare` others free.
+    /// The first free cell from `hint` on, if `spare` other cells are free as well.
     #[inline]
     pub(crate) fn free_cell(&self, hint: usize, spare: usize) -> Result<&Cell<'a>, Fault> {
         match self.cells.get(hint) {
@@ -159,7 +164,7 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// Writes a whole message into the block of the cell of sends, which nobody else reads.
+    /// Writes a whole message into the block of the cell of sends, which no other handle reads.
     #[inline]
     pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), Fault> {
         let block = self.unsent()?;
@@ -178,8 +183,8 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// The header of the message in `cell`, checked. Who has it works with this copy, and does not
-    /// read it again: a peer may have changed it.
+    /// The checked header of the message in `cell`. The caller keeps this copy and does not read
+    /// the header again, because a peer could change it.
     #[inline]
     pub(crate) fn frame(&self, cell: &Cell<'_>) -> Result<Frame, Corrupt> {
         self.block_of(cell)?.frame(self.ring.geometry.max_message())

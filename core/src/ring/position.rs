@@ -1,12 +1,12 @@
-//! Positions: the endless numbering of the messages of a queue, and how a position becomes a slot.
+//! Positions: the unbounded numbering of the messages of a queue, and the slot of a position.
 //!
-//! Position `p` lives in the slot that `p mod capacity` names, during lap `p div capacity`. A slot
-//! word stores only [`LAP_BITS`] bits of the lap, so laps are compared by their signed distance:
-//! right as long as no two that meet are 2^41 laps apart. A handle that slept through that many (1.3
-//! days of 20 million messages a second through a ring of one) finds its cursor ahead of the slots,
-//! and starts anew.
+//! Position `p` belongs to lap `p div capacity`, and to the slot that [`Laps::index`] computes from
+//! `p mod capacity`. A slot word stores only [`LAP_BITS`] bits of the lap, so laps are compared by
+//! their signed distance. That is correct while the two are less than 2^41 laps apart. A handle
+//! that slept through that many laps finds its cursor ahead of the slots, and starts again from the
+//! slots. It would take 1.3 days, at 20 million messages a second through a ring of one.
 
-/// How many bits of the lap a slot word keeps.
+/// Bits of the lap in a slot word.
 pub(crate) const LAP_BITS: u32 = 42;
 
 /// The number of a message since the queue was created, modulo 2^64.
@@ -43,16 +43,16 @@ impl Lap {
     }
 }
 
-/// The capacity of a ring, a power of two: the arithmetic between positions, laps and slots.
+/// The capacity of a ring, a power of two, and the arithmetic of positions, laps and slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Laps {
     log2: u32,
-    /// By how much `index` moves the bits that say where in a line.
+    /// How far `index` shifts the bits that select the slot within a cache line.
     high: u32,
     mask: u64,
 }
 
-/// Eight slots make a line.
+/// Eight slots share a cache line.
 const LINE_LOG2: u32 = 3;
 
 impl Laps {
@@ -69,12 +69,12 @@ impl Laps {
         1 << self.log2
     }
 
-    /// The slot of a position. Neighbours lie in different cache lines: who sends and who receives
-    /// close behind then do not take one line from each other for each message.
+    /// The slot of a position. Neighbours lie in different cache lines, so that a sender and a
+    /// receiver close behind it do not contend for one line with each message.
     #[inline]
     pub(crate) fn index(self, at: Position) -> usize {
-        // The bits that count, rotated: the lower ones say which line, the highest where in it. Below the
-        // capacity, which is at most 2^20: fits any usize.
+        // Rotates the bits of the position in its lap: the lower ones select the line, the highest
+        // the slot within it. Below the capacity, which is at most 2^20, so it fits any usize.
         (at.0 << LINE_LOG2 & self.mask | (at.0 & self.mask) >> self.high) as usize
     }
 
@@ -82,7 +82,7 @@ impl Laps {
         Lap::new(at.0 >> self.log2)
     }
 
-    /// Whether `at` comes before `other`, by all the bits that slots tell of a position.
+    /// Whether `at` comes before `other`, by the bits of a position that slots show.
     pub(crate) fn is_before(self, at: Position, other: Position) -> bool {
         const UNUSED: u32 = u64::BITS - LAP_BITS;
         let unused = UNUSED.saturating_sub(self.log2);
@@ -106,7 +106,7 @@ impl Position {
         Self(n)
     }
 
-    /// A position of which only the lowest [`LAP_BITS`] bits are known: good for `is_before`.
+    /// A position of which only the lowest [`LAP_BITS`] bits are known: only for `is_before`.
     pub(crate) fn from_low_bits(bits: u64) -> Self {
         Self(bits)
     }
@@ -133,7 +133,7 @@ impl Position {
 mod tests {
     use super::*;
 
-    /// Fails if neighbours share a line, and if two positions of a lap share a slot (each seen
+    /// Fails if neighbours share a cache line, or if two positions of a lap share a slot (each seen
     /// failing).
     #[test]
     fn a_lap_has_a_slot_for_each_position_and_neighbours_share_no_line() {

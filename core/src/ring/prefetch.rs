@@ -1,4 +1,4 @@
-//! Asks for the lines that are written soon, so that they are on their way meanwhile.
+//! Prefetches cache lines that the handle writes soon.
 #![cfg_attr(
     all(target_arch = "x86_64", not(loom)),
     expect(unsafe_code, reason = "a hint to the processor has no safe name")
@@ -10,15 +10,14 @@ use crate::ring::slot::{BlockId, SlotWord};
 use crate::ring::slots::Ring;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
-/// How many positions ahead, at most, a handle asks for the slot, and for the block that it will gain
-/// there.
+/// How many positions ahead a handle prefetches at most.
 const MOST_AHEAD: u64 = 3;
 
 impl Ring<'_> {
-    /// Asks for the slot of a position after `here`, and for the block that is gained there, if the
-    /// slot is by now as the one of `here` was when it was `seen`. One whose turn is not come yet is
-    /// another's, who writes it, and its block: so who comes close to those it follows looks no farther
-    /// than it looks next anyway, and who does not, farther each time.
+    /// Prefetches a later slot and the block that is gained there, but only if the slot is already
+    /// in the state in which that of `here` was `seen`. Until then the other side writes the slot
+    /// and its block, and a prefetch would steal their cache lines. The distance grows by one after
+    /// each hit, up to [`MOST_AHEAD`], and falls back to 1 after a miss.
     #[inline(always)]
     pub(super) fn look_ahead(&self, port: &Port<'_>, seen: SlotWord, here: Position) {
         let ahead = port.ahead.load(Relaxed);
@@ -34,13 +33,13 @@ impl Ring<'_> {
         port.ahead.store(next, Relaxed);
     }
 
-    /// Has the line fetched that the slot of `at` lies in.
+    /// Prefetches the cache line of the slot of `at`.
     #[inline(always)]
     pub(crate) fn prefetch_slot(&self, at: Position) {
         to_write(self.slots, self.laps().index(at));
     }
 
-    /// Has the lines fetched that a short message lies in.
+    /// Prefetches the cache lines of a short message in block `id`.
     #[inline(always)]
     pub(super) fn prefetch_block(&self, id: BlockId) {
         const LINE: usize = 64 / size_of::<u64>();
@@ -53,14 +52,14 @@ impl Ring<'_> {
     }
 }
 
-/// The line that `words` have at `at`, or would have.
+/// Prefetches the cache line of `words[at]` for a write. `at` may lie beyond the end.
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 #[inline(always)]
 fn to_write(words: &[AtomicU64], at: usize) {
     let line = words.as_ptr().wrapping_add(at);
-    // SAFETY: a prefetch changes no memory, no register and no flag, and cannot fault, wherever it
-    // points. It is written out since the compiler makes a prefetch to read of one to write, but for
-    // processors that it is told of; those that do not know it do nothing.
+    // SAFETY: a prefetch changes no memory, register or flag, and cannot fault at any address. It
+    // is assembly, because the compiler replaces a prefetch for a write by one for a read unless
+    // its target has the instruction. A processor without the instruction ignores it.
     unsafe {
         core::arch::asm!("prefetchw [{line}]", line = in(reg) line, options(nostack, preserves_flags));
     }

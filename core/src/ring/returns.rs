@@ -1,6 +1,6 @@
-//! Returns: messages that were received and go back.
+//! Returns: received messages that go back into the ring.
 //!
-//! A return is a swap (`swap.rs`), one at a time in a handle: the lock of returns is held for it. A
+//! A return is a swap (`swap.rs`). A handle makes one at a time, under its lock of returns. A
 //! message for which the ring has no room is *owed*, and stays in its cell.
 
 use crate::error::{Corrupt, Fault};
@@ -12,12 +12,12 @@ use crate::sync::{MutexGuard, fence};
 use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 
 impl<'a> Port<'a> {
-    /// Sends the message in `cell`, a held one that the caller answers for, again, flagged as
-    /// redelivered; `false` if the ring is full: the message is owed then. Its header was read as
-    /// `frame`.
+    /// Returns the message in `cell` to the ring, flagged as redelivered. The caller holds its one
+    /// lease and has read its header as `frame`. `false` if the ring is full: the message is owed
+    /// then.
     ///
     /// # Errors
-    /// Of a corrupt ring: the message stays in the cell.
+    /// A corrupt ring: the message stays in the cell.
     pub(crate) fn give_back(&self, cell: &Cell<'_>, frame: Frame) -> Result<bool, Fault> {
         let _returns = self.lock_returns();
         match self.give_back_alone(cell, frame) {
@@ -30,7 +30,7 @@ impl<'a> Port<'a> {
         }
     }
 
-    /// Has the message in `cell`, a held one that the caller answers for, returned later.
+    /// Makes the message in `cell` owed, to be returned later. The caller holds its one lease.
     pub(crate) fn give_back_later(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Corrupt> {
         let _returns = self.lock_returns();
         self.flag(cell, frame)?;
@@ -38,68 +38,68 @@ impl<'a> Port<'a> {
         Ok(())
     }
 
-    /// Whether some message is owed. Exact for the thread that owed or returned it last.
+    /// Whether the handle owes a message. Exact for the thread that last changed that.
     #[inline]
     pub(crate) fn owes(&self) -> bool {
-        // Relaxed: the lock of returns orders all that is done because of it.
+        // Relaxed: the thread that acts on it takes the lock of returns first.
         self.owed.load(Relaxed) != 0
     }
 
-    /// Returns what is owed, as far as there is room, but for the cells that `waits` names: how many
-    /// messages went.
+    /// Returns owed messages while there is room, except those in cells for which `waits` is true.
+    /// Returns how many went.
     pub(crate) fn return_owed(&self, waits: impl Fn(usize) -> bool) -> usize {
         let _returns = self.lock_returns();
         self.give_each_back(|cell| cell.word().is_owed() && !waits(cell.number()), usize::MAX).0
     }
 
-    /// Takes one owed message to be received again, unless `waits` names its cell.
+    /// Takes one owed message to be received again, unless `waits` is true for its cell.
     pub(crate) fn take_owed(&self, waits: impl Fn(usize) -> bool) -> Option<&Cell<'a>> {
         let _returns = self.lock_returns();
         let cell = self.cells.iter().find(|it| it.word().is_owed() && !waits(it.number()))?;
         self.owed.fetch_sub(1, Relaxed);
         cell.settle(cell.word().taken());
-        // It came back, and is received once more, though it was not in the ring meanwhile.
+        // Counted as a return and a receive, though the message did not pass through the ring.
         self.record.tally.redelivered.increment();
         self.record.tally.received.increment();
         Some(cell)
     }
 
-    /// Whether [`take_owed`](Self::take_owed) would take one.
+    /// Whether [`take_owed`](Self::take_owed) would take a message.
     pub(crate) fn can_take_owed(&self, waits: impl Fn(usize) -> bool) -> bool {
         self.owes() && self.cells.iter().any(|it| it.word().is_owed() && !waits(it.number()))
     }
 
-    /// Gives all held messages back for which there is room; how many went and how many stay. Only
-    /// for a port without leases.
+    /// Returns held messages while there is room: how many went and how many stay. Only for a port
+    /// without leases.
     pub(crate) fn give_all_back(&self) -> (usize, usize) {
         self.give_back_most(usize::MAX)
     }
 
-    /// The same of at most `most` messages.
+    /// The same for at most `most` messages.
     pub(crate) fn give_back_most(&self, most: usize) -> (usize, usize) {
         let _returns = self.lock_returns();
         self.give_each_back(|cell| cell.is_held(), most)
     }
 
-    /// Owes all held messages. Only for a port without leases.
+    /// Makes all held messages owed. Only for a port without leases.
     pub(crate) fn owe_all(&self) {
         let _returns = self.lock_returns();
         for cell in self.cells.iter().filter(|cell| cell.is_held() && !cell.word().is_owed()) {
             match self.frame(cell).and_then(|frame| self.flag(cell, frame)) {
                 Ok(()) => self.owe(cell),
-                // Some process scribbled on it: there is no message to be saved.
+                // A peer has overwritten the header: there is no message to be saved.
                 Err(_) => cell.acknowledge(),
             }
         }
     }
 
-    /// The caller has the lock of returns. Of those that stay, the first is owed.
+    /// Returns at most `most` of the messages for whose cells `which` is true. The first that finds
+    /// no room becomes owed. The caller holds the lock of returns.
     #[expect(clippy::arithmetic_side_effects, reason = "counts of cells")]
     fn give_each_back(&self, which: impl Fn(&Cell<'a>) -> bool, most: usize) -> (usize, usize) {
         let (mut gone, mut left) = (0, 0);
         for cell in self.cells.iter().filter(|cell| which(cell)) {
-            // A creator can make a record with a million cells. Where one message finds no room, the
-            // next finds none either.
+            // A record can have a million cells, so no attempt follows one that found no room.
             if left > 0 || gone == most {
                 left += 1;
                 continue;
@@ -108,9 +108,9 @@ impl<'a> Port<'a> {
             let frame = self.frame(cell);
             match frame.map(|frame| self.give_back_alone(cell, frame)) {
                 Ok(Ok(())) => gone += 1,
-                // Some process scribbled on it: there is no message to be saved.
+                // A peer has overwritten the header: there is no message to be saved.
                 Err(_) => cell.acknowledge(),
-                // A fault is the ring's: the message is whole, and waits.
+                // Even after a fault of the ring the message is whole.
                 Ok(Err(_)) => {
                     left += 1;
                     if !was_owed {
@@ -136,7 +136,7 @@ impl<'a> Port<'a> {
         Ok(())
     }
 
-    /// The caller has the lock of returns.
+    /// Makes the message in `cell` owed. The caller holds the lock of returns.
     fn owe(&self, cell: &Cell<'_>) {
         cell.settle(cell.word().owed());
         self.owed.fetch_add(1, Relaxed);
@@ -150,14 +150,14 @@ impl<'a> Port<'a> {
     }
 
     fn lock_returns(&self) -> MutexGuard<'_, ()> {
-        // What a panic could leave behind is whole: an exchange happened or it did not.
+        // A panic leaves no partial state, because an exchange happened or it did not.
         self.returns.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 impl Ring<'_> {
-    /// A message went back into the ring, to a position that no join reckons with. A join that began
-    /// after its first receive, at `origin`, need not wait for it.
+    /// Counts a message that went back into the ring, to a position that no join waits for yet. The
+    /// return is due if a join began after the message was sent at `origin`, or if that is unknown.
     #[cold]
     pub(crate) fn count_return(&self, origin: Option<Position>) {
         let rare = &self.control.rare;
@@ -165,7 +165,7 @@ impl Ring<'_> {
         fence(SeqCst); // [due]
         let until = Position::from_low_bits(rare.joined_before.load(Relaxed));
         if origin.is_none_or(|origin| origin.is_before(until)) {
-            // Relaxed: the fence releases it.
+            // Relaxed: the fence above releases the exchange.
             rare.due_returns.fetch_add(1, Relaxed); // [return]
         }
     }

@@ -1,21 +1,21 @@
-//! The words of the protocol that other processes read: what a slot, a record's `op` and a cell
-//! hold.
+//! The words of the protocol that other processes read: a slot, a record's `op` and `returning`,
+//! and a cell.
 //!
-//! Each is one `u64`, so each changes in one step and is read once.
+//! Each is one `u64`, so that it changes in one step and is read once.
 //!
 //! | word | bits 0..20 | then |
 //! |---|---|---|
 //! | slot | block | 2 bits state, 42 bits lap |
-//! | op | gain (the block about to be gained) | 20 bits slot, 20 bits cell, 2 bits verb |
+//! | op, returning | gain (the block about to be gained) | 20 bits slot, 20 bits cell, 2 bits verb |
 //! | cell | block | 1 bit held, 1 bit owed, 42 bits position (all ones: undated) |
 
 use crate::ring::position::{Lap, Position};
 
-/// How many bits name a block: at most 2^20 blocks in a segment.
+/// Bits of a block number: at most 2^20 blocks in a segment.
 pub(crate) const BLOCK_BITS: u32 = 20;
 const BLOCK_MASK: u64 = (1 << BLOCK_BITS) - 1;
 
-/// A block's number in the segment. Not checked against the number of blocks.
+/// A block's number in the segment. It can exceed the number of blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BlockId(u32);
 
@@ -40,16 +40,16 @@ impl BlockId {
     }
 }
 
-/// What a slot says of the position of its lap.
+/// The state of a slot in its lap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SlotState {
-    /// Waits for a message; the block is parked here.
+    /// Free for a message; its block is parked here.
     Empty,
     /// The message is in the block.
     Full,
-    /// Nothing will ever be sent here or after.
+    /// Nothing is sent here or after.
     Closed,
-    /// No value of ours.
+    /// A value that the protocol does not use.
     Unknown,
 }
 
@@ -109,17 +109,17 @@ impl SlotWord {
     }
 }
 
-/// What a handle is about to do, announced in its record before the exchange that does it.
+/// An operation, which a handle announces in its record before the exchange.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verb {
     Send,
     Recv,
-    /// Sends a held message again. Also on a closed queue: what was committed before the close is
-    /// still received.
+    /// Sends a held message again. Also possible on a closed queue, because the message was
+    /// committed before the close.
     Return,
 }
 
-/// A record's `op`: idle (0), or the exchange under way.
+/// A record's `op` or `returning`: idle (0), or the exchange under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OpWord(u64);
 
@@ -130,7 +130,7 @@ impl OpWord {
 
     pub(crate) const IDLE: Self = Self(0);
 
-    /// `cell` and `slot` are those of a segment: below 2^20.
+    /// `cell` and `slot` are numbers in a segment: below 2^20.
     #[inline]
     pub(crate) fn busy(verb: Verb, cell: usize, slot: usize, gain: BlockId) -> Self {
         debug_assert!(cell as u64 <= BLOCK_MASK && slot as u64 <= BLOCK_MASK);
@@ -155,7 +155,7 @@ impl OpWord {
         self.0
     }
 
-    /// What the exchange under way is; `None` when there is none.
+    /// The exchange under way; `None` if there is none.
     pub(crate) fn verb(self) -> Option<Verb> {
         match self.0 >> Self::VERB_SHIFT & 3 {
             1 => Some(Verb::Send),
@@ -178,13 +178,13 @@ impl OpWord {
     }
 }
 
-/// A cell of a record: one block that the handle owns, and whether it holds a message that is not
-/// acknowledged, with the position at which the handle received it.
+/// A cell of a record: one block that the handle owns. If the block holds a message that is not
+/// acknowledged, also the position at which the handle received it.
 ///
 /// | held | owed | the block |
 /// |---|---|---|
 /// | 0 | 0 | is free |
-/// | 1 | 0 | holds a message that a lease, or a call under way, answers for |
+/// | 1 | 0 | holds a message of a lease, or of a call under way |
 /// | 1 | 1 | holds a message on its way back, for which the ring had no room yet |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CellWord(u64);
@@ -199,13 +199,13 @@ impl CellWord {
         Self(block.bits())
     }
 
-    /// Received at `at`. The one position in 2^42 that reads as undated counts as that.
+    /// Received at `at`. One position in 2^42 is stored as undated, because its bits are all ones.
     #[inline]
     pub(crate) fn held(block: BlockId, at: Position) -> Self {
         Self(block.bits() | Self::HELD | at.bits() << Self::POSITION_SHIFT)
     }
 
-    /// Held, and the position died with the receiver.
+    /// Held, received at an unknown position: the receiver died before it stored the position.
     pub(crate) fn held_undated(block: BlockId) -> Self {
         Self(block.bits() | Self::HELD | Self::UNDATED << Self::POSITION_SHIFT)
     }
@@ -215,7 +215,7 @@ impl CellWord {
         Self(self.0 | Self::OWED)
     }
 
-    /// The same message, taken by the handle again.
+    /// The same message, taken again by the handle that owed it.
     pub(crate) fn taken(self) -> Self {
         Self(self.0 & !Self::OWED)
     }
@@ -226,7 +226,7 @@ impl CellWord {
         (bits != Self::UNDATED).then(|| Position::from_low_bits(bits))
     }
 
-    /// Whether it holds a message received before position `at`, or at an unknown position.
+    /// Whether the cell holds a message received before position `at`, or at an unknown position.
     pub(crate) fn is_held_before(self, at: Position) -> bool {
         self.is_held() && self.received_at().is_none_or(|received| received.is_before(at))
     }
@@ -287,7 +287,7 @@ mod tests {
             assert!(!CellWord::held(block, at).is_held_before(at));
             assert!(!CellWord::held(block, at.plus(9)).is_held_before(at));
         }
-        // The one that reads as undated counts as received before everything.
+        // The position that is stored as undated counts as before all others.
         let odd = Position::new(u64::MAX);
         assert!(CellWord::held(block, odd).is_held_before(odd));
         assert!(!CellWord::free(block).is_held_before(Position::new(1)));

@@ -1,7 +1,20 @@
-//! What a slot tells of a position: whether it is its turn, or how far the cursor must move.
+//! What a slot says about a position: the operation is possible here, or not yet, or the cursor
+//! must move.
 //!
-//! The committed positions are a prefix, for sends and for receives, and a slot shows which position
-//! it has reached. So the first uncommitted position is found from the slots alone.
+//! The committed positions are a prefix, for sends and for receives, and a slot shows which
+//! position it has reached. So the first uncommitted position is found from the slots alone.
+//!
+//! | the slot's state and lap | send | return | receive |
+//! |---|---|---|---|
+//! | EMPTY, the position's lap | here | here | not now |
+//! | FULL, the position's lap | passed | passed | here |
+//! | CLOSED, the position's lap | closed | here | closed |
+//! | FULL, the lap before | not now | not now | nonsense |
+//! | any of these, a later lap | passed | passed | passed |
+//! | all else | nonsense | nonsense | nonsense |
+//!
+//! While the queue is closing, a send that finds "here" and a receive that finds "not now" seal the
+//! slot. A send that finds "not now" is refused as closed.
 
 use crate::error::{Corrupt, Fault, TryRecvError, TrySendError};
 use crate::ring::control::{Control, Record};
@@ -13,16 +26,16 @@ use crate::ring::slot::{BlockId, CellWord, SlotState, SlotWord, Verb};
 use crate::sync::AtomicU64;
 use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release, kill_point};
 
-/// How often an operation looks again before it calls the segment corrupt: the bound of every loop
-/// here that a peer can keep going. A failed exchange means that another handle got through, so
-/// honest peers come nowhere near it.
+/// Most attempts of one operation before it calls the segment corrupt: the bound of every loop here
+/// that a peer can prolong. A failed exchange means that another handle succeeded, so peers that
+/// keep the protocol never come near it.
 pub(super) const LOOKS: u32 = 1 << 16;
 pub(super) const UNSETTLED: Corrupt = Corrupt { what: "the slots never settle" };
 
 /// Why an operation did not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// Full for a sender, empty for a receiver: exact at the instant of the look.
+    /// Full for a sender, empty for a receiver: exact at the instant of the load.
     NotNow,
     Closed,
     Fault(Fault),
@@ -60,18 +73,18 @@ impl From<Stop> for TryRecvError {
     }
 }
 
-/// What a slot tells about a position.
+/// What a slot says about a position: see the table above.
 enum Look {
-    /// The position's turn: exchange here.
+    /// The operation can exchange at this slot.
     Here,
     NotNow,
     Closed,
-    /// Committed already, and so is everything up to the position named.
+    /// This position is committed, and so are all up to the one named.
     Passed(Position),
     Nonsense,
 }
 
-/// The shared words of a queue, wherever they live: a mapping, or the heap.
+/// The shared words of a queue, in a mapping or on the heap.
 #[derive(Clone, Copy)]
 pub(crate) struct Ring<'a> {
     pub(crate) geometry: Geometry,
@@ -84,7 +97,7 @@ pub(crate) struct Ring<'a> {
 }
 
 impl<'a> Ring<'a> {
-    /// Moves the cursor to the position whose turn it is.
+    /// Moves the cursor to the first position at which `verb` can exchange.
     pub(crate) fn turn(&self, verb: Verb, at: &mut Position) -> Result<(), Stop> {
         self.finding.check()?;
         for _ in 0..LOOKS {
@@ -97,22 +110,22 @@ impl<'a> Ring<'a> {
         Err(self.finding.keep(UNSETTLED).into())
     }
 
-    /// Whether an exchange may be tried: the usual answer, and a short way to it. Why not is for
-    /// `step` to tell.
+    /// Whether an exchange can be tried: the usual answer, tested first. `step` finds the reason if
+    /// not.
     #[inline]
     pub(super) fn is_turn(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
         let lap = self.laps().lap(at);
         match verb {
-            // The flag after the slot, and anew at each: a return can make a sealed slot full, and
-            // then the next must not be sent to.
+            // The flag is loaded after the slot, and again for each slot ([closed]): a return can
+            // fill a sealed slot, and then no send may go to the next one.
             Verb::Send => seen.is_at(lap, SlotState::Empty) && !self.is_closing(),
             Verb::Recv => seen.is_at(lap, SlotState::Full),
             Verb::Return => seen.is_at(lap, SlotState::Empty) || seen.is_at(lap, SlotState::Closed),
         }
     }
 
-    /// Whether the turn is still to come and that is all: what most looks find of one who polls, and
-    /// told at once.
+    /// Whether the slot is not ready yet and the queue is not closing. A handle that polls finds
+    /// this most often, so it is tested before `step`.
     #[inline(always)]
     pub(super) fn is_early(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
         let lap = self.laps().lap(at);
@@ -123,7 +136,7 @@ impl<'a> Ring<'a> {
         seen.is_at(lap, state) && !self.is_closing()
     }
 
-    /// Moves the cursor, or says why the operation cannot be.
+    /// Moves the cursor or seals the slot; an error if the operation is not possible now.
     #[cold]
     pub(super) fn step(
         &self,
@@ -133,18 +146,18 @@ impl<'a> Ring<'a> {
         at: &mut Position,
     ) -> Result<(), Stop> {
         match (verb, self.look(verb, seen, *at)) {
-            // While somebody asked to close, the first free slot is sealed by whoever finds it.
+            // While the queue is closing, the handle that finds the first free slot seals it.
             (Verb::Send, Look::Here) | (Verb::Recv, Look::NotNow) if self.is_closing() => {
                 self.seal(slot, seen);
             }
-            // A sender that went on waiting for room could wait for ever.
+            // A sender that waited for room in a closing queue could wait for ever.
             (Verb::Send, Look::NotNow) if self.is_closing() => return Err(Stop::Closed),
             (_, Look::Here) => {}
             (_, Look::NotNow) => return Err(Stop::NotNow),
             (_, Look::Closed) => return Err(Stop::Closed),
             (_, Look::Passed(passed)) => *at = self.frontier(verb, passed)?,
-            // A cursor that slept through half of all laps, or a segment that somebody scribbled
-            // on.
+            // The cursor is half of all laps behind or more, or a peer wrote a wrong word into the
+            // slot.
             (_, Look::Nonsense) => {
                 let fresh = self.start(verb)?;
                 if fresh == *at {
@@ -157,11 +170,11 @@ impl<'a> Ring<'a> {
         Ok(())
     }
 
-    /// Refuses all further sends: sets the flag that sends test, and seals the first free slot if
-    /// there is one. While the ring is full the first receiver that finds it drained does that
-    /// instead.
+    /// Refuses all further sends: sets the flag that each send tests, and seals the first free
+    /// slot. If the ring is full, the first receiver that finds it empty seals instead.
     pub(crate) fn close(&self) -> Result<(), Fault> {
-        // Relaxed: the seal carries it ([closed]), and so do the wakes that follow ([bump]).
+        // Relaxed: the seal carries the flag ([closed]), and so do the wake-ups that follow
+        // ([bump]).
         self.control.rare.closing.store(1, Relaxed);
         match self.turn(Verb::Send, &mut self.start(Verb::Send)?) {
             Err(Stop::Fault(fault)) => Err(fault),
@@ -169,7 +182,7 @@ impl<'a> Ring<'a> {
         }
     }
 
-    /// Turns an empty slot into CLOSED. Whether or not the exchange was ours, the slot has changed.
+    /// Turns an empty slot into CLOSED. If the exchange fails, another handle has changed the slot.
     fn seal(&self, slot: &AtomicU64, seen: SlotWord) {
         let closed = SlotWord::new(seen.lap(), SlotState::Closed, seen.block());
         // [closed]
@@ -177,38 +190,40 @@ impl<'a> Ring<'a> {
         kill_point("exchanged");
     }
 
-    /// Whether somebody asked to close. A send that begins after that is refused.
+    /// Whether the queue is closing. A send that begins later is refused.
     #[inline]
     pub(crate) fn is_closing(&self) -> bool {
-        // Relaxed: whoever is ordered after `close` sees it by coherence; nobody else need.
+        // Relaxed: a thread that is ordered after `close` sees the flag by coherence, and no other
+        // thread needs to.
         self.control.rare.closing.load(Relaxed) != 0
     }
 
-    /// How many messages are in the ring: right at some instant of the call if nobody else moves.
+    /// How many messages are in the ring. Exact if no other handle sends or receives meanwhile.
     pub(crate) fn len(&self) -> Result<u64, Corrupt> {
         let received = self.start(Verb::Recv)?;
         let sent = self.start(Verb::Send)?;
-        // A send's frontier read later can be more than a ring ahead of the receive's read before.
+        // The position of sends is found later, so it can be more than a ring ahead of that of
+        // receives.
         Ok(sent.minus(received).min(self.laps().capacity()))
     }
 
-    /// Whether `verb` would find something to do, an end by close included. Quick if it is the turn
-    /// of the position `at`.
+    /// Whether an operation would not have to wait: it would succeed, or find the queue closing or
+    /// corrupt. Quick if the cursor `at` needs no move.
     pub(crate) fn is_ready(&self, verb: Verb, at: Option<Position>) -> bool {
         let look = |at| self.look_at(at).map(|(_, seen)| self.look(verb, seen, at));
         let looked = match at.map(look) {
             Some(Ok(here @ (Look::Here | Look::NotNow))) => Ok(here),
             _ => self.start(verb).and_then(look),
         };
-        // A corrupt segment is news for the waiter too.
+        // An operation on a corrupt segment returns the fault and does not wait.
         !matches!(looked, Ok(Look::NotNow)) || self.is_closing()
     }
 
-    /// Where a handle with no cursor begins: the first position that `verb` has not committed.
+    /// The first position that `verb` has not committed: where a handle without a cursor begins.
     pub(crate) fn start(&self, verb: Verb) -> Result<Position, Corrupt> {
         let laps = self.laps();
         let (_, seen) = self.look_at(laps.start_of(Lap::new(0)))?;
-        // One lap before the one that slot 0 is in: passed by sends and receives alike.
+        // The position of slot 0 one lap earlier, which sends and receives have passed.
         let before = laps.shift(laps.start_of(seen.lap()), -1);
         match self.look(verb, seen, before) {
             Look::Passed(passed) => self.frontier(verb, passed),
@@ -218,13 +233,13 @@ impl<'a> Ring<'a> {
 
     /// The first uncommitted position after `passed`, in steps that double and then halve.
     ///
-    /// Right because the committed positions are a prefix and stay committed.
+    /// Correct because the committed positions are a prefix and stay committed.
     fn frontier(&self, verb: Verb, mut passed: Position) -> Result<Position, Corrupt> {
         let is_passed = |at: Position| -> Result<bool, Corrupt> {
             let (_, seen) = self.look_at(at)?;
             Ok(matches!(self.look(verb, seen, at), Look::Passed(_)))
         };
-        // At most as many looks as the capacity has bits, on the way up and on the way down.
+        // At most log2(capacity) loads on the way up, and as many on the way down.
         let mut step = 1u64;
         while step < self.laps().capacity() && is_passed(passed.plus(step))? {
             passed = passed.plus(step);
@@ -250,7 +265,8 @@ impl<'a> Ring<'a> {
             | (Verb::Recv, SlotState::Empty, 0) => Look::NotNow,
             (_, SlotState::Closed, 0) => Look::Closed,
             (_, SlotState::Unknown, _) => Look::Nonsense,
-            // FULL(lap) proves that lap sent; any state of a lap proves the lap before received.
+            // FULL(lap) proves that this lap was sent. Any state of a lap proves that the lap
+            // before was received.
             (Verb::Send | Verb::Return, SlotState::Full, 0..) => {
                 Look::Passed(laps.shift(at, ahead))
             }
@@ -270,7 +286,7 @@ impl<'a> Ring<'a> {
         Ok((slot, SlotWord::from_bits(slot.load(Acquire)))) // [message], [space], [closed]
     }
 
-    /// The words of a block that a peer named.
+    /// The words of block `id`. A peer can have named any number.
     #[inline]
     pub(crate) fn block(&self, id: BlockId) -> Result<Block<'a>, Corrupt> {
         let stride = self.geometry.block_words();
@@ -292,7 +308,8 @@ impl<'a> Ring<'a> {
         for n in 0..geometry.capacity() as u32 {
             let (block, at) = (BlockId::new(n), first.plus(n.into()));
             let word = SlotWord::new(Lap::new(0), SlotState::Empty, block);
-            // Relaxed, here and below: the segment is handed on by a system call.
+            // Relaxed, here and below: other processes get the segment by a system call, which
+            // orders these stores.
             if let Some(slot) = self.slots.get(self.laps().index(at)) {
                 slot.store(word.bits(), Relaxed);
             }

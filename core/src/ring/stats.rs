@@ -1,37 +1,37 @@
-//! Counters for people: what happened at a queue. Nothing is ever decided by them.
+//! Statistics: counters of what happened at a queue. They decide nothing.
 //!
-//! Each record has its own, which only its owner writes, so that counting costs no locked
-//! instruction. They outlive their owners: whoever takes the record over goes on counting.
+//! Each record has its own counters, which only its owner writes, so that counting needs no locked
+//! instruction. The next owner of a record goes on from the counts of the last.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What happened at a queue since it was created, in all processes together. For people: right when
-/// nobody moves, and what a process did just before it was killed may be missing.
+/// Statistics of a queue since it was created, in all processes together. Exact while no handle
+/// does an operation. The last operation before a process was killed may be missing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Messages sent. One that came back is not counted again.
+    /// Messages sent. A message that came back is not counted again.
     pub sent: u64,
-    /// Messages received, each time that they were.
+    /// Messages received. A message is counted for each time that it was received.
     pub received: u64,
     /// Messages that came back to be received again.
     pub redelivered: u64,
-    /// Messages given up after `max_attempts`: handled, forwarded, or discarded as was asked for.
+    /// Messages given up after `max_attempts`, whether they were handled, forwarded, or discarded.
     pub dead_lettered: u64,
-    /// Messages on their way back into the queue, which was full, or that are held back for a time.
-    /// A number of now, not a sum.
+    /// Messages on their way back into the queue, which was full, or held back until a time. The
+    /// number at this moment, not a sum.
     pub owed: u64,
-    /// Handles whose process died with them, and that were recovered.
+    /// Handles that died with their process and were recovered.
     pub recovered: u64,
-    /// Waits that reached the kernel, of threads or for the tasks of a reactor.
+    /// Waits that reached the kernel, of threads or of a reactor for its tasks.
     pub parks: u64,
-    /// Wakes that reached the kernel, those that found nobody included.
+    /// Wake-ups that reached the kernel, including those that found no waiter.
     pub wakes: u64,
 }
 
 /// A counter of one handle.
 ///
-/// An atomic of the standard library also under loom: a model has no use for it.
+/// Also under loom an atomic of the standard library: no model depends on it.
 #[derive(Debug, Default)]
 #[repr(transparent)]
 pub(crate) struct Counter(AtomicU64);
@@ -39,11 +39,11 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     #[inline]
     pub(crate) fn increment(&self) {
-        // Not one locked instruction: there is one writer.
+        // One thread writes the counter, so no locked instruction is needed.
         self.0.store(self.0.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
-    /// For what happens on any thread.
+    /// The same for events of any thread.
     pub(crate) fn add_one(&self) {
         self.0.fetch_add(1, Relaxed);
     }
@@ -77,7 +77,7 @@ impl Stats {
             (&mut self.parks, &tally.parks),
             (&mut self.wakes, &tally.wakes),
         ] {
-            // What a peer scribbled there may be anything.
+            // Wraps, because a peer can have stored any number.
             *sum = sum.wrapping_add(counter.get());
         }
     }

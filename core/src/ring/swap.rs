@@ -2,43 +2,45 @@
 //!
 //! A slot always holds one block, every handle owns some blocks, and an operation *swaps* one of
 //! its blocks with the slot's by a single exchange. Before the exchange nothing has happened, after
-//! it all has: there is no state in between for a killed or stopped process to leave behind.
+//! it all has: a killed or stopped process leaves no state in between.
 //!
 //! ```text
-//! send:  write the message into a block of mine          nobody else reads it
-//!        EMPTY(lap, gain)      -> FULL(lap, mine)        THE commit, the only locked instruction
-//! recv:  FULL(lap, gain)       -> EMPTY(lap + 1, mine)   the message is in `gain`, which is mine now
-//! close: EMPTY(lap, block)     -> CLOSED(lap, block)     nothing is ever sent here or after
-//! return: as send, with a message that was received and not acknowledged; at CLOSED, too, for it
-//!        was committed before the close: the next slot is sealed in its stead
+//! send:  write the message into a block of mine          no other handle reads it
+//!        EMPTY(lap, gain)      -> FULL(lap, mine)        the commit: the only locked instruction
+//! recv:  FULL(lap, gain)       -> EMPTY(lap + 1, mine)   the message is in `gain`, mine now
+//! close: EMPTY(lap, block)     -> CLOSED(lap, block)     nothing is sent here or after
+//! return: as send, with a message that was received and not acknowledged. Also at CLOSED, because
+//!        the message was committed before the close. The next free slot is then sealed instead.
 //! ```
 //!
-//! **Nobody shares a head or a tail.** A handle keeps a private cursor, and the slots are the only
-//! truth: a slot tells which position it has reached, and so whether the cursor must move.
+//! **There is no shared head or tail.** A handle keeps a private cursor, and the slots are the only
+//! truth. A slot shows which position it has reached, and so whether the cursor must move.
 //!
 //! Invariants, on which FIFO, exact `Full` and exact `Empty` rest:
 //! 1. A cursor never lies beyond the first uncommitted position: it moves only past positions that
 //!    a slot showed committed. So the committed positions are a prefix, for sends and for receives.
 //! 2. Every block is in exactly one slot or one cell. A swap keeps that.
 //!
-//! Before its exchange a handle announces in its record what it is about to do. That is for the audit
-//! of the dead alone: did the dead own the block it offered, or the one it was about to gain?
+//! Before its exchange a handle announces in its record which block it offers and which it is about
+//! to gain. If the handle dies, an audit finds out from that which of the two it owned.
 //!
-//! **A record has two such words**, `op` and `returning`, because a lease may be dropped on any thread
-//! while the handle's own thread sends or receives. `op` belongs to that thread; returns take turns
-//! behind a lock of the process. So the tag in a block names the *cell* that gained it: what one of a
-//! record's exchanges gave away and the other one took back is then found to have moved.
+//! **A record has two such words**, `op` and `returning`, because a lease can be dropped on any
+//! thread while the handle's own thread sends or receives. `op` belongs to the handle's thread.
+//! `returning` belongs to the thread that holds the process's lock of returns. The tag in a block
+//! names the *cell* that gained it. So an audit sees that a block moved, even if one exchange of a
+//! record gave it away and the record's other exchange took it back.
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
 //! | [message] | send's exchange to FULL | recv's exchange | the frame and its payload |
 //! | [space] | recv's exchange to EMPTY | send's exchange | the last read of the parked block |
-//! | [closed] | the exchange to CLOSED | anybody's load of the slot, also when a return has filled it | `closing`: no send goes on past the slot |
-//! | [announce-op] | op or returning = busy, before the exchange | an audit's load of it | which two blocks are in question |
-//! | [settle] | op or returning = idle, after owner tag and cell | an audit's load of it | the owner tag and the cell |
-//! | [return] | `returns` and `due_returns`, after the exchange and before the cell is free | `is_joined`, `has_ended` | a cell that is free again was acknowledged, or its return is counted |
+//! | [closed] | the exchange to CLOSED | any later load of the slot, also after a return has filled it | `closing`: no send goes on past the slot |
+//! | [announce-op] | op or returning = busy, before the exchange | an audit's or a join's load of it | which two blocks are in question, and the owner tags of the word's earlier exchanges |
+//! | [settle] | op or returning = idle, after owner tag and cell; the cell's shared word, after the count of its return | an audit's or a join's load of it | the owner tag, the cell, the count |
+//! | [return] | `returns` and `due_returns`, after the exchange and before the cell is free | a join's and `has_ended`'s load of the count | the exchange: the slots show the message of each return that is counted |
 //!
-//! The exchange is SeqCst for the gates' sake: [announce] in `wait/gate.rs` is its partner.
+//! The exchange is SeqCst because it is the commit of the gates: its partner is [announce] in
+//! `wait/gate.rs`.
 
 use crate::ring::frame::{Block, Frame};
 use crate::ring::port::{Cell, Port, SEND_CELL};
@@ -48,14 +50,15 @@ use crate::ring::slots::{LOOKS, Ring, Stop, UNSETTLED};
 use crate::sync::{Ordering::Relaxed, Ordering::Release, Ordering::SeqCst, kill_point};
 
 impl<'a> Port<'a> {
-    /// Commits what is in the cell of sends, which holds an empty block then.
+    /// Commits the message in the cell of sends, which holds an empty block afterwards.
     #[inline]
     pub(crate) fn send(&self, at: &mut Position) -> Result<(), Stop> {
         self.ring.swap(Verb::Send, self, self.cell(SEND_CELL)?, at).map(drop)
     }
 
-    /// Takes the oldest message into `cell`, a free one, and returns its block. Calls `on_lost` when
-    /// it announced that and there was none left: a joiner that saw it waits for us.
+    /// Takes the oldest message into `cell`, a free one, and returns its block. Calls `on_lost` if
+    /// it announced a receive and another handle took the message: a joiner that saw the
+    /// announcement waits for this handle.
     #[inline]
     pub(crate) fn recv(
         &self,
@@ -65,14 +68,14 @@ impl<'a> Port<'a> {
     ) -> Result<Block<'a>, Stop> {
         let began_at = *at;
         self.ring.swap(Verb::Recv, self, cell, at).inspect_err(|_| {
-            // An exchange is lost to who took the message: the cursor went past it.
+            // A lost exchange moves the cursor past the message that the other handle took.
             if *at != began_at {
                 on_lost();
             }
         })
     }
 
-    /// The caller has the lock of returns.
+    /// Returns the message in `cell`. The caller holds the lock of returns.
     pub(super) fn give_back_alone(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Stop> {
         self.flag(cell, frame)?;
         let mut at = self.start(Verb::Return)?;
@@ -81,10 +84,10 @@ impl<'a> Port<'a> {
 }
 
 impl<'a> Ring<'a> {
-    /// Swaps the block in `cell` with the one of the first slot whose turn it is: commits the
-    /// message in the cell, which holds an empty block then, or takes the oldest message into the
-    /// cell. Returns the block that the cell has now.
-    #[inline(always)] // so that the verb is a constant within
+    /// Swaps the block in `cell` with that of the first slot that is ready for `verb`. A send or a
+    /// return commits the message in the cell, which holds an empty block afterwards. A receive
+    /// takes the oldest message into the cell. Returns the block that the cell holds now.
+    #[inline(always)] // so that `verb` is a constant here
     pub(crate) fn swap(
         &self,
         verb: Verb,
@@ -92,7 +95,7 @@ impl<'a> Ring<'a> {
         cell: &Cell<'_>,
         at: &mut Position,
     ) -> Result<Block<'a>, Stop> {
-        // The usual case has no loop around it, for the sake of registers.
+        // Outside of the loop, so that the usual case stays in registers.
         match self.swap_once(verb, port, cell, at)? {
             Some(gained) => Ok(gained),
             None => self.swap_again(verb, port, cell, at),
@@ -116,8 +119,8 @@ impl<'a> Ring<'a> {
         Err(self.finding.keep(UNSETTLED).into())
     }
 
-    /// Announces, exchanges, and settles who owns what. `None` when the slot was not, or is no
-    /// longer, the one.
+    /// Announces, exchanges, and records the new owners. `None` if the cursor had to move, the slot
+    /// was sealed, or another handle changed the slot first: try again.
     #[inline(always)]
     fn swap_once(
         &self,
@@ -138,7 +141,7 @@ impl<'a> Ring<'a> {
         }
         let (offer, gain) = (cell.block(), seen.block());
         let block = self.block(gain).map_err(|corrupt| self.finding.keep(corrupt))?;
-        // While the exchange waits for the slot's line.
+        // The block's cache lines load while the exchange waits for the slot's.
         self.prefetch_block(gain);
         let (swapped, settled) = match verb {
             // [message]: the exchange releases the frame and its payload.
@@ -151,7 +154,7 @@ impl<'a> Ring<'a> {
                 (SlotWord::new(seen.lap().next(), SlotState::Empty, offer), held)
             }
         };
-        // Before the exchange: after it, the block may be another handle's.
+        // Before the exchange, because afterwards another handle can own the block.
         let origin = match verb {
             Verb::Send | Verb::Recv => None,
             Verb::Return => self.block(offer)?.origin(),
@@ -159,7 +162,8 @@ impl<'a> Ring<'a> {
         let op = port.record().announcement(verb);
         let busy = OpWord::busy(verb, cell.number(), index, gain);
         op.store(busy.bits(), Release); // [announce-op]
-        // Relaxed on failure: the slot is looked at again.
+        // SeqCst: [message] or [space], and the commit of [announce]. Relaxed on failure: the next
+        // attempt loads the slot again.
         let won = slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_ok();
         if won {
             kill_point("exchanged");
@@ -184,8 +188,8 @@ impl<'a> Ring<'a> {
         }
         op.store(OpWord::IDLE.bits(), Release); // [settle]
         if won && verb == Verb::Return {
-            // Only now: the receiving thread may use the cell at once, and what it gains there must not be
-            // taken for the offer of a return that is still announced.
+            // Only after the word is idle: the receiving thread can use a free cell at once. An
+            // audit must not take the block that it gains there for the offer of this return.
             cell.settle(settled);
         }
         Ok(won.then_some(block))

@@ -2,7 +2,7 @@
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
-//! | [driven] | `begin`, also where a driver is found at work | `end` | what the caller of `begin` owes: the driver sees it before it stops |
+//! | [driven] | `begin`, also if a driver is at work | `end` | what the caller of `begin` owes: the driver sees it before it stops |
 
 use crate::sync::{AtomicU32, Ordering::Acquire, Ordering::Release};
 
@@ -17,17 +17,19 @@ impl Driven {
         Self(AtomicU32::new(0))
     }
 
-    /// Call when something is owed: whether no driver was at work. The caller starts one then.
+    /// Call after a message became owed. Returns whether no driver was at work: the caller starts
+    /// one then.
     pub fn begin(&self) -> bool {
         self.0.swap(1, Release) == 0 // [driven]
     }
 
-    /// Whether the driver that asks can stop: nothing is owed, or another driver began meanwhile.
+    /// Whether the calling driver can stop: no message is owed, or another driver has begun
+    /// meanwhile.
     pub fn end(&self, owes: impl Fn() -> bool) -> bool {
         if owes() {
             return false;
         }
-        // What began to be owed meanwhile may have found us at work.
+        // A handle that began to owe meanwhile may have found this driver at work.
         self.0.swap(0, Acquire); // [driven]
         !owes() || !self.begin()
     }

@@ -1,22 +1,24 @@
-//! A gate: where those who must wait announce themselves, and where those who made a change look.
+//! A gate: a word at which waiters announce themselves. A thread that made a change loads it to see
+//! whether any are there.
 //!
-//! The word is `epoch << 1 | WAITERS`, and nobody counts: a counter would leak with its owner.
+//! The word is `epoch << 1 | WAITERS`. Waiters are not counted, because a count would leak when a
+//! waiter dies.
 //!
 //! ```text
-//! park:    k = word.fetch_or(WAITERS) | WAITERS;  look again;  nothing: sleep while word == k
+//! park:    k = word.fetch_or(WAITERS) | WAITERS;  attempt again;  no answer: sleep while word == k
 //! notify:  (after the change)  WAITERS not set: done, no system call
 //!          k = word.fetch_add(one epoch);  r = wake n
 //!          r == 0: clear WAITERS *with* an epoch;  if that won: wake all
 //! woken:   take;  if more is there: notify 1 (the baton)
 //! ```
 //!
-//! The second wake is not to be spared: a waiter may have gone to sleep, its bit still set, between
-//! the two steps, and a plain clear would leave it asleep for ever.
+//! The second wake is necessary: a waiter can go to sleep between the two steps, with its bit still
+//! set, and after a plain clear it would sleep for ever.
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
 //! | [announce] | announce: fetch_or, then a SeqCst fence | notify: SeqCst load after a SeqCst commit; or any load after a fence, or after a store that `membarrier` orders | "I sleep unless I see your commit": one of the two sees the other |
-//! | [bump] | notify: fetch_add | announce: fetch_or, then a fence; the kernel's compare | a sleep that began before the bump does not begin, and one that begins after it sees what the wake is for |
+//! | [bump] | notify: fetch_add | announce: fetch_or, then a fence; the kernel's compare | the change: a sleep announced before the bump does not start after it, and a waiter that announces after it sees the change |
 //!
 //! The gate makes no system call. [`Gate::announce`] returns a [`Sleep`] and [`Gate::notify`] a
 //! [`Wake`] for a [`Kernel`] to carry out: the futex, io_uring, or a model.
@@ -29,12 +31,12 @@ use crate::sync::{Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 const WAITERS: u32 = 1;
 const EPOCH: u32 = 2;
 
-/// Who carries out what a gate asks for.
+/// Carries out the system calls that a gate asks for.
 pub trait Kernel {
-    /// Sleeps while the word has the expected value, at most for `timeout`. May return at any time.
+    /// Sleeps while the word has the expected value, at most for `timeout`. Can return at any time.
     fn wait(&self, sleep: &Sleep<'_>, timeout: Option<Duration>);
 
-    /// Wakes up to `count` of those who wait on `word`; returns how many it woke.
+    /// Wakes up to `count` waiters on `word`; returns how many it woke.
     fn wake(&self, word: &AtomicU32, count: u32) -> u32;
 }
 
@@ -45,7 +47,7 @@ pub struct Gate {
     word: AtomicU32,
 }
 
-/// Permission to sleep: valid only if the caller looked again after [`Gate::announce`].
+/// Permission to sleep: valid only if the caller attempted again after [`Gate::announce`].
 #[derive(Debug)]
 #[must_use = "look again, then hand this to a kernel; dropping it costs the next notify a system call"]
 pub struct Sleep<'a> {
@@ -53,7 +55,7 @@ pub struct Sleep<'a> {
     expected: u32,
 }
 
-/// Somebody may be asleep.
+/// A wake-up to be carried out: a waiter may be asleep.
 #[derive(Debug)]
 #[must_use = "a peer sleeps until this reaches the kernel"]
 pub struct Wake<'a> {
@@ -63,26 +65,26 @@ pub struct Wake<'a> {
 }
 
 impl Gate {
-    /// A gate at which nobody waits.
+    /// A gate without waiters.
     #[expect(clippy::new_without_default, reason = "loom's atomics are made inside a model only")]
     pub fn new() -> Self {
         Self { word: AtomicU32::new(0) }
     }
 
-    /// The word that waiters of this gate wait on.
+    /// The futex word of this gate.
     pub fn word(&self) -> &AtomicU32 {
         &self.word
     }
 
-    /// Announces a waiter. Look again before sleeping.
+    /// Announces a waiter. Attempt again before sleeping.
     pub fn announce(&self) -> Sleep<'_> {
-        // Relaxed: the fence acquires what it finds, too ([bump]).
+        // Relaxed: the fence makes this load acquire, too ([bump]).
         let expected = self.word.fetch_or(WAITERS, Relaxed) | WAITERS;
         fence(SeqCst); // [announce]
         Sleep { word: &self.word, expected }
     }
 
-    /// Call after the change that up to `count` waiters wait for; the change was committed with
+    /// Call after a change that up to `count` waiters wait for. The change must be committed with
     /// SeqCst.
     #[inline]
     pub fn notify(&self, count: u32) -> Option<Wake<'_>> {
@@ -94,10 +96,10 @@ impl Gate {
         Some(self.bump(count))
     }
 
-    /// Call after a plain store that up to `count` waiters wait for. Exact only for waiters that,
-    /// after they announced, had the kernel put a barrier into every thread of every process
-    /// (`membarrier`): then the store came before that barrier and is seen, or this load comes after
-    /// it and sees the announcement. So the store needs no fence of its own.
+    /// Call after a plain store that up to `count` waiters wait for. Exact only for waiters that
+    /// had the kernel put a barrier into every thread of every process (`membarrier`) after their
+    /// announcement. Then the store came before that barrier and the waiter sees it, or this load
+    /// comes after it and sees the announcement. So the store needs no fence of its own.
     #[inline]
     pub fn notify_of_store(&self, count: u32) -> Option<Wake<'_>> {
         crate::sync::order_store_before_load();
@@ -108,17 +110,17 @@ impl Gate {
         Some(self.bump(count))
     }
 
-    /// Call after stores of any kind that up to `count` waiters wait for.
+    /// Call after stores of any ordering that up to `count` waiters wait for.
     pub fn notify_of_stores(&self, count: u32) -> Option<Wake<'_>> {
         fence(SeqCst); // [announce]
-        // Relaxed: the fence orders it.
+        // Relaxed: the fence orders it. [announce]
         if self.word.load(Relaxed) & WAITERS == 0 {
             return None;
         }
         Some(self.bump(count))
     }
 
-    /// Wakes everybody, announced or not: for close and for recovery.
+    /// Wakes all waiters, also if the word shows none: for close and for recovery.
     pub fn notify_all(&self) -> Wake<'_> {
         self.bump(u32::MAX)
     }
@@ -131,26 +133,27 @@ impl Gate {
 }
 
 impl<'a> Sleep<'a> {
-    /// The word to wait on. Lives as long as the mapping of its segment.
+    /// The futex word. It lives as long as the mapping of its segment.
     pub fn word(&self) -> &'a AtomicU32 {
         self.word
     }
 
-    /// The value at which to sleep.
+    /// The value with which the word lets the waiter sleep.
     pub fn expected(&self) -> u32 {
         self.expected
     }
 }
 
 impl Wake<'_> {
-    /// Wakes the waiters, and heals the WAITERS bit when it finds that there are none.
+    /// Wakes the waiters, and clears the WAITERS bit if there are none.
     pub fn carry_out(self, kernel: &impl Kernel) {
         if kernel.wake(self.word, self.count) > 0 {
             return;
         }
         let cleared = (self.epoch & !WAITERS).wrapping_add(EPOCH);
-        // Relaxed: a waiter finds the word moved and looks again, and [bump] goes on through the
-        // exchange. If it fails, another notify moved the word, and heals it in turn.
+        // Relaxed: a waiter finds the word changed and attempts again, and the exchange continues
+        // the release of [bump]. If the exchange fails, another notify changed the word, and clears
+        // the bit itself.
         if self.word.compare_exchange(self.epoch, cleared, Relaxed, Relaxed).is_ok() {
             kernel.wake(self.word, u32::MAX);
         }

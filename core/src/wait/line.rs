@@ -1,8 +1,8 @@
-//! Waiters in line: those who rest, by arrival, and those who are on duty beside it.
+//! The list of waiting tasks: those that rest, in order of arrival, and beside it those on duty.
 //!
-//! A list whose links are indices: nothing is allocated when a task waits whose seat another has left,
-//! and everything takes a constant time but to put somebody back: as many steps as there are to its
-//! place from the nearer end.
+//! The links of the list are indices of seats. A new task takes a seat that another task has left,
+//! if there is one, and then allocates nothing. Every operation takes constant time, except that a
+//! task which returns to rest takes as many steps as there are to its place from the nearer end.
 
 use std::task::Waker;
 
@@ -12,9 +12,9 @@ const NONE: u32 = u32::MAX;
 #[derive(Debug)]
 pub(crate) struct Line {
     seats: Vec<Seat>,
-    /// The first seat that nobody has; `after` is the next.
+    /// The first free seat; its `after` is the next.
     free: u32,
-    /// The ends of those who rest.
+    /// The ends of the list of resting tasks.
     first: u32,
     last: u32,
     taken: usize,
@@ -25,7 +25,7 @@ pub(crate) struct Line {
 
 #[derive(Debug)]
 struct Seat {
-    /// `None`: nobody's.
+    /// `None`: the seat is free.
     waker: Option<Waker>,
     arrival: u64,
     before: u32,
@@ -49,7 +49,7 @@ impl Default for Line {
 }
 
 impl Line {
-    /// How many there are, on duty or not.
+    /// The number of tasks, resting or on duty.
     pub(crate) fn len(&self) -> usize {
         self.taken
     }
@@ -58,7 +58,7 @@ impl Line {
         self.taken == 0
     }
 
-    /// Takes a seat for one who is on duty.
+    /// Takes a seat for a task that is on duty.
     pub(crate) fn join(&mut self, waker: Waker) -> u32 {
         self.arrivals = self.arrivals.wrapping_add(1);
         self.taken = self.taken.saturating_add(1);
@@ -77,11 +77,12 @@ impl Line {
             return index;
         }
         self.seats.push(new);
-        // As many tasks as that do not fit into memory.
+        // More than 2^32 tasks do not fit into memory.
         u32::try_from(self.seats.len().saturating_sub(1)).unwrap_or(NONE)
     }
 
-    /// Has `waker` called from now on; the one before, to be dropped where no lock is held.
+    /// Stores `waker` for later calls. Returns the waker that it replaces, to be dropped without a
+    /// lock held.
     pub(crate) fn renew(&mut self, index: u32, waker: &Waker) -> Option<Waker> {
         let known = &mut self.seat(index)?.waker;
         if known.as_ref().is_some_and(|known| known.will_wake(waker)) {
@@ -90,7 +91,7 @@ impl Line {
         known.replace(waker.clone())
     }
 
-    /// Gives a seat back; its waker is to be dropped where no lock is held.
+    /// Frees a seat. Returns its waker, to be dropped without a lock held.
     pub(crate) fn leave(&mut self, index: u32) -> Option<Waker> {
         self.rouse(index);
         let free = self.free;
@@ -102,7 +103,7 @@ impl Line {
         Some(waker)
     }
 
-    /// Puts one to rest, before all who came later.
+    /// Puts a task to rest, ahead of all that arrived later.
     pub(crate) fn rest(&mut self, index: u32) {
         let Some(seat) = self.seat(index).filter(|seat| !seat.rests) else { return };
         seat.rests = true;
@@ -115,9 +116,9 @@ impl Line {
         }
     }
 
-    /// The last of those who rest and came before `arrival`. Looked for from both ends at once: who is
-    /// new belongs to the back, who returns from duty to the front, and of many who return at once,
-    /// more or less in order, each is near to one of them.
+    /// The last resting task that arrived before `arrival`, searched for from both ends at once. A
+    /// new task belongs to the back, and a task that returns from duty to the front. If many return
+    /// at once, more or less in order, each place is near one of the two ends.
     fn last_before(&mut self, arrival: u64) -> u32 {
         let (mut front, mut back) = (NONE, self.last);
         loop {
@@ -138,7 +139,7 @@ impl Line {
         }
     }
 
-    /// Puts one on duty; whether it rested.
+    /// Puts a task on duty; whether it rested.
     pub(crate) fn rouse(&mut self, index: u32) -> bool {
         let Some(seat) = self.seat(index).filter(|seat| seat.rests) else { return false };
         seat.rests = false;
@@ -148,22 +149,22 @@ impl Line {
         true
     }
 
-    /// Puts the first who rests on duty: whom to call.
+    /// Puts the first resting task on duty. Returns its waker.
     pub(crate) fn rouse_first(&mut self) -> Option<Waker> {
         let first = self.first;
         self.rouse(first);
         self.seat(first)?.waker.clone()
     }
 
-    /// Puts everybody on duty: whom to call, who was on duty included.
+    /// Puts all tasks on duty. Returns the wakers of all, including those that were on duty before.
     pub(crate) fn rouse_all(&mut self) -> Vec<Waker> {
         (self.first, self.last) = (NONE, NONE);
-        // All of them before the first clone, which may panic.
+        // All seats before the first clone, which can panic.
         self.seats.iter_mut().for_each(|seat| seat.rests = false);
         self.seats.iter().filter_map(|seat| seat.waker.clone()).collect()
     }
 
-    /// Has `next` follow `index`; who followed before.
+    /// Makes `next` follow `index`; returns the seat that followed before.
     fn link_after(&mut self, index: u32, next: u32) -> u32 {
         let link = match self.seats.get_mut(index as usize) {
             Some(seat) => &mut seat.after,
@@ -201,7 +202,8 @@ mod tests {
         }
     }
 
-    /// The seats of those who rest, front to back and, to be the same, back to front.
+    /// The seats of the resting tasks, front to back. Also walks back to front, and checks that
+    /// both agree.
     fn resting(line: &mut Line) -> Vec<u32> {
         let (mut there, mut back) = (Vec::new(), Vec::new());
         let mut at = line.first;
@@ -227,7 +229,7 @@ mod tests {
         line
     }
 
-    /// Fails if who comes back goes to the end, or to the front (each seen failing).
+    /// Fails if a task that comes back goes to the end, or to the front (each seen failing).
     #[test]
     fn who_comes_back_from_duty_has_its_place() {
         let mut line = three();
@@ -243,8 +245,8 @@ mod tests {
         assert_eq!(resting(&mut line), [0, 1, 2]);
     }
 
-    /// Fails if a seat that was left stays in line, or if one that was left before it is forgotten (each
-    /// seen failing).
+    /// Fails if a seat that was left stays in the list, or if a seat that was left earlier is lost
+    /// (each seen failing).
     #[test]
     fn a_seat_that_was_left_is_taken_again_and_waits_at_the_end() {
         let mut line = three();
@@ -282,8 +284,9 @@ mod tests {
         assert_eq!(resting(&mut line), [1, 2]);
     }
 
-    /// Fails if the walk goes from one end only (seen failing, from either): the steps of 20,000 who
-    /// return in pairs, the second first, grow with the square of their number.
+    /// Fails if the search starts from one end only (seen failing, for either end). Then 20,000
+    /// tasks that return in pairs, the second first, take steps that grow with the square of their
+    /// number.
     #[test]
     fn many_who_return_nearly_in_order_find_their_places_soon() {
         const TASKS: u32 = 20_000;
@@ -310,8 +313,8 @@ mod tests {
         unsafe { Waker::from_raw(RawWaker::new(std::ptr::null(), &TABLE)) }
     }
 
-    /// Fails if some still count as resting when a clone panics (seen failing): they would never rest
-    /// again, and no wake would reach them.
+    /// Fails if some tasks still count as resting when a clone panics (seen failing): they would
+    /// never rest again, and no wake-up would reach them.
     #[test]
     fn a_waker_that_panics_as_it_is_cloned_leaves_the_line_whole() {
         let mut line = three();

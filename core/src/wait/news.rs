@@ -1,49 +1,49 @@
-//! News of a death, and the one thread of a process that looks for the dead.
+//! News of a death, and the one thread of a process that searches for the dead.
 //!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
-//! | [news] | `bring`: has_news, fence, then the lock is tried | `look`: unlock, fence, has_news | the bringer finds the lock free, or the thread that has it sees the news: a fence on both sides |
-//! | [death] | `bring`: has_news | `take` | all that the dead stored, as far as the bringer knows of it |
+//! | [news] | `bring`: has_news, fence, then the lock is tried | `look`: unlock, fence, has_news | the thread that brings news finds the lock free, or the thread that holds it sees the news: a fence on both sides |
+//! | [death] | `bring`: has_news | `take` | all stores of the dead process that the thread in `bring` has seen |
 
 use crate::sync::{AtomicU32, Mutex, fence};
 use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
 
-/// Whether a peer has died, and who looks.
+/// Whether a peer has died, and the lock of the thread that searches.
 #[derive(Debug)]
 pub struct News {
     /// 1 if there is news.
     has_news: AtomicU32,
-    /// Of the thread that looks.
+    /// Held by the thread that searches.
     looking: Mutex<()>,
 }
 
 impl News {
-    /// None, and no thread looks.
+    /// No news, and no thread searches.
     #[expect(clippy::new_without_default, reason = "loom's atomics are made inside a model only")]
     pub fn new() -> Self {
         Self { has_news: AtomicU32::new(0), looking: Mutex::new(()) }
     }
 
-    /// A peer has died. The caller looks then: see [`look`](Self::look).
+    /// Brings the news that a peer has died. The caller then calls [`look`](Self::look).
     pub fn bring(&self) {
-        // No plain store: that would hide what another thread brought from the thread that takes it.
+        // Not a plain store: it would break the release sequence of another thread's news.
         self.has_news.swap(1, Release); // [death]
         fence(SeqCst); // [news]
     }
 
-    /// Whether there is some. Another thread may take it before the caller acts on it.
+    /// Whether there is news. Another thread can take it before the caller acts on it.
     pub fn is_any(&self) -> bool {
         // Relaxed: a hint, or [news] orders it.
         self.has_news.load(Relaxed) != 0
     }
 
-    /// Takes the news, if there is some: the caller looks for the dead now.
+    /// Takes the news; whether there was any. The caller searches for the dead then.
     pub fn take(&self) -> bool {
         self.has_news.swap(0, Acquire) != 0 // [death]
     }
 
-    /// Calls `look`, unless another thread does so now: that one looks again for news that this one
-    /// brought, unless its `is_resting` answers.
+    /// Calls `look` unless another thread is in the midst of one. That thread then calls its `look`
+    /// once more for the news that this one brought, unless its `is_resting` returns true.
     pub fn look(&self, mut look: impl FnMut(), is_resting: impl Fn() -> bool) {
         loop {
             {
@@ -57,7 +57,7 @@ impl News {
         }
     }
 
-    /// As a thread that looks and is not done.
+    /// Acts as a thread whose search goes on.
     #[cfg(test)]
     pub(crate) fn keep_looking(&self) -> impl Drop + '_ {
         self.looking.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

@@ -1,34 +1,35 @@
-//! Looking for a while before the thread sleeps, where that has paid off lately.
+//! Spinning for a while before the thread sleeps, if spinning has paid off lately.
 //!
-//! To wake a thread on another core takes tens of microseconds, and an answer from there comes within
-//! one. But who spins on the core that the peer needs, or for what comes much later, has only wasted
-//! time. Nobody can tell before, so everybody goes by what the last spins brought: one in vain costs
-//! as much credit as many that were answered have earned, and without credit the thread sleeps at
-//! once, but for a try now and then: more and more seldom while all are in vain.
+//! To wake a thread on another core takes tens of microseconds, and an answer from a running thread
+//! comes within one. But a spin only wastes time if the peer needs this core, or if the answer
+//! comes much later. A thread cannot know this in advance, so it decides by its last spins. An
+//! answered spin earns one credit, up to 64. A failed spin costs 16 credits. If there are fewer, it
+//! costs none, but the next 16 waits sleep at once. Each further such failure doubles that number,
+//! up to 4,096, and an answer resets it.
 
 use core::hint::spin_loop;
 use std::time::{Duration, Instant};
 
-/// A little more than a wake across cores takes, twice: so a peer that is being woken right now is
-/// waited for, too.
+/// A little more than twice the time of a wake-up across cores: long enough for a peer that is just
+/// being woken.
 const LIMIT: Duration = Duration::from_micros(50);
-/// Looks between two at the clock.
+/// Attempts between two readings of the clock.
 const LOOKS: u32 = 16;
 
 const MOST_CREDIT: u16 = 64;
 const PRICE: u16 = 16;
 
-/// Waits without a spin after one in vain: at first, and at most.
+/// Waits without a spin after a failure without credit: at first, and at most.
 const FIRST_GAP: u16 = 16;
 const LAST_GAP: u16 = 4096;
 
-/// Whether a thread spins now, by what its last spins brought.
+/// Decides whether a thread spins, by the results of its last spins.
 #[derive(Clone, Copy, Debug)]
 pub struct Spin {
-    /// For how long at most it spins.
+    /// The longest time of one spin.
     pub limit: Duration,
     credit: u16,
-    /// How many waits to pass before the next try.
+    /// How many waits to pass before the next spin.
     pass: u16,
     gap: u16,
 }
@@ -40,15 +41,15 @@ impl Default for Spin {
 }
 
 impl Spin {
-    /// Whether the next wait is one to look in: asked once a wait.
+    /// Whether this wait is to spin. Call once for each wait.
     pub fn is_due(&mut self) -> bool {
         let is_due = self.pass == 0;
         self.pass = self.pass.saturating_sub(1);
         is_due && !self.limit.is_zero()
     }
 
-    /// Calls `attempt` until it answers, for at most the limit and not after `until`; and `meanwhile`
-    /// whenever it has looked at the clock.
+    /// Calls `attempt` until it answers, at most for the limit and not after `until`. Calls
+    /// `meanwhile` after each reading of the clock.
     pub fn look<H, T>(
         &mut self,
         handle: &mut H,
@@ -70,7 +71,7 @@ impl Spin {
             }
             now = Instant::now();
             if until.is_some_and(|until| now >= until) {
-                // Cut short: that tells nothing.
+                // Cut short by the caller: neither a success nor a failure.
                 return None;
             }
             if now.saturating_duration_since(begin) >= self.limit {
@@ -99,7 +100,7 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// How many of `waits` spin, of which none is answered.
+    /// How many of `waits` spin, if none is answered.
     fn count(spin: &mut Spin, waits: u32) -> u32 {
         let mut spins = 0;
         for _ in 0..waits {
@@ -112,7 +113,7 @@ mod tests {
         spins
     }
 
-    /// Fails if one in vain does not put off the next, or if the gaps do not grow (each seen
+    /// Fails if a failed spin does not put off the next, or if the gaps do not grow (each seen
     /// failing).
     #[test]
     fn what_is_in_vain_is_tried_seldom() {
@@ -122,7 +123,7 @@ mod tests {
         assert!(count(&mut spin, 1 << 14) <= 4);
     }
 
-    /// Fails if an answer earns nothing (seen failing).
+    /// Fails if an answer earns no credit (seen failing).
     #[test]
     fn what_pays_off_goes_on_after_one_in_vain() {
         let mut spin = Spin::default();
@@ -133,7 +134,7 @@ mod tests {
         assert_eq!(count(&mut spin, 3), 2, "the first has been paid for");
     }
 
-    /// Fails if a spin goes on after `until`, or counts as one in vain then (each seen failing).
+    /// Fails if a spin goes on after `until`, or then counts as a failure (each seen failing).
     #[test]
     fn a_time_that_is_over_is_kept_and_teaches_nothing() {
         let mut spin = Spin { limit: HOUR, ..Spin::default() };
@@ -141,7 +142,7 @@ mod tests {
         assert_eq!(count(&mut spin, 1), 1);
     }
 
-    /// Fails if who spins for long does nothing else (seen failing).
+    /// Fails if a long spin does not call `meanwhile` (seen failing).
     #[test]
     fn who_spins_for_long_sees_to_other_things_now_and_then() {
         let rounds = Cell::new(0);

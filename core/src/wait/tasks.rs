@@ -1,23 +1,35 @@
-//! The tasks of one process that wait at one gate, and the one kernel wait that stands for them
-//! all.
+//! The tasks of one process that wait at one gate, and the one kernel wait that stands for all of
+//! them.
 //!
-//! The kernel knows one waiter per process and gate; who of the process's tasks gets a wake is
-//! decided here. So a dropped task is a list operation, and ten thousand tasks cost one futex wait.
+//! The kernel knows one waiter per process and gate. This module decides which task of the process
+//! gets a wake-up. So a dropped task is a list operation, and ten thousand tasks cost one futex
+//! wait.
 //!
-//! A waiter is either resting or *on duty*. On duty means: a wake was meant for it, or it is about
-//! to arm the kernel wait, and so it must look at the queue. The invariant:
+//! A waiting task is either resting or *on duty*. On duty means that a wake-up was meant for it, or
+//! that it is about to arm the kernel wait: so it must attempt its operation. The invariant:
 //!
-//! > While anybody rests, the kernel wait is armed or somebody is on duty.
+//! > While a task rests, the kernel wait is armed or another task is on duty.
 //!
-//! Whoever leaves while on duty hands it on: to the next that rests, or, when nobody is left, back
-//! to the gate. So a message and its wake cannot part company, however a task is cancelled. A task
-//! that is on duty and never polled again (it sits in a `select!` that looks elsewhere) delays the
-//! others until the next [`tick`] or the next task that begins to wait, which arms anew by itself.
+//! | armed | resting | on duty | what happens |
+//! |---|---|---|---|
+//! | no | none | none | idle |
+//! | no | none | some | each task on duty attempts; the first without an answer arms and rests |
+//! | no | some | none | impossible by the invariant: no wake-up would reach a task |
+//! | no | some | some | the kernel wait has ended; a task on duty arms again, or leaves and hands its duty on |
+//! | yes | none | none | the last task has left; the kernel wait is being cancelled |
+//! | yes | some | none | the usual wait; when it ends, the first resting task goes on duty |
+//! | yes | any | some | the watchdog or [`wake_all`] put tasks on duty, or another task armed first; each of them rests again or leaves |
 //!
-//! Every answer of this module says what the caller has to do after the lock is released: a waker
-//! is never called or dropped under it, for a waker may re-enter.
+//! A task that leaves while on duty hands its duty on: to the first resting task, or, if no task is
+//! left, back to the gate. So no wake-up is lost when a task is cancelled. A task on duty can be
+//! left unpolled, in a `select!` that polls another branch. It delays the others until the next
+//! [`tick`], or until another task begins to wait and arms.
+//!
+//! Each answer of this module names what the caller has to do after the lock is released. No waker
+//! is called or dropped under the lock, because a waker can call this module again.
 //!
 //! [`tick`]: WaitQueue::tick
+//! [`wake_all`]: WaitQueue::wake_all
 
 use std::task::{Poll, Waker};
 
@@ -25,7 +37,7 @@ use crate::sync::{Mutex, MutexGuard};
 use crate::wait::gate::{Gate, Sleep};
 use crate::wait::line::Line;
 
-/// Where tasks of this process wait for one gate.
+/// The tasks of this process that wait at one gate.
 #[derive(Debug)]
 pub struct WaitQueue {
     inner: Mutex<Inner>,
@@ -37,45 +49,47 @@ struct Inner {
     armed: bool,
 }
 
-/// A place in a [`WaitQueue`]. To be given back by [`WaitQueue::leave`].
+/// A place in a [`WaitQueue`]. Return it by [`WaitQueue::leave`].
 #[derive(Debug)]
 #[must_use = "a place that nobody leaves keeps the wakes of others"]
 pub struct Place(u32);
 
-/// What remains to be done for somebody who left.
+/// What the caller has to do after a task left or the kernel wait ended.
 #[derive(Debug)]
 #[must_use = "a wake is lost otherwise"]
 pub enum Left {
     /// Nothing.
     Done,
-    /// Call this waker: its task has the duty now.
+    /// Call this waker: its task is on duty now.
     Wake(Waker),
-    /// Nobody of this process is left to look: if there is more, notify the gate.
+    /// No task of this process is left to attempt: if the queue is ready, notify the gate.
     PassOn,
-    /// Nobody waits any more: cancel the kernel wait. Its completion still comes to
+    /// No task waits any more: cancel the kernel wait. Its completion still comes to
     /// [`WaitQueue::completed`].
     Disarm,
 }
 
 impl WaitQueue {
-    /// A queue that nobody waits in.
+    /// A queue without tasks.
     #[expect(clippy::new_without_default, reason = "loom's mutexes are made inside a model only")]
     pub fn new() -> Self {
         let inner = Inner { line: Line::default(), armed: false };
         Self { inner: Mutex::new(inner) }
     }
 
-    /// One poll of a task that tried and found nothing: takes a place, announces at the gate, tries
-    /// again, and rests while the kernel wait that `arm` starts is under way.
+    /// One poll of a task whose attempt had no answer. It takes a place, announces at the gate,
+    /// attempts again, and rests while the kernel wait that `arm` starts is under way.
     ///
-    /// Each tries with its place taken and a wait armed: what comes after that look ends the wait, and
-    /// so finds the task in line. The look of whoever armed does not do for another task, that may
-    /// wait for something else: an event that was set since *it* began.
+    /// The attempt comes after the task has its place and after the announcement that the kernel
+    /// wait is armed with. So a change after the attempt ends the kernel wait, and that finds the
+    /// task in the queue. Each task has to make this attempt itself, because two tasks can wait for
+    /// different things: an event that was set since *this* task began to wait.
     ///
-    /// The place is kept also when the answer is there: the task leaves by [`leave`](Self::leave).
+    /// The task keeps its place also if the attempt is answered, until it calls
+    /// [`leave`](Self::leave).
     ///
     /// # Errors
-    /// Those of `arm`; the task still has its duty then.
+    /// Those of `arm`; the task is still on duty then.
     pub fn poll<T, E>(
         &self,
         place: &mut Option<Place>,
@@ -98,8 +112,8 @@ impl WaitQueue {
         Ok(attempt().map_or(Poll::Pending, Poll::Ready))
     }
 
-    /// Takes a place at the end, or with a `place` from before keeps it, and renews the waker; whether
-    /// the kernel wait is armed, and it rests.
+    /// Takes a place at the end, or keeps an earlier `place` and renews its waker. The task rests
+    /// if the kernel wait is armed, and is on duty if not. Returns whether it is armed.
     fn enter(&self, place: &mut Option<Place>, waker: &Waker) -> bool {
         let mut inner = self.lock();
         let armed = inner.armed;
@@ -121,11 +135,11 @@ impl WaitQueue {
         armed
     }
 
-    /// Arms the kernel wait by `start`, unless another task has done so meanwhile, and rests; whether
-    /// it was this one.
+    /// Arms the kernel wait by `start`, unless another task has armed it meanwhile. The task rests
+    /// then. Returns whether this task armed.
     ///
     /// # Errors
-    /// Those of `start`; the waiter is still on duty then.
+    /// Those of `start`; the task is still on duty then.
     fn arm<E>(&self, place: &Place, start: impl FnOnce() -> Result<(), E>) -> Result<bool, E> {
         let mut inner = self.lock();
         let is_first = !inner.armed;
@@ -137,7 +151,7 @@ impl WaitQueue {
         Ok(is_first)
     }
 
-    /// Gives a place back: the task got what it waited for, gave up, or was dropped.
+    /// Returns a place: the task got its answer, gave up, or was dropped.
     pub fn leave(&self, place: Place) -> Left {
         let mut inner = self.lock();
         let rested = inner.line.rouse(place.0);
@@ -145,11 +159,12 @@ impl WaitQueue {
         let answer = if inner.line.is_empty() && inner.armed {
             Left::Disarm
         } else if !rested {
-            // Also while armed: the watchdog puts one on duty then, for what others may find, too.
+            // Also while armed: the watchdog may have put the task on duty because the queue is
+            // ready, and there can be enough for other tasks, too.
             match inner.line.rouse_first() {
                 Some(waker) => Left::Wake(waker),
                 None if inner.line.is_empty() => Left::PassOn,
-                // All others are on duty already, and look.
+                // All other tasks are on duty already, and attempt.
                 None => Left::Done,
             }
         } else {
@@ -160,7 +175,7 @@ impl WaitQueue {
         answer
     }
 
-    /// The kernel wait ended, for whatever reason. [`Left::PassOn`] only if `woken`.
+    /// The kernel wait ended, for any reason. [`Left::PassOn`] only if `woken`.
     pub fn completed(&self, woken: bool) -> Left {
         let mut inner = self.lock();
         inner.armed = false;
@@ -171,14 +186,14 @@ impl WaitQueue {
         }
     }
 
-    /// The watchdog: puts the first that rests on duty, armed or not. Call when the queue is ready
-    /// although somebody waits, which means that a wake was lost with a killed process or sits with
-    /// a task that is not polled.
+    /// The watchdog: puts the first resting task on duty, armed or not. Call it if the queue is
+    /// ready although tasks wait: a wake-up was lost with a killed process, or its task is not
+    /// polled.
     pub fn tick(&self) -> Option<Waker> {
         self.lock().line.rouse_first()
     }
 
-    /// Whether nobody waits and no kernel wait is under way.
+    /// Whether no task waits and no kernel wait is under way.
     pub fn is_idle(&self) -> bool {
         let inner = self.lock();
         inner.line.is_empty() && !inner.armed
@@ -194,14 +209,14 @@ impl WaitQueue {
         self.len() == 0
     }
 
-    /// Everybody looks again: the driver is gone, or the queue was closed.
+    /// Puts all tasks on duty, because the driver is gone or the queue was closed. Call the wakers.
     pub fn wake_all(&self) -> Vec<Waker> {
         self.lock().line.rouse_all()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing in this file panics with the lock held but for a waker's clone or an allocation;
-        // the list is whole then too.
+        // Under the lock only a waker's clone or an allocation can panic, and the list is whole
+        // then.
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
@@ -218,8 +233,8 @@ mod tests {
         place.unwrap()
     }
 
-    /// Fails if `leave` hands nothing on while armed (seen failing): one task a period would be
-    /// served.
+    /// Fails if `leave` hands nothing on while armed (seen failing): the watchdog would serve one
+    /// task a period.
     #[test]
     fn whom_the_watchdog_told_tells_the_next() {
         let (queue, gate) = (WaitQueue::new(), Gate::new());

@@ -1,17 +1,18 @@
-//! The blocking wait: the loop in which a thread tries, announces itself, tries again, and sleeps.
+//! The blocking wait: the loop in which a thread attempts, announces itself, attempts again, and
+//! sleeps.
 //!
-//! It is the loop that loom runs, with a model of the futex for [`Kernel`].
+//! loom runs this loop with a model of the futex for [`Kernel`].
 
 use std::time::{Duration, Instant};
 
 use crate::wait::gate::{Gate, Kernel};
 
-/// How long a call may wait, and how often it looks without having been woken.
+/// How long a call can wait, and how often it attempts without a wake-up.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// When to give up.
     pub until: Option<Instant>,
-    /// The watchdog: nobody sleeps longer than this without looking.
+    /// The watchdog: the longest sleep between two attempts.
     pub watchdog: Duration,
 }
 
@@ -29,10 +30,10 @@ impl Patience {
     }
 }
 
-/// Calls `attempt` until it answers, sleeping at `gate` in between; `None` when the time is over.
+/// Calls `attempt` until it answers, and sleeps at `gate` in between; `None` when the time is over.
 ///
-/// `more` says whether another waiter would find something to do: whoever slept and got what it
-/// waited for passes the wake on then, since one wake may have stood for several changes.
+/// `more` returns whether another waiter could be served. A thread that slept and got its answer
+/// then wakes the next waiter, because one wake-up can stand for several changes.
 pub fn wait_at<T>(
     kernel: &impl Kernel,
     gate: &Gate,
@@ -44,8 +45,8 @@ pub fn wait_at<T>(
         return Some(answer);
     }
     let mut slept = false;
-    // Ends with an answer or with the time: a peer that keeps changing the word keeps us awake, at one
-    // system call a round, and no more.
+    // Ends with an answer or when the time is over. A peer that keeps changing the word costs this
+    // thread one system call a round, and no more.
     let answer = loop {
         let sleep = gate.announce();
         if let Some(answer) = attempt() {
