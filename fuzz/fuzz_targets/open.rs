@@ -10,7 +10,7 @@
 #![no_main]
 
 #[allow(dead_code, reason = "a hostile creator has no honest shape")]
-#[path = "../../kill-tests/src/attack/mod.rs"]
+#[path = "../../kill-tests/src/attack/peer/mod.rs"]
 mod attack;
 
 use std::fs::File;

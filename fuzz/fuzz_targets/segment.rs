@@ -8,7 +8,7 @@
 #[cfg(not(kill_points))]
 compile_error!("a word changes at a kill point: RUSTFLAGS='--cfg kill_points' cargo +nightly fuzz run segment");
 
-#[path = "../../kill-tests/src/attack/mod.rs"]
+#[path = "../../kill-tests/src/attack/peer/mod.rs"]
 mod attack;
 
 use libfuzzer_sys::fuzz_target;

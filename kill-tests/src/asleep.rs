@@ -1,6 +1,6 @@
-//! Whether a thread sleeps in one of the calls in which the library waits, and how long it does for
-//! no reason: asked of the kernel, so that nothing here is ordered by time, and a busy machine is
-//! not taken for a lost wake.
+//! Whether a thread sleeps in one of the system calls in which the library waits, and for how long it
+//! sleeps without a reason. The kernel tells, so no test orders things by time, and a busy machine is
+//! not taken for a lost wake-up.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use nix::libc;
 use nix::unistd::Pid;
 
-/// Far more than any wait here takes.
+/// Far longer than any wait here takes.
 const LONG: Duration = Duration::from_secs(20);
 
 /// A thread's directory in `/proc`.
@@ -36,7 +36,7 @@ impl Sleeper {
         in_wait && read("stat").rsplit(") ").next().is_some_and(|state| state.starts_with('S'))
     }
 
-    /// For how long in all it was ready to run, and another had the core.
+    /// The sum of all times in which it was ready to run but had no core.
     fn ready(&self) -> Duration {
         let counts = fs::read_to_string(self.0.join("schedstat")).unwrap_or_default();
         let ready = counts.split(' ').nth(1).and_then(|it| it.parse().ok());
@@ -53,25 +53,25 @@ impl Sleeper {
     }
 }
 
-/// Since when a sleeper should have come on.
+/// A time from which a sleeper should wake up.
 #[derive(Debug)]
 pub(crate) struct Late {
     since: Instant,
-    /// The sleeper, and who looks at it.
+    /// The sleeper, and the thread that watches it.
     threads: [Sleeper; 2],
     ready: Duration,
 }
 
 impl Late {
-    /// For the calling thread, which looks at `sleeper` from now on.
+    /// The calling thread watches `sleeper` from now on.
     pub(crate) fn begin(sleeper: &Sleeper) -> Self {
         let threads = [sleeper.clone(), Sleeper::this_thread()];
         let ready = threads.iter().map(Sleeper::ready).sum();
         Self { since: Instant::now(), threads, ready }
     }
 
-    /// For how long it has slept on; none of that if it is awake by now. Without the time for which
-    /// one of the two was ready to run and got no core.
+    /// For how long it has slept on; zero if it is awake now. The time in which either thread was ready
+    /// to run but had no core does not count.
     pub(crate) fn asleep_for(&self) -> Duration {
         let elapsed = self.since.elapsed();
         let ready: Duration = self.threads.iter().map(Sleeper::ready).sum();
@@ -83,7 +83,7 @@ impl Late {
     }
 
     /// # Errors
-    /// If it sleeps on for longer than `most`, or comes on never.
+    /// If it sleeps on for longer than `most`, or does not wake up at all.
     pub(crate) fn check(&self, most: Duration) -> Result<()> {
         let elapsed = self.since.elapsed();
         ensure!(elapsed < LONG, "it never came on");

@@ -22,7 +22,8 @@ impl fmt::Display for Case {
 }
 
 impl Case {
-    /// By default each operation once, in the ring that it makes sense in.
+    /// The cases for these arguments. By default each operation has one, in a ring in which it makes
+    /// sense.
     pub(crate) fn select(
         all: bool,
         only: &[Operation],
@@ -51,27 +52,18 @@ impl Case {
         cases
     }
 
-    /// What survivors see of each state, in order.
+    /// What survivors may see of each state, in order.
     pub(crate) fn states(self) -> Vec<Seen> {
         self.operation.states(self.fill).seen(self.len == 0)
     }
 
-    /// Whether survivors may see this when somebody else began to recover before they came.
-    #[cfg(kill_points)]
-    pub(crate) fn allows(self, seen: &Seen) -> bool {
-        let states = self.operation.states(self.fill).recovered_in_part();
-        let mut states = states.seen(self.len == 0).into_iter().map(Seen::with_debts_unknown);
-        let seen = seen.clone().with_debts_unknown();
-        states.any(|it| it == seen)
-    }
-
-    /// What can be told of the messages.
+    /// What survivors can tell of the messages: nothing tells them apart if they are empty.
     pub(crate) fn tell_apart(self, seen: Seen) -> Seen {
         if self.len == 0 { seen.anonymous() } else { seen }
     }
 }
 
-/// Sees the states of a model come in their turns.
+/// Checks that the states of a model are seen in their order.
 #[derive(Debug)]
 pub(crate) struct Turns {
     expected: Vec<Seen>,
@@ -84,10 +76,10 @@ impl Turns {
         Self { expected: case.states(), at: 0, begun: false }
     }
 
-    /// Whether `seen` is another state than the last, and its turn.
+    /// Whether `seen` is the next state, not the last one again.
     ///
     /// # Errors
-    /// If it is not its turn.
+    /// If `seen` is neither.
     pub(crate) fn next(&mut self, seen: &Seen) -> Result<bool> {
         if self.expected.get(self.at) == Some(seen) {
             self.begun = true;
@@ -102,12 +94,13 @@ impl Turns {
         Err(anyhow!("survivors saw `{seen}`, expected {}", expected.join(" or ")))
     }
 
+    /// How many states were seen.
     pub(crate) fn reached(&self) -> usize {
         if self.begun { self.at + 1 } else { 0 }
     }
 
     /// # Errors
-    /// If a state never came.
+    /// If a state was never seen.
     pub(crate) fn end(&self) -> Result<()> {
         match self.expected.get(self.reached()) {
             Some(missing) => Err(anyhow!("survivors never saw `{missing}`")),

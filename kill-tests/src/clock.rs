@@ -1,8 +1,9 @@
-//! The clock of a victim that is stepped: each look at it takes a microsecond.
+//! The clock of this program, and that of a victim that is single-stepped: for the victim one
+//! microsecond passes with each call that reads the clock.
 //!
-//! A step takes as long as a thousand instructions, so that by the kernel's clock every budget of time
-//! would be over, sooner or later by chance, and the victims would part there. Whatever in this program
-//! asks libc for the time asks here.
+//! One step takes as long as a thousand instructions. By the kernel's clock each time limit would pass
+//! at a random instruction, and the victims would take different ways from there. So every call in this
+//! program to libc's `clock_gettime` comes here.
 #![expect(unsafe_code, reason = "stands in for a function of libc")]
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -10,17 +11,21 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use nix::libc::{self, c_int, clockid_t, timespec};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::ledger::now;
+/// Nanoseconds of a clock that all processes share.
+pub(crate) fn now() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
 
-/// The nanoseconds at the next look; 0 in a process whose clock is the kernel's.
+/// The nanoseconds that the next call reads; 0 in a process that has the kernel's clock.
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// From here on time passes by looks.
-pub(crate) fn by_looks() {
+/// From now on time passes with the calls that read the clock.
+pub(crate) fn by_reads() {
     NEXT.store(now(), Relaxed);
 }
 
-/// What libc's function does, for this whole program.
+/// Replaces libc's function in this whole program.
 ///
 /// # Safety
 ///
@@ -31,7 +36,7 @@ unsafe extern "C" fn steady_clock_gettime(id: clockid_t, time: *mut timespec) ->
     let known = match id {
         libc::CLOCK_REALTIME => ClockId::Realtime,
         libc::CLOCK_MONOTONIC => ClockId::Monotonic,
-        // Nobody in this program asks for another.
+        // No code in this program reads another clock.
         _ => return -1,
     };
     let found = if known == ClockId::Monotonic && NEXT.load(Relaxed) > 0 {
@@ -41,7 +46,7 @@ unsafe extern "C" fn steady_clock_gettime(id: clockid_t, time: *mut timespec) ->
         let found = clock_gettime(known);
         timespec { tv_sec: found.tv_sec, tv_nsec: found.tv_nsec }
     };
-    // SAFETY: the caller's word that `time` can be written.
+    // SAFETY: the caller promises that `time` can be written.
     unsafe { time.write(found) };
     0
 }

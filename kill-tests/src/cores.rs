@@ -9,7 +9,7 @@ pub(crate) fn count() -> usize {
     available_parallelism().map_or(1, usize::from)
 }
 
-/// Keeps the calling thread, and what it starts, on the `n`th core that it may use.
+/// Keeps the calling thread, and the threads and processes that it starts, on the `n`th core that it may use.
 pub(crate) fn pin(n: usize) -> Result<()> {
     let allowed = sched_getaffinity(None)?;
     let core = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core)).nth(n);

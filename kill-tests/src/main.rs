@@ -1,69 +1,42 @@
 //! The proof by killing: processes die or stop at every place there is, and the survivors account
 //! for every message, record and block.
 //!
-//! | file | idea |
+//! | path | idea |
 //! |---|---|
-//! | `step`, `tracee` | kill after every machine instruction, by single steps and breakpoints |
-//! | `deaths`, `doubles` | kill at every kill point, and pairs of deaths |
-//! | `beside` | kill within two exchanges of one record, by two threads |
-//! | `points`, `recoverer` | what a process does at its kill points; how the dead are recovered |
-//! | `stops`, `churn` | a peer that is stopped is alive, and the others keep their pace |
-//! | `wakes`, `healers` | the hunt for lost wakes |
-//! | `torture`, `workers`, `ledger`, `account`, `stalls` | random kills of a busy queue |
-//! | `operation`, `states`, `case` | what victims are killed in, and a model of what may be left |
-//! | `scene`, `waiter` | the queue and its survivors, who do everything and account |
-//! | `scribble`, `survivor` | a peer that writes anything anywhere, and those who use the queue meanwhile |
-//! | `attack`, `twin` | a hostile peer, and what one process does to itself in its stead |
-//! | `player`, `asleep`, `cores`, `marks`, `shared` | processes by exec, and how they are watched |
+//! | `step.rs`, `tracee.rs`, `clock.rs` | a kill after every machine instruction, by single steps and breakpoints |
+//! | `points/` | all tests that need kill points: deaths and stops right before an access to a shared word |
+//! | `torture/` | random kills of the workers of a busy queue |
+//! | `attack/` | a peer that writes anything anywhere, and the processes that use the queue meanwhile |
+//! | `operation.rs`, `states.rs`, `case.rs` | the operations in which victims are killed, and a model of what a kill may leave |
+//! | `scene.rs`, `waiter.rs` | the queue and its survivors, which use it after the kill and account |
+//! | `marks.rs`, `message.rs` | where an operation begins and ends; messages that show when they are garbled |
+//! | `player.rs`, `asleep.rs`, `cores.rs`, `shared.rs` | processes by exec, whether they sleep, where they run, memory that they share |
+//! | `report.rs` | what a test prints |
 
-mod account;
 mod asleep;
 mod attack;
-#[cfg(kill_points)]
-mod beside;
 mod case;
-#[cfg(kill_points)]
-mod churn;
 mod clock;
 mod cores;
-#[cfg(kill_points)]
-mod deaths;
-#[cfg(kill_points)]
-mod doubles;
-#[cfg(kill_points)]
-mod healers;
-mod ledger;
 mod marks;
 mod message;
 mod operation;
 mod player;
-#[cfg(kill_points)]
+#[cfg_attr(not(kill_points), path = "points/refused.rs")]
 mod points;
-#[cfg(kill_points)]
-mod recoverer;
 mod report;
 mod scene;
-mod scribble;
 mod shared;
-mod stalls;
 mod states;
 mod step;
-#[cfg(kill_points)]
-mod stops;
-mod survivor;
 mod torture;
 mod tracee;
-#[cfg(kill_points)]
-mod twin;
 mod waiter;
-#[cfg(kill_points)]
-mod wakes;
-mod workers;
 
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use parkline_core::Queue;
 
@@ -80,46 +53,12 @@ struct Cli {
 enum Command {
     /// Kill after every machine instruction of every operation.
     Step(step::Step),
-    /// Kill at every kill point, and pairs of a victim and its recoverer.
-    #[cfg(kill_points)]
-    Points(deaths::Deaths),
-    /// Stop a peer at kill points, for long.
-    #[cfg(kill_points)]
-    Stop(stops::Stops),
-    /// Change words between and within the operations of one process.
-    #[cfg(kill_points)]
-    Twin(twin::Twin),
-    /// Kill whoever carries a wake.
-    #[cfg(kill_points)]
-    Wakes(wakes::Wakes),
-    /// Needs kill points.
-    #[cfg(not(kill_points))]
-    #[command(name = "wakes")]
-    WakesNeedKillPoints(Refused),
-    /// Needs kill points.
-    #[cfg(not(kill_points))]
-    #[command(name = "twin")]
-    TwinNeedsKillPoints(Refused),
-    /// Needs kill points.
-    #[cfg(not(kill_points))]
-    #[command(name = "stop")]
-    StopNeedsKillPoints(Refused),
-    /// Needs kill points.
-    #[cfg(not(kill_points))]
-    #[command(name = "points")]
-    PointsNeedKillPoints(Refused),
+    #[command(flatten)]
+    Points(points::Command),
     /// Kill random workers of a busy queue.
     Torture(torture::Torture),
     /// Write anything anywhere into a queue that four processes use.
-    Scribble(scribble::Scribble),
-}
-
-/// Arguments that are not looked at.
-#[cfg(not(kill_points))]
-#[derive(Debug, clap::Args)]
-struct Refused {
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-    _any: Vec<String>,
+    Scribble(attack::scribble::Scribble),
 }
 
 fn main() -> ExitCode {
@@ -134,23 +73,9 @@ fn main() -> ExitCode {
     }
     let done = match Cli::parse().command {
         Command::Step(args) => step::run(&args),
-        #[cfg(kill_points)]
-        Command::Points(args) => deaths::run(&args),
-        #[cfg(kill_points)]
-        Command::Stop(args) => stops::run(&args),
-        #[cfg(kill_points)]
-        Command::Wakes(args) => wakes::run(&args),
-        #[cfg(kill_points)]
-        Command::Twin(args) => twin::run(&args),
-        #[cfg(not(kill_points))]
-        Command::PointsNeedKillPoints(_)
-        | Command::StopNeedsKillPoints(_)
-        | Command::TwinNeedsKillPoints(_)
-        | Command::WakesNeedKillPoints(_) => {
-            Err(anyhow::anyhow!("this was built without kill points: `cargo kill-points` has them"))
-        }
+        Command::Points(command) => points::run(&command),
         Command::Torture(args) => torture::run(&args),
-        Command::Scribble(args) => scribble::run(&args),
+        Command::Scribble(args) => attack::scribble::run(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -162,22 +87,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// What a process does that another of this program started.
+/// Plays the part for which another process of this program started this one.
 fn play(words: &[String]) -> Result<()> {
     let queue = Queue::open(std::io::stdin().as_fd().try_clone_to_owned()?)?;
     let (part, words) = words.split_first().context("a part has a name")?;
     match part.as_str() {
         "step" => step::play(&queue, words),
-        #[cfg(kill_points)]
-        "beside" => beside::play(queue, words),
-        #[cfg(kill_points)]
-        "victim" => points::play_victim(&queue, words),
-        #[cfg(kill_points)]
-        "recoverer" => points::play_recoverer(&queue, words),
-        "send" => workers::send(&queue, words),
-        "receive" => workers::receive(&queue, words),
-        "scribble" => scribble::play(&queue, words),
-        "survive" => survivor::play(queue, words),
-        other => bail!("no part is called `{other}`"),
+        "send" => torture::workers::send(&queue, words),
+        "receive" => torture::workers::receive(&queue, words),
+        "scribble" => attack::scribble::play(&queue, words),
+        "survive" => attack::survivor::play(queue, words),
+        other => points::play(other, queue, words),
     }
 }

@@ -1,47 +1,40 @@
-//! The marks between which a victim is killed.
+//! The two marks of a victim: it is killed between them.
 #![expect(unsafe_code, reason = "a mark is a breakpoint instruction")]
 
 /// How a victim shows where its operation begins and ends.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Marks {
-    /// To the process that traces it.
-    Breakpoints,
-    /// To its own kill points: `points.rs`.
-    #[cfg(kill_points)]
-    KillPoints,
-}
+pub(crate) trait Marks {
+    fn begin(&self);
 
-impl Marks {
+    fn end(&self);
+
     #[inline(always)]
-    pub(crate) fn around<R>(self, operation: impl FnOnce() -> R) -> R {
+    fn around<R>(&self, operation: impl FnOnce() -> R) -> R {
         self.begin();
         let result = operation();
         self.end();
         result
     }
+}
 
+/// The marks of a victim that another process traces.
+pub(crate) struct Breakpoints;
+
+impl Marks for Breakpoints {
     #[inline(never)]
-    fn begin(self) {
-        match self {
-            Self::Breakpoints => breakpoint(),
-            #[cfg(kill_points)]
-            Self::KillPoints => crate::points::begin(),
-        }
+    fn begin(&self) {
+        breakpoint();
     }
 
     #[inline(never)]
-    fn end(self) {
-        match self {
-            Self::Breakpoints => breakpoint(),
-            #[cfg(kill_points)]
-            Self::KillPoints => crate::points::end(),
-        }
+    fn end(&self) {
+        breakpoint();
     }
 }
 
 #[inline(always)]
 fn breakpoint() {
-    // SAFETY: it stops the process for its tracer, and does nothing else.
+    // SAFETY: the instruction stops the process for its tracer, and changes neither memory nor
+    // registers.
     #[cfg(target_arch = "x86_64")]
     unsafe {
         std::arch::asm!("int3");

@@ -1,4 +1,4 @@
-//! What a victim is killed in, and what may have become of the messages by then.
+//! The operations in which victims are killed, and the moves of each in the model of `states.rs`.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use parkline_uring::{AsyncReceiver, block_on};
 
 use crate::marks::Marks;
 use crate::message::{self, Id};
-use crate::states::{Move, RECEIVE, State, States};
+use crate::states::{CAPACITY, Move, RECEIVE, State, States};
 
 /// How full the ring is when the operation begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -20,9 +20,7 @@ pub(crate) enum Fill {
     Full,
 }
 
-/// Messages of every ring here.
-pub(crate) const CAPACITY: usize = 4;
-/// What victims send.
+/// The messages that victims send.
 pub(crate) const NEW: [Id; 2] = [5, 6];
 /// Longer than any victim lives.
 const HOUR: Duration = Duration::from_secs(3600);
@@ -116,7 +114,7 @@ impl Operation {
         Self::from_str(name, false).ok().with_context(|| format!("no operation is `{name}`"))
     }
 
-    /// Whom a recovery recovers: who died in which operation.
+    /// Which dead process the operation recovers: the operation and the place of its death.
     pub(crate) fn recovers(self) -> Option<Dead> {
         Some(match self {
             Self::RecoverSending => Dead { of: Self::TrySend, when: When::BeforeExchange },
@@ -128,7 +126,7 @@ impl Operation {
         })
     }
 
-    /// Whether it sleeps until it is woken.
+    /// Whether the operation sleeps until it is woken.
     pub(crate) fn sleeps(self) -> bool {
         matches!(self, Self::Park | Self::ParkAsync | Self::ParkSend)
     }
@@ -138,7 +136,7 @@ impl Operation {
         self == Self::Wake
     }
 
-    /// Whether it can be what it is in a ring that begins so.
+    /// Whether the operation does what its name says if the ring begins with this fill.
     pub(crate) fn makes_sense(self, fill: Fill) -> bool {
         match self {
             Self::Park | Self::ParkAsync | Self::Wake => fill == Fill::Empty,
@@ -149,7 +147,7 @@ impl Operation {
             | Self::TakeOwed
             | Self::DetachOwing
             | Self::DetachReturning => fill == Fill::Full,
-            // Other messages would go round, too.
+            // With a full ring or an empty one other messages would have attempts, too.
             Self::DiscardDead | Self::HandleDead | Self::ForwardDead => fill == Fill::Half,
             Self::RecoverSending | Self::RecoverSent => fill != Fill::Full,
             Self::LeaseDrop
@@ -163,22 +161,7 @@ impl Operation {
         }
     }
 
-    /// Whether its process has its record from begin to end.
-    #[cfg(kill_points)]
-    pub(crate) fn keeps_record(self) -> bool {
-        use Operation as It;
-        let moves = [It::Close, It::AttachSender, It::AttachReceiver, It::DetachSender];
-        let leaves = [It::DetachReceiver, It::DetachOwing, It::DetachReturning];
-        !moves.contains(&self) && !leaves.contains(&self) && self.recovers().is_none()
-    }
-
-    /// Whether its process gives something back that it had.
-    #[cfg(kill_points)]
-    pub(crate) fn returns(self) -> bool {
-        self.recovers().is_some() || self.before().contains(&Move::Take)
-    }
-
-    /// How many records its processes own, the one that died before included.
+    /// How many records the victim owns, or the victim and the process that died before it.
     pub(crate) fn records(self) -> usize {
         match self {
             Self::Close => 0,
@@ -192,13 +175,13 @@ impl Operation {
         }
     }
 
-    /// How often messages are handed out before they are given up, where that is so.
+    /// After how many attempts a message is a dead letter, if the queue has such a limit.
     pub(crate) fn max_attempts(self) -> Option<u16> {
         matches!(self, Self::DiscardDead | Self::HandleDead | Self::ForwardDead).then_some(1)
     }
 
-    /// What its process did before it.
-    fn before(self) -> &'static [Move] {
+    /// What the victim did before the operation.
+    pub(crate) fn before(self) -> &'static [Move] {
         use Move::{Acknowledge, GiveBack, Send, Take, TakenAway};
         match self {
             Self::LeaseDrop
@@ -220,7 +203,7 @@ impl Operation {
         }
     }
 
-    /// What it does, one change after the other.
+    /// What the operation does, one change after the other.
     pub(crate) fn moves(self) -> &'static [Move] {
         use Move::{
             Acknowledge, Close, Count, Forward, GiveBack, Owe, ReturnOwed, Send, Settle, Take,
@@ -261,7 +244,7 @@ impl Operation {
         self.states_from(self.prepared(State::of(&fill.messages()), 0), 0)
     }
 
-    /// The state after what victim `who` did before.
+    /// The state after what victim `who` did before the operation.
     pub(crate) fn prepared(self, begin: State, who: usize) -> State {
         begin.after(who, self.before())
     }
@@ -271,8 +254,9 @@ impl Operation {
         States::of(begin, who, self.moves())
     }
 
-    /// The victim's part: prepares, and does it between two marks. `len` is that of all messages.
-    pub(crate) fn play(self, queue: &Queue, len: usize, marks: &Marks) -> Result<()> {
+    /// The victim's part: prepares, and does the operation between two marks. All messages have `len`
+    /// bytes.
+    pub(crate) fn play(self, queue: &Queue, len: usize, marks: &impl Marks) -> Result<()> {
         let new = NEW.map(|id| message::of(id, len));
         match self {
             Self::TrySend | Self::Wake => {
@@ -396,7 +380,7 @@ impl Operation {
             }
             Self::ParkSend => {
                 let mut sender = queue.sender()?;
-                // How often it would look is up to the clock; here and below.
+                // How often it would spin depends on the clock. So it does not spin, here and below.
                 sender.set_spin(Duration::ZERO);
                 let _ = marks.around(|| sender.send_blocking(&new[0]));
             }
@@ -408,7 +392,7 @@ impl Operation {
             Self::ParkAsync => {
                 let mut receiver = queue.receiver()?;
                 receiver.set_spin(Duration::ZERO);
-                // The thread's ring is there, as in all calls but the first.
+                // Makes the thread's ring, which is there in all calls but a thread's first.
                 block_on(async {});
                 let _ = marks.around(|| block_on(receiver.recv()));
             }
@@ -424,8 +408,8 @@ pub(crate) fn leased(queue: &Queue) -> Result<(Receiver, Lease)> {
     Ok((receiver, lease))
 }
 
-/// A receiver, and its leases on the oldest messages, for which there is no room any more: the sender
-/// sent as many new ones.
+/// A receiver, and its leases on the oldest messages. There is no room to return them, because the
+/// sender sent as many new ones.
 pub(crate) fn without_room(
     queue: &Queue,
     new: &[Vec<u8>],
@@ -438,7 +422,7 @@ pub(crate) fn without_room(
     Ok((receiver, sender, leases))
 }
 
-/// One that died before the operation.
+/// A process that died before the operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Dead {
     pub(crate) of: Operation,

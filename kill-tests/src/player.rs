@@ -1,8 +1,8 @@
-//! A process that plays a part: this very program, executed again.
+//! A process that plays a part: this same program, executed again.
 //!
-//! The queue is its standard input, whatever else it needs its standard output: so it is started
-//! without a fork's copy of our page tables, in half a millisecond. It dies with the thread that
-//! started it.
+//! Its standard input is the queue, and its standard output another file that it needs. So it starts
+//! without a copy of our page tables, as a fork makes one, in half a millisecond. It dies with the
+//! thread that started it.
 
 use std::env;
 use std::os::fd::OwnedFd;
@@ -15,11 +15,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// While a thread of ours forks, its child has all our descriptors until it executes, and with one
-/// that a handle is just being made by, the handle's lock. So nobody makes one meanwhile.
+/// A child between fork and exec has copies of all our descriptors. If one of them is of a handle that
+/// is being made, the child keeps the handle's lock. So no thread makes a handle while another forks.
 static FORKS: RwLock<()> = RwLock::new(());
 
-/// Nobody forks while this is held.
+/// No thread forks while this guard is held.
 pub(crate) fn no_forks() -> RwLockReadGuard<'static, ()> {
     FORKS.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -32,18 +32,18 @@ pub(crate) const PART: &str = "--part";
 pub(crate) struct Player {
     pid: Pid,
     reaped: bool,
-    /// Its exit code, if it had one.
+    /// Its exit code, if it exited.
     code: i32,
 }
 
 impl Player {
     /// Starts the part that `words` name.
     pub(crate) fn start(words: &[&str], stdin: OwnedFd, stdout: Option<OwnedFd>) -> Result<Self> {
-        // Not `current_exe`, which asks anew each time.
+        // Not `current_exe`, which makes a system call each time.
         let mut command = Command::new("/proc/self/exe");
         command.arg(PART).args(words).stdin(Stdio::from(stdin));
         command.stdout(stdout.map_or_else(Stdio::null, Stdio::from));
-        // The same stack in every process of one part.
+        // Without an environment, the stack is the same in every process of one part.
         command.env_clear();
         let forks = FORKS.write().unwrap_or_else(PoisonError::into_inner);
         let child = command.spawn().context("cannot start a process")?;
@@ -56,7 +56,8 @@ impl Player {
         self.pid
     }
 
-    /// The next thing that happens to it; `None` while nothing has, if it need not be waited for.
+    /// The next change of its state. With `wait` this waits for a change, or else returns `None` if there
+    /// is none yet.
     pub(crate) fn news(&mut self, wait: bool) -> Result<Option<WaitStatus>> {
         let mut flags = WaitPidFlag::WUNTRACED;
         flags.set(WaitPidFlag::WNOHANG, !wait);
@@ -77,15 +78,6 @@ impl Player {
         Ok(())
     }
 
-    /// Waits until it has stopped itself.
-    #[cfg(kill_points)]
-    pub(crate) fn until_stopped(&mut self) -> Result<()> {
-        match self.news(true)? {
-            Some(WaitStatus::Stopped(_, Signal::SIGSTOP)) => Ok(()),
-            other => bail!("a part should have stopped, and {other:?}"),
-        }
-    }
-
     pub(crate) fn is_alive(&mut self) -> Result<bool> {
         if !self.reaped
             && let Some(WaitStatus::Exited(_, code)) = self.news(false)?
@@ -95,7 +87,7 @@ impl Player {
         Ok(!self.reaped)
     }
 
-    /// Kills it and waits until it is dead: from then on its locks are free.
+    /// Kills it and waits until it is dead.
     pub(crate) fn kill(&mut self) -> Result<()> {
         self.signal(Signal::SIGKILL)?;
         self.die().map(drop)
@@ -127,19 +119,19 @@ pub(crate) enum Death {
 impl Drop for Player {
     fn drop(&mut self) {
         if !self.reaped {
-            // It is gone already, or it shall be.
+            // An error says that it is gone already.
             let _ = self.kill();
         }
     }
 }
 
-/// The words that name the part that this process is to play, if it is to play one.
+/// The words of the part that this process is to play; `None` if it plays none.
 pub(crate) fn part() -> Option<Vec<String>> {
     let mut words = env::args().skip(1);
     (words.next()? == PART).then(|| words.collect())
 }
 
-/// The first thing that a part does: it does not outlive its tests.
+/// Every part calls this first, so that it does not outlive its tests.
 pub(crate) fn die_with_parent() -> Result<()> {
     Ok(rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?)
 }

@@ -1,4 +1,4 @@
-//! What a part of the tests says while it runs and at its end.
+//! What a test prints while it runs and at its end.
 
 use std::fmt::Display;
 use std::io::{IsTerminal, stderr};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// A bar on a terminal, nothing elsewhere.
+/// A progress bar on a terminal, and nothing elsewhere.
 pub(crate) fn bar(of: usize, what: &str) -> ProgressBar {
     let target = if stderr().is_terminal() {
         ProgressDrawTarget::stderr()
@@ -19,7 +19,7 @@ pub(crate) fn bar(of: usize, what: &str) -> ProgressBar {
     bar.with_message(what.to_owned())
 }
 
-/// Columns as wide as their widest: the first to the left, the others to the right.
+/// A table. Its first column is aligned to the left, the others to the right.
 #[derive(Debug)]
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
@@ -50,14 +50,14 @@ impl Table {
     }
 }
 
-/// All that broke a promise.
+/// How often a promise was broken.
 #[derive(Debug, Default)]
 pub(crate) struct Violations {
     count: usize,
 }
 
 impl Violations {
-    /// The first few are told in full: one bug breaks many.
+    /// How many violations are printed. One bug makes many.
     const TOLD: usize = 20;
 
     pub(crate) fn add(&mut self, what: impl Display) {
@@ -73,7 +73,7 @@ impl Violations {
         self.count
     }
 
-    /// The last line of a part; the answer is whether all is well.
+    /// Prints the last line of a test. Returns whether there was no violation.
     pub(crate) fn conclude(&self, did: impl Display, took: Duration) -> bool {
         println!("{did}; violations: {}; {:.1} s", self.count, took.as_secs_f64());
         self.count == 0

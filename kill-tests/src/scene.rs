@@ -1,5 +1,5 @@
-//! A queue with survivors at it: what they must still be able to do after a kill, and the account
-//! of every message, record and block.
+//! A queue and its survivors: what they must still be able to do after a kill, and the account of
+//! every message, record and block.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -11,17 +11,16 @@ use parkline_core::driver::{Joining, census};
 use parkline_core::{AttachError, Queue, Receiver, Recovered, Sender, TryRecvError, TrySendError};
 
 use crate::message::{self, Id};
-use crate::operation::{CAPACITY, Fill, Operation};
+use crate::operation::{Fill, Operation};
 use crate::player::no_forks;
-use crate::states::{AFTER, Arrival, LEASES, Seen};
-use crate::waiter::Waiter;
+use crate::states::{AFTER, Arrival, CAPACITY, LEASES, Seen};
+use crate::waiter::{WATCHDOG, Waiter};
 
-/// The watchdog of the queues here: short, where it is waited for.
-pub(crate) const WATCHDOG: Duration = Duration::from_millis(10);
-/// Where a victim sleeps it is woken by a send, however long its tracer takes.
+/// The watchdog of all other queues: a victim that sleeps is woken by a send, however long its tracer
+/// takes.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A queue, and two handles that survive.
+/// A queue, and the two handles that survive.
 #[derive(Debug)]
 pub(crate) struct Scene {
     pub(crate) queue: Queue,
@@ -29,53 +28,48 @@ pub(crate) struct Scene {
     pub(crate) receiver: Receiver,
     waiter: Option<Waiter>,
     pub(crate) len: usize,
-    /// Records that are to be free again.
+    /// How many records must be free after the victims' deaths.
     victims: usize,
-    /// Begun with the messages that were there first. None where its look after the dead would change
-    /// what is to be seen, and where messages cannot be told apart.
+    /// A join for the messages in `first`. `None` if it would recover the dead before the survivors
+    /// account, or if messages cannot be told apart.
     pub(crate) joining: Option<Joining>,
+    /// The messages before the operation.
     first: Vec<Id>,
+    /// Whether the join is over.
     joined: bool,
 }
 
-/// Whether a process that waits may find that it is time to look after the dead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Watch {
-    /// None does before the victims are dead and the survivors have begun to account.
-    Never,
-    /// One does that waits for longer than [`WATCHDOG`].
-    #[cfg(kill_points)]
-    Soon,
-}
-
 impl Scene {
-    /// With just as many records as there are handles, so that one that leaks is missed.
+    /// A queue with no more records than handles, so that a record that leaks is missed. With a
+    /// `watchdog`, a process that waits longer than that may recover the dead; with `None`, the
+    /// survivors are the first to do that.
     pub(crate) fn set(
         operation: Operation,
         fill: Fill,
         len: usize,
         victims: usize,
-        watch: Watch,
+        watchdog: Option<Duration>,
     ) -> Result<Self> {
         let _no_forks = no_forks();
         let survivors = if operation.needs_waiter() { 3 } else { 2 };
-        let watched = watch != Watch::Never && !operation.sleeps() || operation.needs_waiter();
-        let watchdog = if watched { WATCHDOG } else { HOUR };
+        let watchdog = watchdog.filter(|_| !operation.sleeps());
+        let watchdog = watchdog.or(operation.needs_waiter().then_some(WATCHDOG));
         let queue = Queue::builder().capacity(CAPACITY).max_message(len).leases(LEASES);
         let queue = match operation.max_attempts() {
             Some(most) => queue.max_attempts(most),
             None => queue,
         };
-        let queue = queue.handles(survivors + victims).watchdog(watchdog).create()?;
+        let queue =
+            queue.handles(survivors + victims).watchdog(watchdog.unwrap_or(HOUR)).create()?;
         let (mut sender, receiver) = (queue.sender()?, queue.receiver()?);
         for id in fill.messages() {
             sender.try_send(&message::of(id, len))?;
         }
-        // A return counts for it, whether or not it is asked again.
+        // A returned message counts for the join, even if the join is not attempted again.
         let mut joining = queue.joining();
         let joined = joining.attempt().transpose()?;
         ensure!(joined.is_some() == (fill == Fill::Empty), "joined {fill}: {joined:?}");
-        let joining = (!watched && len > 0).then_some(joining);
+        let joining = (watchdog.is_none() && len > 0).then_some(joining);
         let waiter = operation.needs_waiter().then(|| Waiter::start(&queue, len)).transpose()?;
         let (first, joined) = (fill.messages(), false);
         Ok(Self { queue, sender, receiver, waiter, len, victims, joining, first, joined })
@@ -85,7 +79,7 @@ impl Scene {
         Ok(self.queue.try_clone_fd()?)
     }
 
-    /// Waits until the dead have no lock on the queue any more.
+    /// Waits until the dead processes have no lock on the queue any more.
     pub(crate) fn until_only_survivors_have_locks(&self) -> Result<()> {
         let inode = format!(":{} ", rustix::fs::fstat(&self.queue)?.st_ino);
         let survivors = 2 + usize::from(self.waiter.is_some());
@@ -98,7 +92,7 @@ impl Scene {
         }
     }
 
-    /// Does what a victim waits for that sleeps.
+    /// Makes the message, or the room, for which a sleeping victim waits.
     pub(crate) fn wake(&mut self, operation: Operation) -> Result<()> {
         if operation == Operation::ParkSend {
             let message = self.receiver.try_recv()?;
@@ -112,16 +106,16 @@ impl Scene {
     /// What the survivors see, once all victims are dead.
     ///
     /// # Errors
-    /// Whatever breaks a promise.
+    /// If a promise of the library is broken.
     pub(crate) fn account(mut self) -> Result<Seen> {
         let mut seen = Seen { owed: self.queue.stats().owed, ..Seen::default() };
         let waiter = self.waiter.take();
         if let Some(waiter) = &waiter {
-            // What is committed reaches the one that sleeps, also if the sender died before it
-            // woke anybody.
+            // A committed message reaches the sleeping receiver even if the sender died before it
+            // woke a sleeper.
             waiter.wait_until_drained(&self.queue)?;
         } else {
-            // Nobody has recovered anything yet.
+            // No process has recovered the dead yet.
             self.receive(&mut seen)?;
         }
         match self.sender.try_send(&message::of(AFTER, self.len)) {
@@ -131,7 +125,7 @@ impl Scene {
         }
         if let Some(waiter) = waiter {
             seen.arrivals.extend(waiter.seen()?);
-            // Its handle is gone with it.
+            // The waiter's handle is gone, and its record is free.
             self.victims += 1;
         }
         let _no_forks = no_forks();
@@ -146,8 +140,8 @@ impl Scene {
         Ok(seen)
     }
 
-    /// Recovers the dead. What finds no room goes back when there is some, and of two who died in
-    /// the midst of one exchange the second lets the first be recovered.
+    /// Recovers the dead. A message of theirs that finds no room goes back when there is room. If two
+    /// processes died during one exchange, the first is recovered after the second.
     fn recover(&mut self, seen: &mut Seen) -> Result<()> {
         for _ in 0..=CAPACITY {
             let recovered = self.queue.recover()?;
@@ -160,7 +154,7 @@ impl Scene {
         bail!("the dead are never recovered")
     }
 
-    /// Asks whether the join is over.
+    /// Attempts the join.
     fn join(&mut self) -> Result<()> {
         if let Some(joining) = &mut self.joining {
             self.joined |= joining.attempt().transpose()?.is_some();
@@ -168,7 +162,7 @@ impl Scene {
         Ok(())
     }
 
-    /// One message; whether there was one.
+    /// Receives one message. Returns whether there was one.
     fn receive(&mut self, seen: &mut Seen) -> Result<bool> {
         self.join()?;
         let lease = match self.receiver.try_lease() {
@@ -185,7 +179,7 @@ impl Scene {
         Ok(true)
     }
 
-    /// New handles take the records of the dead, and work.
+    /// Checks that new handles take the records of the dead, and work.
     fn attach_anew(&self, closed: bool) -> Result<()> {
         let mut handles = Vec::new();
         for _ in 0..self.victims {
@@ -212,13 +206,13 @@ impl Scene {
         }
     }
 
-    /// The same record, for the other side.
+    /// A receiver in the record of this sender.
     fn receiver_in(&self, sender: Sender) -> Result<Receiver> {
         drop(sender);
         self.queue.receiver().context("a record just given back")
     }
 
-    /// Nothing is missing, nothing is in two places, and all that is owned is owned by the living.
+    /// Checks that no block is missing or in two places, and that only the living own records.
     pub(crate) fn count(&self, living: usize) -> Result<()> {
         let census = census(&self.queue)?;
         let clean = census.in_ring == 0 && census.held == 0 && census.busy == 0;

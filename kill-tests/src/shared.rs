@@ -17,17 +17,16 @@ pub(crate) fn create<T: FromZeros>() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The `T` in a memfd made by [`create`] in this program, in whatever process of it. Never
-/// unmapped.
+/// The `T` in a memfd that [`create`] made in any process of this program. It is never unmapped.
 pub(crate) fn map<T: FromZeros + Sync>(fd: impl AsFd) -> io::Result<&'static T> {
     let len = size_of::<T>();
     if rustix::fs::fstat(&fd)?.st_size.cast_unsigned() < len as u64 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     let prot = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a shared mapping at a place of the kernel's choice overlaps nothing.
+    // SAFETY: the kernel chooses the address of the mapping, which overlaps no other.
     let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) }?;
-    // SAFETY: the mapping is page-aligned, `len` long and never unmapped; it began as zeros, which
-    // are a `T`, and the other process is this same program, which keeps to the rules of `T: Sync`.
+    // SAFETY: the mapping is page-aligned, `len` bytes long and never unmapped. It began as zeros,
+    // which are a `T`. The other process runs this same program, which keeps the rules of `T: Sync`.
     Ok(unsafe { &*base.cast::<T>() })
 }

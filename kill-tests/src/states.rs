@@ -1,19 +1,18 @@
-//! A model of a queue with victims at it: what a kill may leave, and what survivors see of it.
+//! A model of a queue and its victims: what a kill may leave, and what survivors then see.
 
-#[cfg(kill_points)]
-use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::fmt;
 
 use crate::message::Id;
-use crate::operation::CAPACITY;
 
-/// What the survivors send after the kill.
+/// The capacity of the ring.
+pub(crate) const CAPACITY: usize = 4;
+/// The message that survivors send after the kill.
 pub(crate) const AFTER: Id = 8;
-/// Leases of each handle. It has a cell more.
+/// Leases of each handle, which has one cell more.
 pub(crate) const LEASES: usize = 2;
-/// The most victims in one queue, by their records' order.
-const VICTIMS: usize = 2;
+/// The most victims in one queue. They are numbered in the order of their records.
+pub(crate) const VICTIMS: usize = 2;
 
 /// A message as it arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,16 +32,9 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// The same where messages have no bytes to tell them apart.
+    /// The same if messages have no bytes to tell them apart.
     pub(crate) fn anonymous(mut self) -> Self {
         self.arrivals.iter_mut().for_each(|arrival| arrival.id = 0);
-        self
-    }
-
-    /// The same where a process looked after the dead before the survivors counted what is owed.
-    #[cfg(kill_points)]
-    pub(crate) fn with_debts_unknown(mut self) -> Self {
-        self.owed = 0;
         self
     }
 }
@@ -63,13 +55,13 @@ impl fmt::Display for Seen {
     }
 }
 
-/// A message and what its header says.
+/// A message and its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Message {
     id: Id,
     attempts: u16,
     redelivered: bool,
-    /// The attempt that it went back for is not counted yet.
+    /// It was returned, and the attempt for which it was is not counted yet.
     returned: bool,
 }
 
@@ -99,17 +91,17 @@ struct Held {
     owed: bool,
 }
 
-/// The cells of a victim's receiver.
+/// The cells of a victim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct Victim {
     cells: [Option<Held>; LEASES + 1],
-    /// That of the message which it took last and has not acknowledged.
+    /// The cell of the message that it took last, until that is acknowledged.
     last: Option<usize>,
-    /// Cells that still say *owed* though their message is in the ring.
+    /// How many cells still say *owed* although their message is back in the ring.
     unsettled: u64,
 }
 
-/// The messages in the ring and with the victims, and whether the queue is closed.
+/// The messages in the ring and in the victims' cells, and whether the queue is closed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct State {
     ring: VecDeque<Message>,
@@ -117,28 +109,28 @@ pub(crate) struct State {
     closed: bool,
 }
 
-/// What a victim does to a queue, in one step.
+/// One change that a victim makes to a queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Move {
-    /// Sends, if there is room.
+    /// Sends a message, if there is room.
     Send(Id),
-    /// Takes the oldest, if there is one.
+    /// Takes the oldest message, if there is one.
     Take,
-    /// Counts the attempt of what it took last, if that came back.
+    /// Counts the attempt of the message that it took last, if that had been returned.
     Count,
-    /// Acknowledges what it took last.
+    /// Acknowledges the message that it took last.
     Acknowledge,
-    /// Gives back the message in a cell: to the ring, or as owed.
+    /// Returns the message in a cell to the ring, or owes it if there is no room.
     GiveBack(usize),
-    /// Gives back the message in a cell later.
+    /// Owes the message in a cell, to return it later.
     Owe(usize),
-    /// Gives back one message that it owes, if there is room.
+    /// Returns one message that it owes, if there is room.
     ReturnOwed,
-    /// Tells that it does not owe any more what it gave back.
+    /// Stores that it no longer owes the messages that it returned.
     Settle,
     /// Takes a message that it owes.
     TakeOwed,
-    /// Sends the message that it took last on, as a dead letter.
+    /// Forwards the message that it took last, as a dead letter.
     Forward,
     Close,
     /// A survivor receives.
@@ -154,12 +146,12 @@ impl State {
         Self { ring, victims: Default::default(), closed: false }
     }
 
-    fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.ring.len() >= CAPACITY
     }
 
     /// The state after a move of victim `who`.
-    fn moved(mut self, who: usize, it: Move) -> Self {
+    pub(crate) fn moved(mut self, who: usize, it: Move) -> Self {
         let is_full = self.is_full();
         let Self { ring, victims, closed } = &mut self;
         let Victim { cells, last, unsettled } = &mut victims[who];
@@ -222,24 +214,9 @@ impl State {
         moves.iter().fold(self, |state, it| state.moved(who, *it))
     }
 
-    /// The states that come if what the dead held goes back at once, as far as there is room.
-    #[cfg(kill_points)]
-    fn recovered_in_part(mut self) -> Vec<Self> {
-        let mut states = vec![self.clone()];
-        for (who, cell) in (0..VICTIMS).flat_map(|who| (0..=LEASES).map(move |cell| (who, cell))) {
-            if self.ring.len() < CAPACITY
-                && let Some(held) = self.victims[who].cells[cell].take()
-            {
-                self.ring.push_back(held.message.given_back());
-                states.push(self.clone());
-            }
-        }
-        states
-    }
-
-    /// What survivors see: they receive one, send one, recover the dead in this order, and receive
-    /// the rest.
-    fn seen_in(mut self, order: [usize; VICTIMS]) -> Seen {
+    /// What survivors see if they receive one message, send one, recover the dead in this order, and
+    /// receive all other messages.
+    pub(crate) fn seen_in(mut self, order: [usize; VICTIMS]) -> Seen {
         let held = |victim: usize| self.victims[victim].cells.into_iter().flatten();
         let held: Vec<_> = order.into_iter().flat_map(held).collect();
         let owed = held.iter().filter(|it| it.owed).count() as u64
@@ -261,10 +238,10 @@ impl State {
 
 /// The states that an operation goes through, in order.
 #[derive(Clone, Debug)]
-pub(crate) struct States(Vec<State>);
+pub(crate) struct States(pub(crate) Vec<State>);
 
 impl States {
-    /// Of a victim that makes these moves.
+    /// The states of victim `who`, which makes these moves.
     pub(crate) fn of(begin: State, who: usize, moves: &[Move]) -> Self {
         let mut states = vec![begin.clone()];
         states.extend(moves.iter().scan(begin, |state, it| {
@@ -274,65 +251,12 @@ impl States {
         Self(states)
     }
 
-    /// All states that a second operation may leave, begun in any of these.
-    #[cfg(kill_points)]
-    pub(crate) fn then(self, second: impl Fn(State) -> Self) -> Self {
-        Self(self.0.into_iter().flat_map(|state| second(state).0).collect())
-    }
-
-    /// All states that threads may leave that make moves at the same time, each its own in order.
-    /// Each knows only at its begin whether it has something to return.
-    #[cfg(kill_points)]
-    pub(crate) fn beside(begin: State, threads: &[(usize, &[Move])]) -> Self {
-        let mut open = vec![(begin, vec![0; threads.len()])];
-        let mut known = BTreeSet::new();
-        while let Some(found) = open.pop() {
-            if !known.insert(found.clone()) {
-                continue;
-            }
-            let (state, at) = found;
-            for (thread, (who, moves)) in threads.iter().enumerate() {
-                let Some(it) = moves.get(at[thread]) else { continue };
-                let mut later = at.clone();
-                later[thread] += 1;
-                if *it == Move::ReturnOwed {
-                    open.push((state.clone(), later.clone()));
-                }
-                open.push((state.clone().moved(*who, *it), later));
-            }
-        }
-        Self(known.into_iter().map(|(state, _)| state).collect())
-    }
-
-    /// The same, and what comes if what the dead held goes back at once, some of it or all.
-    #[cfg(kill_points)]
-    pub(crate) fn recovered_in_part(self) -> Self {
-        Self(self.0.into_iter().flat_map(State::recovered_in_part).collect())
-    }
-
-    /// What survivors see of the last state, sorted.
-    #[cfg(kill_points)]
-    pub(crate) fn last_ids(&self) -> Vec<Id> {
-        let last = self.0.last().cloned().unwrap_or_else(|| State::of(&[]));
-        let mut ids: Vec<_> = last.seen().arrivals.iter().map(|it| it.id).collect();
-        ids.sort_unstable();
-        ids
-    }
-
-    /// What survivors see of each state, in order, the same twice in a row but once.
+    /// What survivors see of each state, in order, without repetitions.
     pub(crate) fn seen(&self, anonymous: bool) -> Vec<Seen> {
         let seen = self.0.iter().cloned().map(State::seen);
         let mut seen: Vec<_> =
             seen.map(|seen| if anonymous { seen.anonymous() } else { seen }).collect();
         seen.dedup();
         seen
-    }
-
-    /// What survivors see of any of these states, in whatever order two dead are recovered.
-    #[cfg(kill_points)]
-    pub(crate) fn seen_in_any_order(&self) -> BTreeSet<Seen> {
-        let orders = [[0, 1], [1, 0]];
-        let seen = |state: &State| orders.map(|order| state.clone().seen_in(order));
-        self.0.iter().flat_map(seen).collect()
     }
 }

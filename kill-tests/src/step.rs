@@ -1,14 +1,13 @@
-//! Kill after every machine instruction.
+//! `step`: a kill after every machine instruction.
 //!
-//! The victim is this program, built as it ships, run to instruction `i` of an operation and
-//! killed there, for every `i` from its first mark to its last. Each time the survivors do all that
-//! they may want to do, and account (`scene.rs`). What they see must go, from the first instruction
-//! to the last, through exactly the states of the model in `states.rs`, each in its turn: a message
-//! that was never there again, a redelivery that did not happen, an order that changed, show as
-//! a state too many, too few, or out of turn.
+//! The victim is this program with the library as it ships. It runs to instruction `i` of an operation
+//! and is killed there, for every `i` from the first mark to the second. Each time the survivors use
+//! the queue in every way, and account (`scene.rs`). From the first instruction to the last, they must
+//! see exactly the states of the model in `states.rs`, in order. A lost message, a redelivery that did
+//! not happen, or a changed order shows as one state too many, one too few, or one out of order.
 //!
-//! Chance makes some victims go another way than the recorded (a hash's seed): others are
-//! run instead, and the few instructions that none of twenty came to are counted as missed.
+//! Some victims take another way than the recorded one, at random (a hash's seed). Then another victim
+//! is run. An instruction that none of twenty victims reaches is counted as missed.
 //!
 //! Seen to fail: the op cleared before the cell is settled (a block in two places; 17 violations in
 //! two operations); leases of the dead acknowledged and not sent again (a state that never came).
@@ -27,11 +26,11 @@ use nix::sys::ptrace;
 use parkline_core::Queue;
 
 use crate::case::{Case, Turns};
-use crate::marks::Marks;
+use crate::marks::Breakpoints;
 use crate::operation::{Dead, Fill, Operation, When};
 use crate::player::{self, Player};
 use crate::report::{Table, Violations, bar};
-use crate::scene::{Scene, Watch};
+use crate::scene::Scene;
 use crate::states::Seen;
 use crate::tracee::{Path, Spot, Tracee};
 use crate::{clock, cores};
@@ -53,12 +52,12 @@ pub(crate) struct Step {
     payload: Option<usize>,
 }
 
-/// How often a way is recorded: see `tracee.rs`.
+/// How many victims are recorded for one way: see `tracee.rs`.
 const RECORDS: usize = 9;
-/// How many victims may go another way than the recorded one, one after the other.
+/// How many victims in a row may take another way than the recorded one.
 const TRIES: usize = 20;
 
-/// The way of an operation, and the instruction after which its exchange is done.
+/// The way of an operation, and the first instruction after its exchange.
 #[derive(Clone, Debug, Default)]
 struct Known {
     path: Path,
@@ -116,7 +115,7 @@ pub(crate) fn run(args: &Step) -> Result<bool> {
 struct Done {
     instructions: usize,
     kills: usize,
-    /// Instructions that no victim came to, by chance.
+    /// Instructions that no victim reached, at random.
     missed: usize,
     astray: usize,
     states: usize,
@@ -179,7 +178,7 @@ fn kill_everywhere(
     Ok(done)
 }
 
-/// One that died before: its way and the place of its death.
+/// A process that died before the operation: its way and the place of its death.
 #[derive(Debug)]
 struct DeadBefore {
     case: Case,
@@ -190,7 +189,7 @@ struct DeadBefore {
 fn died(case: Case, dead: Dead, known: &mut BTreeMap<Case, Known>) -> Result<DeadBefore> {
     let case = Case { operation: dead.of, ..case };
     if !known.contains_key(&case) {
-        // Its own verdict is given elsewhere.
+        // Its violations are reported with its own case.
         kill_everywhere(case, known, &mut Violations::default())?;
     }
     let known = known.get(&case).cloned().unwrap_or_default();
@@ -203,7 +202,7 @@ fn died(case: Case, dead: Dead, known: &mut BTreeMap<Case, Known>) -> Result<Dea
     Ok(DeadBefore { case, path: known.path, spot })
 }
 
-/// The way that most victims go: chance (a hash's seed) sends some on another.
+/// The way that most victims take. Some take another, at random (a hash's seed).
 fn record(case: Case, dead: Option<&DeadBefore>) -> Result<Path> {
     let mut ways: Vec<(Path, usize)> = Vec::new();
     for _ in 0..RECORDS {
@@ -241,10 +240,10 @@ fn kill_at(
 
 fn set(case: Case, dead: Option<&DeadBefore>) -> Result<Scene> {
     let records = case.operation.records();
-    let scene = Scene::set(case.operation, case.fill, case.len, records, Watch::Never)?;
+    let scene = Scene::set(case.operation, case.fill, case.len, records, None)?;
     if let Some(dead) = dead {
         begin(dead.case, &scene)?.die_at(dead.spot, &dead.path, None)?;
-        // On a busy machine the kernel lets go of a dead process's locks some time after its end.
+        // On a busy machine the kernel releases the locks of a dead process some time after its end.
         scene.until_only_survivors_have_locks()?;
     }
     Ok(scene)
@@ -255,19 +254,20 @@ fn begin(case: Case, scene: &Scene) -> Result<Tracee> {
     Tracee::at_mark(Player::start(&words, scene.fd()?, None)?)
 }
 
-/// The tracer and its victims on one core: they take turns, and a turn that changes cores is slow.
+/// Runs `work` and its victims on one core. The tracer and its victim take turns, and a turn that
+/// changes cores is slow.
 fn on_a_core<R>(core: usize, work: impl FnOnce() -> Result<R>) -> Result<R> {
     cores::pin(core)?;
-    // Inherited over exec: the same addresses in every victim.
+    // Kept over an exec, so every victim has the same addresses.
     personality::set(personality::get()? | Persona::ADDR_NO_RANDOMIZE)?;
     work()
 }
 
-/// The victim.
+/// The part of the victim.
 pub(crate) fn play(queue: &Queue, words: &[String]) -> Result<()> {
     let [operation, len] = words else { return Err(anyhow!("a victim has two words: {words:?}")) };
     player::die_with_parent()?;
-    clock::by_looks();
+    clock::by_reads();
     ptrace::traceme()?;
-    Operation::of_name(operation)?.play(queue, len.parse()?, &Marks::Breakpoints)
+    Operation::of_name(operation)?.play(queue, len.parse()?, &Breakpoints)
 }

@@ -1,13 +1,14 @@
-//! A victim that is traced: run it to any instruction of its operation, in reasonable time.
+//! A victim that is traced. It can be run to any instruction of its operation in reasonable time.
 //!
-//! Its stops are counted from its first mark. To come to instruction `i` one could step `i` times;
-//! an attach has tens of thousands, so that all of its prefixes are 10^9 steps. The instructions of
-//! a first run are recorded instead, and from then on a victim runs at full speed to a breakpoint
-//! at an instruction shortly before `i` that was rarely met until then, and is stepped from there.
-//! Every part is given the same addresses, the same stack, the same arguments and a clock that goes by
-//! looks (`clock.rs`), so it takes the same way, but for chance. So the most frequent of some records is
-//! the way, and a victim whose address at `i` is not the recorded one does not count: another is run.
-//! So each `i` from 0 to the last is where some victim died.
+//! Instructions are numbered from the first mark. The tracer could reach instruction `i` by `i` single
+//! steps. But an attach has tens of thousands of instructions, which makes 10^9 steps in all. So the
+//! tracer records the instructions of a first run. Later victims run at full speed to a breakpoint
+//! shortly before `i`, at an instruction that was rarely met before, and are stepped from there.
+//!
+//! Every victim has the same addresses, stack and arguments, and a clock that advances by reads
+//! (`clock.rs`). So all victims take the same way, except at random. The most frequent of some records
+//! is the way. A victim whose address at `i` is not the recorded one does not count, and another is
+//! run. So some victim died at each `i` from 0 to the last.
 
 use std::collections::HashMap;
 
@@ -22,46 +23,47 @@ use crate::player::Player;
 
 /// How far before an instruction its breakpoint may be.
 const REACH: usize = 2000;
-/// What one hit of a breakpoint costs, in steps: it is lifted, stepped over, and set again.
+/// What one hit of a breakpoint costs, in steps: the breakpoint is removed, stepped over, and set
+/// again.
 const HIT: usize = 3;
 
 const INT3: u8 = 0xcc;
 
-/// The addresses of all instructions of one operation, in order, and the one in which it slept.
+/// The addresses of all instructions of one operation, in order, and the instruction in which it slept.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Path {
     pub(crate) addresses: Vec<u64>,
-    /// How often each was met before.
+    /// How often each instruction was met before.
     hits: Vec<usize>,
     pub(crate) asleep_at: Option<usize>,
 }
 
-/// Where to set a breakpoint on the way to an instruction.
+/// A breakpoint on the way to an instruction.
 #[derive(Clone, Copy, Debug)]
 struct Ford {
     /// Its place on the path.
     at: usize,
     address: u64,
-    /// How often it is met before.
+    /// How often the way passes it before.
     hits: usize,
 }
 
 /// How a victim is to die.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spot {
-    /// After that many instructions.
+    /// After this many instructions.
     After(usize),
     /// Asleep in the kernel.
     Asleep,
 }
 
 impl Path {
-    /// How many places there are to die.
+    /// How many instructions there are to die at.
     pub(crate) fn len(&self) -> usize {
         self.addresses.len()
     }
 
-    /// All of them, in order.
+    /// All places to die, in order.
     pub(crate) fn spots(&self) -> Vec<Spot> {
         let mut spots: Vec<_> = (0..self.len()).map(Spot::After).collect();
         if let Some(at) = self.asleep_at {
@@ -79,8 +81,8 @@ impl Path {
         }
     }
 
-    /// Whether a breakpoint there stops a process that runs. The first is where it stands already;
-    /// and a repeated string instruction is one place that is stepped through many times.
+    /// Whether a breakpoint there stops a process that runs. The process stands at the first already. A
+    /// repeated string instruction is stepped through many times, and stops the process once.
     fn is_met(&self, at: usize) -> bool {
         let address = self.addresses[at];
         at > 0 && self.addresses[at - 1] != address
@@ -101,11 +103,11 @@ pub(crate) struct Tracee {
     sleeper: Sleeper,
 }
 
-/// What is done once, when the victim is asleep.
+/// What the tracer does once, when the victim is asleep.
 pub(crate) type OnSleep<'a> = &'a mut dyn FnMut() -> Result<()>;
 
 impl Tracee {
-    /// Waits for the first mark of a player that asked to be traced by this thread.
+    /// Waits until a player reaches its first mark. The player asked to be traced by this thread.
     pub(crate) fn at_mark(mut player: Player) -> Result<Self> {
         match player.news(true)? {
             Some(WaitStatus::Stopped(_, Signal::SIGTRAP)) => {}
@@ -116,7 +118,7 @@ impl Tracee {
         Ok(Self { player, sleeper })
     }
 
-    /// Steps to the end mark and writes down the way.
+    /// Steps to the second mark and records the way.
     pub(crate) fn record(mut self, mut on_sleep: Option<OnSleep<'_>>) -> Result<Path> {
         let mut path = Path::default();
         loop {
@@ -134,7 +136,7 @@ impl Tracee {
         }
     }
 
-    /// Runs to `spot` and dies there; `false` if the way was another than the recorded.
+    /// Runs to `spot` and dies there. Returns `false` if it took another way than the recorded one.
     pub(crate) fn die_at(
         mut self,
         spot: Spot,
@@ -166,7 +168,7 @@ impl Tracee {
         Ok(same)
     }
 
-    /// Runs at full speed until the breakpoint was met often enough.
+    /// Runs at full speed until the breakpoint was met as often as `ford` says.
     fn run_to(&mut self, ford: Ford, on_sleep: &mut Option<OnSleep<'_>>) -> Result<Option<usize>> {
         let pid = self.player.pid();
         let original = self.word(ford.address)?;
@@ -190,7 +192,7 @@ impl Tracee {
         Ok(Some(ford.at))
     }
 
-    /// Whether it slept meanwhile.
+    /// Waits until the victim stops. Returns whether it slept meanwhile.
     fn wait_for_stop(&mut self, on_sleep: &mut Option<OnSleep<'_>>) -> Result<bool> {
         let mut slept = false;
         let news = loop {

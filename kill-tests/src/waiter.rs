@@ -1,4 +1,4 @@
-//! A receiver that sleeps on a thread of its own until there is something.
+//! A receiver that sleeps on a thread of its own until there is a message.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
@@ -10,14 +10,15 @@ use parkline_core::{Queue, RecvTimeoutError};
 
 use crate::asleep::{Late, Sleeper};
 use crate::message;
-use crate::scene::WATCHDOG;
 use crate::states::{AFTER, Arrival};
 
-/// How much later than the watchdog says a survivor may come to its message.
+/// The watchdog of a queue whose test waits for it. It is short.
+pub(crate) const WATCHDOG: Duration = Duration::from_millis(10);
+/// How much later than the watchdog's period a survivor may receive its message.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
-/// Receives until [`AFTER`] comes; where messages have no bytes to tell it by, until nothing comes
-/// after it was sent.
+/// Receives until [`AFTER`] comes. If messages have no bytes to tell them apart, receives until all
+/// are sent and no more comes.
 #[derive(Debug)]
 pub(crate) struct Waiter {
     thread: JoinHandle<Result<Vec<Arrival>>>,
@@ -26,7 +27,7 @@ pub(crate) struct Waiter {
 }
 
 impl Waiter {
-    /// Asleep when this returns.
+    /// The receiver is asleep when this returns.
     pub(crate) fn start(queue: &Queue, len: usize) -> Result<Self> {
         let mut receiver = queue.receiver()?;
         let (tell, told) = mpsc::channel();
@@ -60,14 +61,16 @@ impl Waiter {
         Ok(Self { thread, sleeper, all_sent })
     }
 
-    /// All that arrived.
+    /// All messages that arrived.
     pub(crate) fn seen(self) -> Result<Vec<Arrival>> {
         self.all_sent.store(true, Relaxed);
         self.thread.join().map_err(|_| anyhow!("the waiter panicked"))?
     }
 
+    /// Waits until the receiver has taken all messages.
+    ///
     /// # Errors
-    /// If a message stays longer than the watchdog allows.
+    /// If a message stays for longer than the watchdog allows.
     pub(crate) fn wait_until_drained(&self, queue: &Queue) -> Result<()> {
         let late = Late::begin(&self.sleeper);
         while !queue.is_empty() {

@@ -1,17 +1,11 @@
-//! What a hostile peer does to a segment, for all who attack: the fuzz targets `open` and `segment`,
-//! which take this file by its path, the twin, and the scribbler.
+//! A peer that writes anything anywhere into a queue, and the processes that use the queue meanwhile.
 //!
 //! | file | idea |
 //! |---|---|
-//! | `words` | where the words of a segment lie, and values that look like words of the protocol |
-//! | `world` | a queue, all that one process can hold of it, and the steps of an attack |
-//! | `ambush` | a word that changes in the midst of an operation |
+//! | `scribble` | the hostile peer is a process of its own |
+//! | `survivor` | a process that makes every call while the queue is overwritten |
+//! | `peer` | what a hostile peer writes, for all attacks: also for the fuzz targets and `points/twin.rs` |
 
-#[cfg(kill_points)]
-pub(crate) mod ambush;
-pub(crate) mod words;
-#[cfg_attr(
-    not(any(fuzzing, kill_points)),
-    allow(dead_code, reason = "the scribbler's survivors are processes of their own")
-)]
-pub(crate) mod world;
+pub(crate) mod peer;
+pub(crate) mod scribble;
+pub(crate) mod survivor;

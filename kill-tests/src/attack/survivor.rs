@@ -21,7 +21,7 @@ use parkline_core::{
 use parkline_uring::{AsyncJoin, AsyncReceiver, AsyncSender, block_on};
 use zerocopy::FromZeros;
 
-use crate::ledger::now;
+use crate::clock::now;
 use crate::player;
 use crate::shared;
 

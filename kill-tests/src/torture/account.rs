@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::ledger::{Entry, Stage};
+use super::ledger::{Entry, Stage};
+use super::workers::acknowledges_in_call;
 use crate::report::Violations;
-use crate::workers::acknowledges_in_call;
 
 /// Gaps of a set before its lower half is forgotten: a message comes seconds before that.
 const MOST_RUNS: usize = 1 << 16;

@@ -1,4 +1,4 @@
-//! The ledgers of the torture: what a worker writes down before and after each call, in memory that
+//! The ledgers of the torture: what a worker records before and after each call, in memory that
 //! outlives it.
 //!
 //! | worker | writes | and is killed before it writes the next |
@@ -13,36 +13,37 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
-use rustix::time::{ClockId, clock_gettime};
 use zerocopy::FromZeros;
 
-/// One sender's. Message numbers begin at 1.
+use crate::clock::now;
+
+/// The ledger of one sender. Message numbers begin at 1.
 #[derive(Debug, FromZeros)]
 #[repr(C)]
 pub(crate) struct SenderLedger {
-    /// The last that it was about to send.
+    /// The last message that it was about to send.
     pub(crate) about: AtomicU64,
-    /// The last of which it knows that it is sent.
+    /// The last message that it has sent for certain.
     pub(crate) sent: AtomicU64,
-    /// When that was.
+    /// When it had sent that message.
     pub(crate) at: AtomicU64,
-    /// 1 when it shall send no more.
+    /// 1 when it must stop.
     pub(crate) end: AtomicU64,
 }
 
 const ENTRIES: usize = 1 << 14;
 
-/// One receiver's: a ring of entries, which the tests read behind it.
+/// The ledger of one receiver: a ring of entries, from which the tests read.
 #[derive(Debug, FromZeros)]
 #[repr(C)]
 pub(crate) struct ReceiverLedger {
     written: AtomicU64,
     read: AtomicU64,
-    /// 1 while a call that acknowledges is under way whose message has no entry yet.
+    /// 1 during a call whose message has no entry yet.
     pub(crate) in_call: AtomicU64,
     /// When the last message came.
     pub(crate) at: AtomicU64,
-    /// When it forgot a lease, which comes back with its death alone; 0 if it did not.
+    /// When it forgot a lease, whose message comes back only after its death; 0 if it forgot none.
     pub(crate) forgot: AtomicU64,
     entries: [EntryWords; ENTRIES],
 }
@@ -56,7 +57,7 @@ struct EntryWords {
     stage: AtomicU64,
 }
 
-/// How far a receiver came with a message.
+/// What a receiver has done with a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Held,
@@ -66,7 +67,7 @@ pub(crate) enum Stage {
     Returned,
 }
 
-/// A message that a receiver got.
+/// A message that a receiver received.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     pub(crate) sender: usize,
@@ -76,7 +77,7 @@ pub(crate) struct Entry {
     pub(crate) stage: Stage,
 }
 
-/// Where an entry is, for whoever wrote it.
+/// The place of an entry, with which its receiver changes its stage.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EntryAt(u64);
 
@@ -93,7 +94,7 @@ impl Stage {
         }
     }
 
-    /// Whether nothing more is written of the message.
+    /// Whether the receiver is done with the message.
     fn is_last(self) -> bool {
         matches!(self, Self::Acked | Self::Returned)
     }
@@ -114,7 +115,7 @@ impl ReceiverLedger {
         &self.entries[at as usize % ENTRIES]
     }
 
-    /// Writes an entry; waits while the tests are a whole ring behind.
+    /// Writes an entry. Waits while the tests have a whole ring of entries to read.
     pub(crate) fn write(&self, entry: Entry) -> EntryAt {
         let at = self.written.load(Relaxed);
         while at - self.read.load(Acquire) == ENTRIES as u64 {
@@ -135,7 +136,7 @@ impl ReceiverLedger {
         self.words(at).stage.store(stage.to_word(), Release);
     }
 
-    /// The next entry; if `settled`, only one that is acknowledged or returned.
+    /// Takes the next entry. With `settled` only if its message is acknowledged or returned.
     pub(crate) fn read(&self, settled: bool) -> Option<Entry> {
         let at = self.read.load(Relaxed);
         if at == self.written.load(Acquire) {
@@ -157,10 +158,4 @@ impl ReceiverLedger {
         self.read.store(at + 1, Release);
         Some(entry)
     }
-}
-
-/// Nanoseconds of a clock that all processes share.
-pub(crate) fn now() -> u64 {
-    let now = clock_gettime(ClockId::Monotonic);
-    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }

@@ -1,4 +1,5 @@
-//! What the others do while one is stopped: receive and send, round and round.
+//! What the other processes do while one is stopped: they receive messages and send them again, round
+//! and round.
 
 use std::time::{Duration, Instant};
 
@@ -8,30 +9,31 @@ use parkline_core::TryRecvError;
 use crate::message::{self, Id};
 use crate::scene::Scene;
 
-/// Of a message put in where there is none to send round.
+/// The message that goes round if the ring was empty.
 const ROUND: Id = 7;
-/// Rounds in a slice whose rate is measured.
+/// The rate is measured in slices at least this long.
 const SLICE: Duration = Duration::from_millis(5);
+/// Rounds between two looks at the clock.
 const ROUNDS: u32 = 256;
 
-/// What to think of a message that comes flagged.
+/// Whether a message may come flagged as redelivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flagged {
-    /// It was taken from the stopped peer.
+    /// No: it would have been taken from the stopped peer.
     Wrong,
-    /// The stopped peer itself gave it back, or recovered it of one who died.
+    /// Yes: the stopped peer itself returned it, or recovered it from a dead process.
     Fine,
 }
 
 impl Scene {
-    /// The rate, in rounds a second, at which messages go round for so long: that of the slice that
-    /// nine tenths are slower than, for a machine that does other things takes away most of some.
-    /// The messages that were there are there again at the end, though in another order.
+    /// Sends messages round for `time`, and returns the rate in rounds a second. It is the rate of the
+    /// slice that is faster than nine tenths of all slices, because other work of the machine slows
+    /// some of them. In the end the ring holds the same messages, in another order.
     ///
     /// # Errors
-    /// If one comes flagged that should not: the stopped peer's was taken from it.
+    /// If a message comes flagged that should not: it was taken from the stopped peer.
     pub(crate) fn churn(&mut self, time: Duration, flagged: Flagged) -> Result<f64> {
-        // What goes round is acknowledged, and sent anew.
+        // Each message that goes round is acknowledged and sent anew, so a join ends early.
         self.joining = None;
         let is_empty = self.queue.is_empty();
         if is_empty {

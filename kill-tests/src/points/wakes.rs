@@ -1,14 +1,14 @@
-//! `wakes`: the hunt for lost wakes.
+//! `wakes`: the hunt for lost wake-ups.
 //!
-//! A wake is lost when the process dies that was to pass it on: the woken before it takes what it
-//! was woken for, or the one who made the change, between that and the wake. Each time another
-//! sleeps at the same gate, and must come to what is there within the watchdog and a little.
+//! A wake-up is lost with a killed process in two cases: the process was woken, and is killed before it
+//! takes the message or the room; or it made the change, and is killed before it wakes a sleeper. In
+//! each round a survivor sleeps at the same gate, and must get the message or the room within the
+//! watchdog's period and a little more.
 //!
-//! Seen to fail: waiters that sleep without a watchdog (175 violations in 200 rounds). What no death shows is
-//! in `healers.rs`.
+//! Seen to fail: waiters that sleep without a watchdog (175 violations in 200 rounds). A bug that shows
+//! without a death is in `healers.rs`.
 
 use std::fmt;
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,18 +16,21 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
+use parkline_core::Queue;
 use parkline_core::driver::census;
-use parkline_core::{Queue, Receiver, Sender};
 
+use super::fate::Fate;
+use super::healers;
+use super::parallel::in_parallel;
+use super::parked::Survivor;
+use super::victim::{self, LEN};
 use crate::asleep::{Late, Sleeper};
 use crate::case::Case;
-use crate::deaths::{self, in_parallel};
-use crate::healers;
 use crate::message;
-use crate::operation::{CAPACITY, Fill, Operation};
+use crate::operation::{Fill, Operation};
 use crate::player::{Player, no_forks};
-use crate::points::Fate;
 use crate::report::{Table, Violations};
+use crate::states::CAPACITY;
 use crate::waiter::GRACE;
 
 /// Arguments of the hunt for lost wakes.
@@ -44,14 +47,14 @@ pub(crate) struct Wakes {
     seed: Option<u64>,
 }
 
-pub(crate) const LEN: usize = 8;
-/// Points that are there only if somebody sleeps: the bump and the call.
+/// How many more points an operation has if a survivor sleeps: the bump of the gate, and the system
+/// call.
 const WAKE: u64 = 2;
 const LONG: Duration = Duration::from_secs(20);
 
-/// Who dies with a wake.
+/// Which process dies with a wake-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Who {
+enum Who {
     /// A woken receiver, before it receives.
     WokenReceiver,
     /// A woken sender, before it sends.
@@ -78,7 +81,7 @@ impl Who {
         matches!(self, Self::WokenReceiver | Self::WokenSender)
     }
 
-    /// Whether those who sleep are receivers.
+    /// Whether the survivor and a woken victim are receivers.
     fn receivers_sleep(self) -> bool {
         matches!(self, Self::WokenReceiver | Self::Sender)
     }
@@ -87,12 +90,12 @@ impl Who {
         if self.receivers_sleep() { Fill::Empty } else { Fill::Full }
     }
 
-    /// The points to die at: after the wait is over and before the exchange; or after the exchange
-    /// and, for a receiver, the acknowledgement (before that the message comes back, and there is no
-    /// room), to the end.
+    /// The points to die at. A woken victim: from the end of its wait to its exchange. A sender: from
+    /// its exchange to the end. A receiver: from its acknowledgement to the end, because before that
+    /// its message comes back, and there is no room.
     fn points(self) -> Result<Vec<u64>> {
         let known =
-            deaths::learn(Case { operation: self.operation(), fill: self.fill(), len: LEN })?;
+            victim::learn(Case { operation: self.operation(), fill: self.fill(), len: LEN })?;
         let last = known.points.len() as u64 - 1;
         let exchange = known.exchange()?;
         if self == Self::Sender {
@@ -157,8 +160,8 @@ pub(crate) fn run(args: &Wakes) -> Result<bool> {
     Ok(violations.conclude(format_args!("deaths: {deaths}; stops: {healed}"), begin.elapsed()))
 }
 
-/// How long the survivor took; `None` if it was awake when the victim was to die, or woken in its
-/// place.
+/// How long the survivor waited after the victim's death; `None` if the survivor was awake by then, or
+/// was woken in place of the victim.
 fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
     let queue = Queue::builder().capacity(CAPACITY).max_message(LEN).handles(4);
     let queue = {
@@ -166,7 +169,7 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
         queue.watchdog(watchdog).create()?
     };
     let waited = play(who, at, watchdog, &queue);
-    // A survivor that still sleeps would go on looking.
+    // Or else a survivor that still sleeps would wait on for ever.
     queue.close()?;
     waited
 }
@@ -174,17 +177,18 @@ fn round(who: Who, at: u64, watchdog: Duration) -> Result<Option<Duration>> {
 fn play(who: Who, at: u64, watchdog: Duration, queue: &Queue) -> Result<Option<Duration>> {
     let forks = no_forks();
     let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
-    // A new handle wakes all who sleep: this one sleeps later than it is made.
-    let survivor = Survivor::attach(queue, who)?;
+    // A new handle wakes all sleepers. So the survivor attaches here, and sleeps later.
+    let survivor = if who.receivers_sleep() {
+        Survivor::Receiver(queue.receiver()?)
+    } else {
+        Survivor::Sender(queue.sender()?)
+    };
     drop(forks);
     for id in who.fill().messages() {
         sender.try_send(&message::of(id, LEN))?;
     }
-    let start = |fate: Fate| {
-        let [fate, at] = fate.words();
-        let words = ["victim", &who.operation().name(), &LEN.to_string(), &fate, &at];
-        Player::start(&words, queue.try_clone_fd()?, None)
-    };
+    let start =
+        |fate: Fate| victim::start_at(queue.try_clone_fd()?, who.operation(), LEN, fate, None);
     let mut victim = if who.is_woken() {
         // The first to sleep is the first to be woken.
         let mut victim = start(Fate::Die(at))?;
@@ -200,7 +204,7 @@ fn play(who: Who, at: u64, watchdog: Duration, queue: &Queue) -> Result<Option<D
     let (survivor, sleeper) = survivor.sleep()?;
     sleeper.until_asleep()?;
     if !victim.is_alive()? {
-        // Its watchdog woke it.
+        // The victim's watchdog woke it.
         return Ok(None);
     }
     let changed = Instant::now();
@@ -224,7 +228,8 @@ fn play(who: Who, at: u64, watchdog: Duration, queue: &Queue) -> Result<Option<D
             came = Some(Instant::now());
         }
         if died.is_some() && who == Who::Receiver && queue.len() == CAPACITY {
-            // What it had taken came back, and the room is gone that the survivor waits for.
+            // The message that the victim had taken came back, and took the room that the survivor
+            // waits for.
             let _ = receiver.try_recv();
         }
         late.as_ref()
@@ -237,10 +242,10 @@ fn play(who: Who, at: u64, watchdog: Duration, queue: &Queue) -> Result<Option<D
     let came = came.context("it came")?;
     let Ok(result) = survivor.join() else { bail!("the survivor panicked") };
     result?;
-    // Woken in the victim's place, or the wake came before the death.
+    // If the survivor came first, it was woken in the victim's place, or before the victim's death.
     let Some(died) = died.filter(|died| *died < came) else { return Ok(None) };
     let _no_forks = no_forks();
-    // What the dead held may find no room at first.
+    // The messages that the dead held may find no room at first.
     for _ in 0..2 {
         queue.recover()?;
         while receiver.try_recv().is_ok() {}
@@ -251,36 +256,7 @@ fn play(who: Who, at: u64, watchdog: Duration, queue: &Queue) -> Result<Option<D
     Ok(Some(came - died))
 }
 
-/// One that sleeps beside the victim until it gets what the victim should not have kept from it.
-pub(crate) enum Survivor {
-    Receiver(Receiver),
-    Sender(Sender),
-}
-
-impl Survivor {
-    pub(crate) fn attach(queue: &Queue, who: Who) -> Result<Self> {
-        Ok(if who.receivers_sleep() {
-            Self::Receiver(queue.receiver()?)
-        } else {
-            Self::Sender(queue.sender()?)
-        })
-    }
-
-    pub(crate) fn sleep(self) -> Result<(thread::JoinHandle<Result<()>>, Sleeper)> {
-        let (tell, told) = mpsc::channel();
-        let thread = thread::spawn(move || {
-            tell.send(Sleeper::this_thread())?;
-            match self {
-                Self::Receiver(mut receiver) => drop(receiver.recv_blocking()?),
-                Self::Sender(mut sender) => sender.send_blocking(&message::of(7, LEN))?,
-            }
-            Ok(())
-        });
-        Ok((thread, told.recv()?))
-    }
-}
-
-/// `false` if it died before: its watchdog woke it.
+/// `false` if the victim died before it was seen asleep: its watchdog woke it.
 fn until_asleep(victim: &mut Player) -> Result<bool> {
     let sleeper = Sleeper::process(victim.pid());
     loop {

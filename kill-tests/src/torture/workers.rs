@@ -1,5 +1,5 @@
-//! The workers of the torture: each sends or receives by its own kind of call, as fast as it can,
-//! until it is killed or the queue is closed.
+//! The workers of the torture. Each sends or receives as fast as it can, by its own kind of call, until
+//! it is killed or the queue is closed.
 
 use std::collections::VecDeque;
 use std::io::stdout;
@@ -11,19 +11,20 @@ use anyhow::{Context, Result, bail, ensure};
 use parkline_core::{Lease, Queue, Receiver, RecvError, RecvTimeoutError, Sender};
 use parkline_uring::{AsyncReceiver, AsyncSender, block_on};
 
-use crate::ledger::{Entry, EntryAt, ReceiverLedger, SenderLedger, Stage, now};
+use super::ledger::{Entry, EntryAt, ReceiverLedger, SenderLedger, Stage};
+use crate::clock::now;
 use crate::player;
 use crate::shared;
 
 /// Leases of each receiver.
 pub(crate) const LEASES: usize = 4;
 const BATCH: u64 = 4;
-/// For how long one that holds some waits for more.
+/// For how long a receiver that holds leases waits for more.
 const MOST_HELD: Duration = Duration::from_millis(20);
 /// The longest message here.
 pub(crate) const LONGEST: usize = 56;
 
-/// How a receiver receives. The others hold leases.
+/// Whether a receiver's call acknowledges the message. The other receivers take leases.
 pub(crate) fn acknowledges_in_call(receiver: usize) -> bool {
     receiver.is_multiple_of(2)
 }
@@ -36,7 +37,7 @@ fn message(sender: usize, n: u64) -> Vec<u8> {
     message
 }
 
-/// What fits only these two.
+/// A checksum of the two.
 fn check(sender: u64, n: u64) -> u64 {
     (n ^ sender << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
@@ -109,7 +110,7 @@ fn receive_in_call(mut receiver: Receiver, id: usize, ledger: &ReceiverLedger) -
             Err(fault) => bail!(fault),
         };
         let (sender, n) = read(&message)?;
-        // `recv` does not tell.
+        // `recv` returns neither.
         let (redelivered, attempts) = (false, 0);
         ledger.write(Entry { sender, n, redelivered, attempts, stage: Stage::Acked });
         ledger.in_call.store(0, Release);
@@ -117,7 +118,7 @@ fn receive_in_call(mut receiver: Receiver, id: usize, ledger: &ReceiverLedger) -
 }
 
 fn receive_by_lease(mut receiver: Receiver, id: usize, ledger: &ReceiverLedger) -> Result<()> {
-    // A panic that a worker catches is not news.
+    // A panic that a worker catches is not printed.
     std::panic::set_hook(Box::new(|panic| {
         if panic.payload().downcast_ref::<Ends>().is_none() {
             eprintln!("{panic}");
@@ -127,7 +128,8 @@ fn receive_by_lease(mut receiver: Receiver, id: usize, ledger: &ReceiverLedger) 
     let mut held: VecDeque<(Lease, EntryAt)> = VecDeque::new();
     loop {
         ledger.in_call.store(1, Release);
-        // One kind holds some for a while, but not for so long that a join or the end waits for it.
+        // Half of these receivers hold some leases for a while, but not so long that a join or the end of
+        // the test waits for them.
         let (leased, keeps) = match id % 4 {
             1 => (receiver.lease_blocking().map_err(RecvTimeoutError::from), 0),
             _ => (block_on(receiver.lease_timeout(MOST_HELD)), LEASES - 1),
@@ -154,10 +156,10 @@ fn receive_by_lease(mut receiver: Receiver, id: usize, ledger: &ReceiverLedger) 
     Ok(())
 }
 
-/// The payload of the panic in which a lease ends.
+/// The payload of the panic in which a lease is dropped.
 struct Ends;
 
-/// One lease in ten is not acknowledged.
+/// Ends a lease. One lease in ten is not acknowledged.
 fn end((lease, at): (Lease, EntryAt), ledger: &ReceiverLedger, random: &mut fastrand::Rng) {
     let way = random.u32(..10_000);
     if way >= 1000 {
@@ -167,7 +169,7 @@ fn end((lease, at): (Lease, EntryAt), ledger: &ReceiverLedger, random: &mut fast
         return;
     }
     if way == 0 {
-        // Held until this process dies, as whoever kills is told.
+        // The lease is held until this process dies. The ledger tells the test to kill it.
         std::mem::forget(lease);
         ledger.forgot.store(now(), Release);
         return;
@@ -190,7 +192,7 @@ fn end((lease, at): (Lease, EntryAt), ledger: &ReceiverLedger, random: &mut fast
 
 fn place(words: &[String]) -> Result<usize> {
     player::die_with_parent()?;
-    // Whoever kills and looks for stalls comes first.
+    // The process that kills, and measures stalls, has a higher priority.
     rustix::process::nice(19)?;
     let [id] = words else { bail!("a worker has one word: {words:?}") };
     Ok(id.parse()?)

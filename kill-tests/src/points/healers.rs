@@ -1,7 +1,9 @@
-//! A sender that is stopped while it heals a gate: it found nobody to wake, and is about to say so.
+//! A sender that is stopped while it heals a gate: its wake found no sleeper, and it is about to clear
+//! the gate.
 //!
-//! Whoever goes to sleep meanwhile relied on a word that says that somebody waits. Nobody dies here,
-//! and no watchdog helps: it must be woken by the healing itself, or by the next send.
+//! A receiver that goes to sleep meanwhile relies on the gate's word, which says that there is a
+//! sleeper. No process dies here, and no watchdog is due: the sender must wake the receiver after it
+//! cleared the gate, or the next send must.
 //!
 //! Seen to fail: a gate that is cleared and not all woken after it (every time).
 
@@ -11,34 +13,34 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use parkline_core::Queue;
 
+use super::fate::Fate;
+use super::parked::Survivor;
+use super::victim::{self, LEN};
 use crate::asleep::Late;
 use crate::case::Case;
-use crate::deaths;
 use crate::message;
 use crate::operation::{Fill, Operation};
-use crate::player::{Death, Player, no_forks};
-use crate::points::Fate;
+use crate::player::{Death, no_forks};
 use crate::waiter::GRACE;
-use crate::wakes::{LEN, Survivor, Who};
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// From the last look at the gate: the bump, the call, its return, and the point in question.
+/// How many points come after the last load of the gate: its bump, the system call, its return. Then
+/// the gate is cleared.
 const TO_HEALING: u64 = 3;
 
-/// How long the sleeper took to come to a message, once there was one.
+/// How long the sleeper took to receive a message after it was sent.
 pub(crate) fn round() -> Result<Duration> {
     let case = Case { operation: Operation::TrySend, fill: Fill::Empty, len: LEN };
-    let at = deaths::learn(case)?.points.len() as u64 - 1 + TO_HEALING;
+    let at = victim::learn(case)?.points.len() as u64 - 1 + TO_HEALING;
     let forks = no_forks();
     let queue = Queue::builder().capacity(4).max_message(LEN).handles(4).watchdog(HOUR).create()?;
     let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
-    let survivor = Survivor::attach(&queue, Who::Sender)?;
+    let survivor = Survivor::Receiver(queue.receiver()?);
     drop(forks);
-    let [fate, point] = Fate::Stop(at).words();
-    let words = ["victim", &case.operation.name(), &LEN.to_string(), &fate, &point];
-    let mut healer = Player::start(&words, queue.try_clone_fd()?, None)?;
+    let fate = Fate::Stop(at);
+    let mut healer = victim::start_at(queue.try_clone_fd()?, case.operation, LEN, fate, None)?;
     healer.until_stopped()?;
-    // Somebody announced itself, and did not sleep in the end.
+    // A sleeper announces itself, and does not sleep in the end.
     let side = receiver.side();
     let _ = side.gate().context("this is no forked child")?.announce();
     healer.signal(Signal::SIGCONT)?;

@@ -1,13 +1,14 @@
-//! The twin of the scribbler: one process, one thread, all from a seed, so that what is found is found
-//! again; and slow tools can look on.
+//! The twin of the scribbler: one process with one thread, all from a seed. So each finding can be
+//! reproduced, and slow tools can be used.
 //!
-//! Its steps are those of the fuzz target `segment`, drawn at random instead of by coverage: between
-//! operations words are overwritten, and in the midst of one, at a kill point, the very word changes
-//! that is about to be read. `cargo +nightly twin` has AddressSanitizer look on.
+//! Its steps are those of the fuzz target `segment`, drawn at random instead of by coverage: words are
+//! overwritten between operations; and during an operation, at a kill point, the word changes that is
+//! about to be loaded. `cargo +nightly twin` runs it with AddressSanitizer.
 //!
 //! Seen to fail, each within a minute: a block's number that is not checked (in the first attack), a
-//! message's length that is read a second time and believed (by AddressSanitizer), looks without end. Not
-//! seen: a lease that reads its header again and checks it, whose message is of another length then.
+//! message's length that is loaded a second time and believed (by AddressSanitizer), searches without
+//! end. Not seen to fail: a lease that loads its header again and checks it, so that its message has
+//! another length then.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -17,7 +18,7 @@ use anyhow::Result;
 use arbitrary::{Arbitrary, Unstructured};
 use clap::Args;
 
-use crate::attack::world::Attack;
+use crate::attack::peer::world::Attack;
 use crate::report::{Table, bar};
 
 /// Arguments of the twin.
@@ -34,9 +35,9 @@ pub(crate) struct Twin {
     attacks: Option<u64>,
 }
 
-/// Random bytes of one attack: a few hundred steps.
+/// Random bytes of one attack. They make a few hundred steps.
 const BYTES: usize = 4096;
-/// An attack takes milliseconds: one that takes so long does not end.
+/// An attack that takes longer does not end: usually it takes milliseconds.
 const NEVER: Duration = Duration::from_secs(30);
 
 /// How many attacks have ended.
@@ -69,7 +70,7 @@ pub(crate) fn run(args: &Twin) -> Result<bool> {
     Ok(true)
 }
 
-/// Ends the process with an attack that does not end.
+/// Aborts the process if an attack does not end.
 fn watch(first: u64) {
     loop {
         let ended = ENDED.load(Relaxed);

@@ -1,34 +1,35 @@
-//! Two victims, one after the other at the same slot, both in the midst of an exchange: whether the
-//! first had exchanged only the record of the second can tell.
+//! Two victims, one after the other at the same slot, both killed during an exchange. Only the record
+//! of the second victim shows whether the first had exchanged.
 //!
 //! Seen to fail: an audit that skips the scan of busy records (a block in two places, in 4 of 2,800
-//! double deaths: the one was about to tag what the other had offered).
+//! double deaths: one victim was about to tag the block that the other had offered).
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
+use super::fate::Fate;
+use super::parallel::in_parallel;
+use super::victim::{self, Known, LEN};
 use crate::case::Case;
-use crate::deaths::{self, Known, in_parallel};
 use crate::operation::{Fill, Operation};
-use crate::points::Fate;
 use crate::report::Violations;
-use crate::scene::{Scene, Watch};
+use crate::scene::Scene;
 use crate::states::State;
 
-const LEN: usize = 8;
 const OPERATIONS: [Operation; 3] = [Operation::TrySend, Operation::TryRecv, Operation::LeaseDrop];
 
-/// All points of the first with all points of the second; returns how many.
+/// Each point of the first victim with each point of the second. Returns how many pairs there were.
 pub(crate) fn run(violations: &mut Violations) -> Result<usize> {
     let mut all = Vec::new();
     for fill in Fill::ALL {
         for first in OPERATIONS.into_iter().filter(|first| first.makes_sense(fill)) {
-            let first = deaths::learn(Case { operation: first, fill, len: LEN })?;
+            let first = victim::learn(Case { operation: first, fill, len: LEN })?;
             for second in OPERATIONS.into_iter().filter(|second| second.makes_sense(fill)) {
-                // Whatever the first left: its longest way.
+                // The first victim may leave the ring emptier or fuller: learn the points of the
+                // second where it has most of them.
                 let fill = if second == Operation::TrySend { Fill::Half } else { fill };
                 let fill = if fill == Fill::Empty { Fill::Half } else { fill };
-                let second = deaths::learn(Case { operation: second, fill, len: LEN })?;
+                let second = victim::learn(Case { operation: second, fill, len: LEN })?;
                 let points = |known: &Known| 0..known.points.len() as u64;
                 let pairs = points(&first).flat_map(|i| points(&second).map(move |j| (i, j)));
                 let cases = (first.case, second.case);
@@ -46,13 +47,13 @@ pub(crate) fn run(violations: &mut Violations) -> Result<usize> {
 
 fn double(first: Case, second: Operation, i: u64, j: u64) -> Result<()> {
     let Case { operation, fill, len } = first;
-    let scene = Scene::set(operation, fill, len, 2, Watch::Never)?;
-    // Each has its record before either dies: the first is recovered first, while the second is
-    // in the midst of it.
+    let scene = Scene::set(operation, fill, len, 2, None)?;
+    // Both victims have their records before either dies. So the first is recovered first, while the
+    // record of the second still says that it exchanges.
     let cases = [(first, i), (Case { operation: second, ..first }, j)];
     let mut victims = Vec::new();
     for (case, at) in cases {
-        let mut victim = deaths::start(case, &scene, Fate::DieLater(at), None)?;
+        let mut victim = victim::start(case, &scene, Fate::DieLater(at), None)?;
         victim.until_stopped()?;
         victims.push(victim);
     }

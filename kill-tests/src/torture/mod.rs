@@ -1,19 +1,26 @@
-//! Torture: senders and receivers work as fast as they can, and are killed at random.
+//! `torture`: senders and receivers work as fast as they can, and are killed at random.
 //!
-//! Each worker is a process and writes down what it does in a ledger of its own (`ledger.rs`), which
-//! is read as it goes and balanced at the end (`account.rs`). Whoever is killed is started again at
-//! once, in the same place, with the same ledger.
+//! Each worker is a process, and records what it does in a ledger of its own (`ledger.rs`). The ledgers
+//! are read meanwhile and balanced at the end (`account.rs`). A killed worker is started again at once,
+//! in the same place, with the same ledger.
 //!
-//! Lost, and a violation: a message that its sender knows sent, and that never arrived, unless a
-//! receiver died inside a `recv`, which acknowledges before it returns: at most one message each.
-//! One that a receiver died with before it acknowledged, or returned, and that did not come again.
-//! Attempts are counted: of no message comes a number twice, and none is missing but by a receiver that
-//! died in a call.
+//! Each of these is a violation:
+//! * A message that was sent for certain does not arrive. The excuse is a receiver that died in a
+//!   `recv`, which acknowledges before it returns: at most one message each.
+//! * A message does not come again although its receiver returned it, or died with it before the
+//!   acknowledgement.
+//! * A message comes twice with the same number of attempts, or a number is missing. The excuse is a
+//!   receiver that died in a call.
 //!
-//! One lease in ten is not acknowledged but dropped, in a panic or without, or returned at once or
-//! later, or, seldom, forgotten: then its worker is killed soon.
+//! One lease in ten is not acknowledged: it is dropped, with or without a panic, or returned at once or
+//! later. A few are forgotten, and their worker is killed soon.
 //!
 //! Seen to fail: leases of the dead not sent again (102 violations in 301 kills).
+
+mod account;
+mod ledger;
+mod stalls;
+pub(crate) mod workers;
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -25,13 +32,14 @@ use clap::Args;
 use parkline_core::Queue;
 use parkline_core::driver::census;
 
-use crate::account::Account;
-use crate::ledger::{ReceiverLedger, SenderLedger, now};
+use self::account::Account;
+use self::ledger::{ReceiverLedger, SenderLedger};
+use self::stalls::Stalls;
+use self::workers::{LEASES, LONGEST};
+use crate::clock::now;
 use crate::player::{Death, Player};
 use crate::report::{Table, Violations, bar};
 use crate::shared;
-use crate::stalls::Stalls;
-use crate::workers::{LEASES, LONGEST};
 
 /// Arguments of the torture.
 #[derive(Debug, Args)]
@@ -60,9 +68,10 @@ pub(crate) struct Torture {
     seed: Option<u64>,
 }
 
-/// Records beyond those of the workers: a respawned one may come before its last life is audited.
+/// Records beyond those of the workers, because a worker may be started again before its dead process
+/// is audited.
 const SPARE_RECORDS: usize = 2;
-/// For how long one lives on that forgot a lease, in nanoseconds.
+/// For how long a worker lives on after it forgot a lease, in nanoseconds.
 const FORGETFUL: u64 = 10_000_000;
 /// By how much a stall may be longer than the watchdog.
 const GRACE: Duration = Duration::from_millis(100);
@@ -74,7 +83,7 @@ enum Role {
     Receive,
 }
 
-/// A place that a process works at, life after life.
+/// A place at which one process after the other works.
 struct Worker {
     role: Role,
     place: usize,
@@ -115,7 +124,7 @@ pub(crate) fn run(args: &Torture) -> Result<bool> {
     while killed < args.kills {
         let pause = Duration::from_micros(random.u64(1000..20_000));
         field.watch_for(pause)?;
-        // Now and then several at once: also who is about to recover another.
+        // One time in eight several at once, so that a worker dies that is about to recover another.
         let at_once = if random.u8(..8) == 0 { random.usize(2..=4) } else { 1 };
         let mut who: Vec<_> = (0..field.workers.len()).collect();
         random.shuffle(&mut who);
@@ -149,7 +158,7 @@ impl Field {
             .leases(LEASES)
             .handles(args.senders + args.receivers + SPARE_RECORDS)
             .watchdog(Duration::from_millis(args.watchdog))
-            // None shall be given up here.
+            // No message may be a dead letter here.
             .max_attempts(u16::MAX)
             .create()?;
         let (mut workers, mut senders, mut receivers) = (Vec::new(), Vec::new(), Vec::new());
@@ -197,7 +206,7 @@ impl Field {
         let received = last(&mut self.receivers.iter().map(|it| it.at.load(Relaxed)));
         let sent = last(&mut self.senders.iter().map(|it| it.at.load(Relaxed)));
         let (len, room) = (self.queue.len(), self.queue.capacity());
-        self.stalls.look(now(), len > 0, len < room, received, sent);
+        self.stalls.measure(now(), len > 0, len < room, received, sent);
         let forgot = |it: &Worker| match it.role {
             Role::Receive => self.receivers[it.place].forgot.load(Acquire),
             Role::Send => 0,
@@ -234,7 +243,7 @@ impl Field {
                 let ledger = self.senders[place];
                 let (sent, about) = (ledger.sent.load(Acquire), ledger.about.load(Acquire));
                 self.account.sender_died(place, sent, about);
-                // What it was about to send is settled: its next life goes on after that.
+                // The next process continues after the messages that this one was about to send.
                 ledger.about.store(about.max(sent), Relaxed);
                 ledger.sent.store(about.max(sent), Relaxed);
             }
@@ -249,7 +258,7 @@ impl Field {
         }
     }
 
-    /// Has all come to their ends: the senders, then, when all is acknowledged, the receivers.
+    /// Ends the senders, and the receivers after all messages are acknowledged.
     fn end(&mut self) -> Result<()> {
         self.senders.iter().for_each(|ledger| ledger.end.store(1, Release));
         self.end_all(|role| matches!(role, Role::Send))?;
@@ -309,7 +318,7 @@ impl Field {
         if census.in_ring + census.held + census.busy + census.owned > 0 {
             self.violations.add(format_args!("left over: {census:?}, {last:?}"));
         }
-        // As many as there are records: none has leaked.
+        // There are as many free records as records in all: none has leaked.
         let records = self.queue.handles();
         let handles: Vec<_> = (0..records).map_while(|_| self.queue.receiver().ok()).collect();
         if handles.len() != records {

@@ -1,11 +1,12 @@
 //! `stop`: a peer that is stopped at a kill point, for long, is alive.
 //!
-//! Nothing of it is taken away, whoever looks: its record is not recovered, its lease is not
-//! delivered again, no new handle gets its record; and the others keep their pace, compared with
-//! the same peer stopped right before its operation. Told to go on, it ends as if nothing had been.
+//! No other process takes anything of it: its record is not recovered, its lease is not delivered
+//! again, no new handle gets its record. The other processes keep their pace, compared with the same
+//! peer stopped right before its operation. When the peer is continued, it ends as if it had not been
+//! stopped.
 //!
-//! Seen to fail: locks that nobody asks for, so that whoever is stopped in the midst of something or
-//! with a lease is taken for dead (its record was given away).
+//! Seen to fail: locks that are never tested, so that a process stopped during an operation or with a
+//! lease is taken for dead (its record was given away).
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,22 +17,26 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use parkline_core::{AttachError, Recovered};
 
+use super::churn::Flagged;
+use super::deaths::Pairs;
+use super::fate::Fate;
+use super::parallel::in_parallel;
+use super::victim::{self, Known};
 use crate::asleep::Sleeper;
 use crate::case::Case;
-use crate::churn::Flagged;
-use crate::deaths::{self, Known, in_parallel};
 use crate::operation::Operation;
 use crate::player::{Death, Player};
-use crate::points::Fate;
 use crate::report::{Table, Violations};
-use crate::scene::{Scene, Watch};
+use crate::scene::Scene;
+use crate::states::Move;
+use crate::waiter::WATCHDOG;
 
 /// Arguments of the stops.
 #[derive(Debug, Args)]
 pub(crate) struct Stops {
     /// At how many points, chosen at random, or `all`
     #[arg(long, default_value = "20")]
-    points: deaths::Pairs,
+    points: Pairs,
     /// For how many seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
@@ -43,9 +48,9 @@ pub(crate) struct Stops {
     seed: Option<u64>,
 }
 
-/// The pace that the others keep at least.
+/// The least pace that the other processes must keep.
 const PACE: f64 = 0.9;
-/// How often a pace is taken that is too low.
+/// How often a pace that is too low is measured again.
 const TRIES: usize = 4;
 
 pub(crate) fn run(args: &Stops) -> Result<bool> {
@@ -53,18 +58,18 @@ pub(crate) fn run(args: &Stops) -> Result<bool> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!("seed {seed}");
     let cases = Case::select(false, &args.only, None, None).into_iter();
-    // The queue of a waiter is drained by it, and nothing can go round. What goes round is sent anew:
-    // then no message has had enough attempts.
+    // Not the operations with a waiter, which drains the queue, so that no message can go round. Not
+    // those that count attempts: a message that goes round is sent anew, with its first attempt.
     let cases = cases.filter(|Case { operation, .. }| {
         !operation.needs_waiter() && operation.max_attempts().is_none()
     });
-    let known: Vec<_> = cases.map(deaths::learn).collect::<Result<_>>()?;
+    let known: Vec<_> = cases.map(victim::learn).collect::<Result<_>>()?;
     let mut all = Vec::new();
     for known in &known {
         all.extend((0..known.points.len() as u64).map(|at| (known, at)));
     }
     fastrand::Rng::with_seed(seed).shuffle(&mut all);
-    if let deaths::Pairs::Some(count) = args.points {
+    if let Pairs::Some(count) = args.points {
         all.truncate(count);
     }
     let time = Duration::from_secs_f64(args.seconds);
@@ -86,7 +91,8 @@ pub(crate) fn run(args: &Stops) -> Result<bool> {
     Ok(violations.conclude(format_args!("stops: {}", all.len()), begin.elapsed()))
 }
 
-/// As [`stop`]; a pace that is too low must be so several times: what the machine does else is not.
+/// As [`stop`], but a pace that is too low is measured several times, because other work of the
+/// machine may have been the reason.
 fn keep_pace(case: Case, at: u64, time: Duration) -> Result<Option<f64>> {
     let mut best: f64 = 0.0;
     for _ in 0..TRIES {
@@ -101,12 +107,12 @@ fn keep_pace(case: Case, at: u64, time: Duration) -> Result<Option<f64>> {
     bail!("the others' pace was {:.0} %", best * 100.0)
 }
 
-/// The pace of the others, if they can go on at all in a queue that may be closed.
+/// The pace of the other processes; `None` if the peer closed the queue, so that they cannot go on.
 fn stop(case: Case, at: u64, time: Duration) -> Result<Option<f64>> {
-    let mut scene = deaths::set(case, Watch::Soon)?;
-    let mut peer = deaths::start(case, &scene, Fate::Stop(at), None)?;
+    let mut scene = victim::set(case, Some(WATCHDOG))?;
+    let mut peer = victim::start(case, &scene, Fate::Stop(at), None)?;
     until_stopped(case, &mut scene, &mut peer)?;
-    let flagged = if case.operation.returns() { Flagged::Fine } else { Flagged::Wrong };
+    let flagged = if returns(case.operation) { Flagged::Fine } else { Flagged::Wrong };
     let idle = scene.churn(time / 2, flagged)?;
     peer.signal(Signal::SIGCONT)?;
     until_stopped(case, &mut scene, &mut peer)?;
@@ -118,7 +124,7 @@ fn stop(case: Case, at: u64, time: Duration) -> Result<Option<f64>> {
         Some(half.max(scene.churn(time / 2, flagged)?) / idle)
     };
     peer.signal(Signal::SIGCONT)?;
-    let end = deaths::see_it_end(case, &mut scene, &mut peer)?;
+    let end = victim::see_it_end(case, &mut scene, &mut peer)?;
     ensure!(end == Death::Ended, "the stopped peer died");
     let seen = scene.account()?;
     let mut ids: Vec<_> = seen.arrivals.iter().map(|it| it.id).collect();
@@ -128,15 +134,15 @@ fn stop(case: Case, at: u64, time: Duration) -> Result<Option<f64>> {
     Ok(pace)
 }
 
-/// Whoever looks finds nobody dead, and every record of the living taken.
+/// A recovery finds no dead process, and a new handle finds no free record.
 fn check_untouched(case: Case, scene: &Scene) -> Result<()> {
-    // What a handle owes when it goes is anybody's to return.
+    // Any process may return the messages that a handle owed when it was dropped.
     let leaves_messages = case.operation == Operation::DetachOwing;
     if case.operation.recovers().is_none() && !leaves_messages {
         let recovered = scene.queue.recover()?;
         ensure!(recovered == Recovered::default(), "of one that was stopped: {recovered:?}");
     }
-    if case.operation.keeps_record() {
+    if keeps_record(case.operation) {
         let spare = scene.queue.receiver().context("the record for a recoverer")?;
         match scene.queue.receiver() {
             Err(AttachError::NoFreeHandle { .. }) => {}
@@ -145,6 +151,19 @@ fn check_untouched(case: Case, scene: &Scene) -> Result<()> {
         drop(spare);
     }
     Ok(())
+}
+
+/// Whether the process has its record from the begin of the operation to its end.
+fn keeps_record(operation: Operation) -> bool {
+    use Operation as It;
+    let moves = [It::Close, It::AttachSender, It::AttachReceiver, It::DetachSender];
+    let leaves = [It::DetachReceiver, It::DetachOwing, It::DetachReturning];
+    !moves.contains(&operation) && !leaves.contains(&operation) && operation.recovers().is_none()
+}
+
+/// Whether the process returns a message that it had taken, or that a dead process had.
+fn returns(operation: Operation) -> bool {
+    operation.recovers().is_some() || operation.before().contains(&Move::Take)
 }
 
 fn until_stopped(case: Case, scene: &mut Scene, peer: &mut Player) -> Result<()> {

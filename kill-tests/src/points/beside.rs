@@ -1,13 +1,13 @@
-//! Two exchanges of one record at the same time: a lease is returned by one thread while the handle's
-//! own thread receives. The victim dies with any place of the one reached beside any of the other.
+//! Two exchanges of one record at the same time: one thread returns a lease while the handle's own
+//! thread receives. The victim dies with its two threads at any pair of their kill points.
 //!
-//! The victim has a thread for each of the two, and one that lets them run by turns, as a schedule
-//! says: a thread goes on until it is about to reach one of its kill points, and rests there. A thread
-//! that waits for a lock which the other holds goes no farther, and that is a place to die, too.
+//! The victim has one thread for each exchange, and a third thread that lets them run in turns, by a
+//! schedule. In its turn a thread runs until it is about to pass a given kill point, and rests there.
+//! A thread that waits for a lock of the other thread runs no farther: that is a place to die, too.
 //!
-//! All pairs of places are tried in both orders. By chance, and fewer: threads that go on after the
-//! other came in between; a second process, dead in the midst of an exchange at the same slots; and a
-//! process that dies while it recovers the dead.
+//! All pairs of places are tried in both orders. A smaller number is drawn at random of longer
+//! schedules, in which a thread continues after the other thread's turn; of a second process that dies
+//! during an exchange at the same slots; and of a process that dies while it recovers the dead.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -30,21 +30,22 @@ use parkline_core::Queue;
 use parkline_core::driver::{KillPoint, arm};
 use zerocopy::FromZeros;
 
+use super::fate::Fate;
+use super::parallel::in_parallel;
+use super::recoverer::Recoverer;
+use super::victim::{self, LEN};
 use crate::asleep::Sleeper;
 use crate::case::Case;
-use crate::deaths::{self, in_parallel};
 use crate::message;
 use crate::operation::{self, Fill, NEW, Operation};
 use crate::player::{self, Death, Player};
-use crate::points::Fate;
-use crate::recoverer::Recoverer;
 use crate::report::{Table, Violations};
-use crate::scene::{Scene, Watch};
+use crate::scene::Scene;
 use crate::shared;
 use crate::states::{Move, RECEIVE, Seen, State, States};
+use crate::waiter::WATCHDOG;
 
-const LEN: usize = 8;
-/// The place after all others of a thread.
+/// The place after all kill points of a thread.
 const END: u64 = u64::MAX;
 /// The most turns of a schedule.
 const TURNS: usize = 4;
@@ -54,9 +55,9 @@ const TURNS: usize = 4;
 pub(crate) enum Pair {
     /// One receives, the other drops a lease, and there is room for both.
     Room,
-    /// The ring is full: the drop finds the very slot that the receive frees, or it owes.
+    /// The ring is full: the drop takes the slot that the receive frees, or the handle owes.
     Full,
-    /// The ring is empty: the receive finds the very message that the drop returns, or none.
+    /// The ring is empty: the receive takes the message that the drop returns, or none.
     Empty,
     /// One receives and returns what the handle owes, the other does that in a wait.
     Wait,
@@ -102,7 +103,7 @@ impl Pair {
         }
     }
 
-    /// Of each thread.
+    /// The moves of each thread.
     fn moves(self) -> [&'static [Move]; 2] {
         use Move::{Acknowledge, Count, GiveBack, ReturnOwed, Settle, Take};
         const RECEIVE_OWING: &[Move] =
@@ -127,13 +128,13 @@ impl Pair {
         State::of(&self.fill().messages()).after(0, self.before())
     }
 
-    /// What survivors may see, where another process made moves, too.
+    /// What the two threads may leave, and another process that makes the moves `other` meanwhile.
     fn states(self, other: &[Move]) -> States {
         let [one, two] = self.moves();
         States::beside(self.begin(), &[(0, one), (0, two), (1, other)])
     }
 
-    /// What the threads do, prepared. What they do it with outlives them.
+    /// Prepares what each thread does. The handles that they use are never dropped.
     fn prepare(self, queue: Queue) -> Result<[Box<dyn FnOnce() + Send>; 2]> {
         let new = NEW.map(|id| message::of(id, LEN));
         let mut kept: Vec<Box<dyn std::any::Any + Send>> = Vec::new();
@@ -183,7 +184,7 @@ impl Pair {
     }
 }
 
-/// Which thread runs to which of its places, turn by turn.
+/// Which thread runs in each turn, and to which of its places.
 #[derive(Clone, Debug)]
 struct Schedule(Vec<(usize, u64)>);
 
@@ -211,14 +212,14 @@ impl Schedule {
 #[repr(C)]
 struct Ledger {
     ends: [AtomicU64; TURNS],
-    /// How many places the thread had reached by then.
+    /// How many places the thread had reached when its turn ended.
     reached: [AtomicU64; TURNS],
 }
 
 /// How a turn ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    /// The thread rests before the place that it was to run to.
+    /// The thread rests before the place to which it was to run.
     Rests = 1,
     /// It is done.
     Done,
@@ -254,7 +255,7 @@ impl Actor {
         Self { state, until, reached: AtomicU64::new(0) }
     }
 
-    /// Without sleeping: a thread of the victim that sleeps waits for a lock.
+    /// Does not sleep: a thread of the victim that sleeps is taken to wait for a lock.
     fn rest(&self) {
         self.state.store(RESTS, SeqCst);
         self.until_told();
@@ -293,7 +294,7 @@ fn reached(_: KillPoint) {
     }
 }
 
-/// The victim: what its threads do, and their schedule.
+/// The part of the victim. Its words: what its threads do, and their schedule.
 pub(crate) fn play(queue: Queue, words: &[String]) -> Result<()> {
     player::die_with_parent()?;
     let [pair, schedule] = words else { bail!("such a victim has two words: {words:?}") };
@@ -328,7 +329,8 @@ pub(crate) fn play(queue: Queue, words: &[String]) -> Result<()> {
     bail!("it survived")
 }
 
-/// A victim died so: how its last turn ended, and how many places that thread had reached.
+/// Kills a victim at the end of `schedule`. Returns how its last turn ended, and how many places the
+/// thread of that turn had reached.
 fn die(pair: Pair, scene: &Scene, schedule: &Schedule) -> Result<(End, u64)> {
     let ledger = shared::create::<Ledger>()?;
     let words = ["beside", &pair.name(), &schedule.to_string()];
@@ -341,19 +343,20 @@ fn die(pair: Pair, scene: &Scene, schedule: &Schedule) -> Result<(End, u64)> {
     Ok((End::of_word(word(last))?, word(TURNS + last)))
 }
 
-fn set(pair: Pair, others: usize, watch: Watch) -> Result<Scene> {
-    Scene::set(Operation::LeaseDrop, pair.fill(), LEN, pair.records() + others, watch)
+fn set(pair: Pair, others: usize, watchdog: Option<Duration>) -> Result<Scene> {
+    Scene::set(Operation::LeaseDrop, pair.fill(), LEN, pair.records() + others, watchdog)
 }
 
-/// How many places a thread has that begins.
+/// How many places a thread has if it runs first.
 fn places(pair: Pair, thread: usize) -> Result<u64> {
-    let scene = set(pair, 0, Watch::Never)?;
+    let scene = set(pair, 0, None)?;
     let (end, reached) = die(pair, &scene, &Schedule(vec![(thread, END)]))?;
     ensure!(end == End::Done, "{pair}: alone, a thread {end:?}");
     Ok(reached)
 }
 
-/// All pairs of places in both orders, and so many schedules by chance; how many deaths.
+/// Tries all pairs of places in both orders, and `chances` random schedules. Returns how many victims
+/// died.
 pub(crate) fn run(
     chances: usize,
     random: &mut fastrand::Rng,
@@ -382,13 +385,14 @@ pub(crate) fn run(
     Ok(deaths)
 }
 
-/// The thread `first` runs to `at`, and then the other to each of its places; what survivors saw.
+/// The thread `first` runs to `at`, and then the other thread to each of its places. Returns what
+/// survivors saw.
 fn beside(pair: Pair, first: usize, at: u64, allowed: &BTreeSet<Seen>) -> Result<Vec<Seen>> {
     let mut all = Vec::new();
     for then in 0.. {
         let schedule = Schedule(vec![(first, at), (1 - first, then)]);
         let run = || {
-            let scene = set(pair, 0, Watch::Never)?;
+            let scene = set(pair, 0, None)?;
             let (end, _) = die(pair, &scene, &schedule)?;
             let seen = scene.account()?;
             ensure!(allowed.contains(&seen), "survivors saw `{seen}`");
@@ -403,14 +407,14 @@ fn beside(pair: Pair, first: usize, at: u64, allowed: &BTreeSet<Seen>) -> Result
     Ok(all)
 }
 
-/// What chance drew.
+/// A random schedule, with other processes that die.
 #[derive(Debug)]
 struct Chance {
     pair: Pair,
     schedule: Schedule,
     /// An operation of another process, which dies at one of its points.
     other: Option<(Operation, u64)>,
-    /// Another that recovers the dead, and dies at one of its points.
+    /// A process that recovers the dead, and dies at one of its points.
     recoverer: Option<(Recoverer, u64)>,
 }
 
@@ -457,15 +461,15 @@ impl Chance {
 
     fn play(&self) -> Result<()> {
         let records = usize::from(self.other.is_some()) + usize::from(self.recoverer.is_some());
-        let watch = if self.recoverer.is_some() { Watch::Soon } else { Watch::Never };
-        let scene = set(self.pair, records, watch)?;
+        let watchdog = self.recoverer.map(|_| WATCHDOG);
+        let scene = set(self.pair, records, watchdog)?;
         let mut moves: &[Move] = &[];
         let mut other = None;
         if let Some((operation, at)) = self.other {
             moves = operation.moves();
-            // It has its record before any dies, or it would take a dead one's.
+            // It has its record before any process dies, or it would take the record of the dead.
             let case = Case { operation, fill: self.pair.fill(), len: LEN };
-            let mut peer = deaths::start(case, &scene, Fate::DieLater(at), None)?;
+            let mut peer = victim::start(case, &scene, Fate::DieLater(at), None)?;
             peer.until_stopped()?;
             other = Some(peer);
         }
@@ -481,7 +485,7 @@ impl Chance {
             ensure!(is_allowed, "survivors saw `{seen}`");
             return Ok(());
         };
-        deaths::start_recoverer(&scene, how, Fate::Die(at), None)?.die()?;
+        how.start(&scene, Fate::Die(at), None)?.die()?;
         let seen = scene.account()?.with_debts_unknown();
         let mut allowed = states.recovered_in_part().seen_in_any_order().into_iter();
         let is_allowed = allowed.any(|it| it.with_debts_unknown() == seen);

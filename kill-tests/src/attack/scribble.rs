@@ -1,7 +1,7 @@
 //! The scribbler: a process maps the queue and writes whatever it likes into every word of it, while
 //! four survivors use it, and are killed on no account.
 //!
-//! Its values are random or look like words of the protocol (`attack/words.rs`), one by one, as storms
+//! Its values are random or look like words of the protocol (`peer/words.rs`), one by one, as storms
 //! on one word and all over the place. Now and then it lays the queue out as new, or nobody would come
 //! far. What the survivors do is in `survivor.rs`.
 //!
@@ -26,12 +26,12 @@ use clap::Args;
 use nix::sys::wait::WaitStatus;
 use parkline_core::Queue;
 
-use crate::attack::words::{Place, Segment, Word};
-use crate::ledger::now;
+use super::peer::words::{Place, Segment, Word};
+use super::survivor::{Call, Survivor};
+use crate::clock::now;
 use crate::player::{self, Player};
 use crate::report::{Table, Violations, bar};
 use crate::shared;
-use crate::survivor::{Call, Survivor};
 
 /// Arguments of the scribbler.
 #[derive(Debug, Args)]
