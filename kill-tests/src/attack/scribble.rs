@@ -1,16 +1,16 @@
-//! The scribbler: a process maps the queue and writes whatever it likes into every word of it, while
-//! four survivors use it, and are killed on no account.
+//! `scribble`: a process maps the queue and writes anything into every word of it, while four survivors
+//! use the queue. No process is killed.
 //!
-//! Its values are random or look like words of the protocol (`peer/words.rs`), one by one, as storms
-//! on one word and all over the place. Now and then it lays the queue out as new, or nobody would come
-//! far. What the survivors do is in `survivor.rs`.
+//! The values are random, or look like words of the protocol (`peer/words.rs`). They are written one by
+//! one, in storms on one word, and all over the segment. From time to time the scribbler lays the queue
+//! out as new, because otherwise the survivors' calls would fail early. What the survivors do is in
+//! `survivor.rs`.
 //!
-//! Broken, and a violation: a survivor that panics, dies of a signal or ends with an error; a call
-//! that takes a second longer than it was allowed to wait; a survivor in which a new queue does not
-//! work afterwards.
+//! Each of these is a violation: a survivor panics, dies of a signal or ends with an error; a call takes
+//! a second longer than it was allowed to wait; a new queue does not work in a survivor afterwards.
 //!
 //! Seen to fail: a block's number that is not checked (survivors panic at once), a message's length that
-//! is read a second time and believed (their heaps break), looks without end (calls never return).
+//! is loaded a second time and believed (their heaps break), searches without end (calls never return).
 
 use std::fs::File;
 use std::hint::spin_loop;
@@ -45,9 +45,9 @@ pub(crate) struct Scribble {
 }
 
 const SURVIVORS: usize = 4;
-/// How much longer than it may wait a call may take.
+/// How long a call may take beyond the time that it may wait.
 const BUDGET: Duration = Duration::from_secs(1);
-/// A call that is under way for so long does not return.
+/// A call that takes longer does not return.
 const NEVER: Duration = Duration::from_secs(10);
 
 /// The length of the file that [`queue`] makes.
@@ -56,7 +56,8 @@ type Words = [AtomicU64; LEN / 8];
 
 pub(crate) fn queue() -> Result<Queue> {
     let queue = Queue::builder().capacity(8).max_message(100).leases(2).max_attempts(2);
-    // Two for each and one for dead letters, and some of the dead.
+    // Each survivor has up to three handles: a sender, a receiver, and a sender for dead letters. Some
+    // more records, because an overwritten record is not always freed.
     let queue = queue.handles(3 * SURVIVORS + 4).watchdog(Duration::from_millis(5));
     Ok(queue.create()?)
 }
@@ -64,7 +65,7 @@ pub(crate) fn queue() -> Result<Queue> {
 struct Watched {
     player: Player,
     ledger: &'static Survivor,
-    /// Nothing more is expected of it.
+    /// It has ended, or its violation is counted.
     gone: bool,
 }
 
@@ -81,10 +82,10 @@ pub(crate) fn run(args: &Scribble) -> Result<bool> {
         let player = Player::start(&words, queue.try_clone_fd()?, Some(ledger.try_clone()?))?;
         survivors.push(Watched { player, ledger: shared::map(&ledger)?, gone: false });
     }
-    // None can begin with a queue that cannot be opened.
+    // A survivor cannot begin with a queue that cannot be opened. So all begin before the scribbler.
     let opened = |it: &Watched| it.ledger.calls[Call::Open as usize].load(Relaxed) > 0;
     while !survivors.iter().all(opened) {
-        look(&mut survivors, &mut violations)?;
+        check(&mut survivors, &mut violations)?;
         ensure!(violations.count() == 0 && begin.elapsed() < NEVER, "a survivor never begins");
         thread::sleep(Duration::from_millis(1));
     }
@@ -95,7 +96,7 @@ pub(crate) fn run(args: &Scribble) -> Result<bool> {
     let progress = bar(usize::try_from(args.seconds)?, "seconds");
     while begin.elapsed() < Duration::from_secs(args.seconds) {
         ensure!(scribbler.is_alive()?, "the scribbler has ended");
-        look(&mut survivors, &mut violations)?;
+        check(&mut survivors, &mut violations)?;
         progress.set_position(begin.elapsed().as_secs());
         thread::sleep(Duration::from_millis(5));
     }
@@ -104,7 +105,7 @@ pub(crate) fn run(args: &Scribble) -> Result<bool> {
     survivors.iter().for_each(|it| it.ledger.end.store(1, Relaxed));
     let ending = Instant::now();
     while survivors.iter().any(|it| !it.gone) {
-        look(&mut survivors, &mut violations)?;
+        check(&mut survivors, &mut violations)?;
         if ending.elapsed() > 2 * NEVER {
             violations.add("a survivor never ends");
             break;
@@ -120,8 +121,8 @@ pub(crate) fn run(args: &Scribble) -> Result<bool> {
     Ok(conclude(&survivors, written, &mut violations, begin))
 }
 
-/// Whether all are well, and where they are.
-fn look(survivors: &mut [Watched], violations: &mut Violations) -> Result<()> {
+/// Counts the violations of survivors that ended or whose call does not return.
+fn check(survivors: &mut [Watched], violations: &mut Violations) -> Result<()> {
     for (n, it) in survivors.iter_mut().enumerate().filter(|(_, it)| !it.gone) {
         match it.player.news(false)? {
             None => {}
@@ -194,7 +195,7 @@ pub(crate) fn play(queue: &Queue, words: &[String]) -> Result<()> {
 
 struct Scribbler {
     words: &'static Words,
-    /// A queue as it is laid out.
+    /// The words of a new queue.
     new: Vec<u64>,
     segment: Segment,
     random: fastrand::Rng,
@@ -205,12 +206,12 @@ impl Scribbler {
     fn scribble(mut self) -> Result<()> {
         loop {
             match self.random.u8(..32) {
-                // A while in which all is well.
+                // For a while all words are well.
                 0..=15 => {
                     self.restore();
                     self.pause(1 << 18);
                 }
-                // One word after the other, so that each finds something whole to break.
+                // One word after the other, with pauses, so that each breaks a queue that works.
                 16..=28 => {
                     for _ in 0..self.random.u8(1..8) {
                         let (place, word) = self.draw()?;
@@ -218,7 +219,7 @@ impl Scribbler {
                         self.pause(1 << 14);
                     }
                 }
-                // A storm on one word: it changes between any two reads.
+                // A storm on one word, which changes between any two loads.
                 29 => {
                     let (place, mut word) = self.draw()?;
                     let at = self.segment.offset(place);
@@ -229,7 +230,7 @@ impl Scribbler {
                         self.write(at, &word);
                     }
                 }
-                // All slots never settle.
+                // A storm on all slots.
                 30 => {
                     for _ in 0..self.random.u32(1..1 << 14) {
                         let (_, word) = self.draw()?;
@@ -237,7 +238,7 @@ impl Scribbler {
                         self.write(self.segment.offset(Place::Slot(slot)), &word);
                     }
                 }
-                // Everywhere.
+                // A storm everywhere.
                 _ => {
                     for _ in 0..self.random.u16(1..1 << 12) {
                         let (place, word) = self.draw()?;

@@ -1,8 +1,8 @@
-//! A survivor of the scribbler: it makes every call there is, in any order, and writes down how long
-//! each took.
+//! A survivor of the scribbler: it makes every call of the library, in any order, and records how long
+//! each call took.
 //!
-//! When it is told that the queue is corrupt it opens it anew, which nobody should do outside of a
-//! test. Some leases it drops on a thread of their own, while it makes the next call.
+//! When calls say that the queue is corrupt, it opens the queue anew, which no program should do outside
+//! of a test. It drops some leases on a second thread, while it makes the next call.
 
 use std::io::stdout;
 use std::sync::atomic::{
@@ -47,7 +47,7 @@ pub(crate) enum Call {
     Nack,
     NackLater,
     Drop,
-    /// On another thread, beside what this one does next.
+    /// On a second thread, beside the next call of this thread.
     DropAside,
     JoinInTime,
     JoinInTask,
@@ -89,27 +89,27 @@ impl Call {
     pub(crate) const COUNT: usize = Self::ALL.len();
 }
 
-/// What a survivor writes down.
+/// What a survivor records.
 #[derive(Debug, FromZeros)]
 #[repr(C)]
 pub(crate) struct Survivor {
-    /// 1 when it shall try whether a new queue works, and end.
+    /// 1 when it must check that a new queue works, and end.
     pub(crate) end: AtomicU64,
-    /// 1 when a new queue did.
+    /// 1 when a new queue worked.
     pub(crate) served: AtomicU64,
-    /// When the call under way began; 0 between calls.
+    /// When the current call began; 0 between calls.
     pub(crate) begun: AtomicU64,
-    /// Which it is.
+    /// The current call, or the last.
     calling: AtomicU64,
     pub(crate) calls: [AtomicU64; Call::COUNT],
-    /// How many said that the queue is corrupt.
+    /// How many calls said that the queue is corrupt.
     pub(crate) corrupt: [AtomicU64; Call::COUNT],
-    /// The longest that one took, less what it might wait, in nanoseconds.
+    /// The longest time that a call took beyond the time that it may wait, in nanoseconds.
     pub(crate) longest: [AtomicU64; Call::COUNT],
 }
 
 impl Survivor {
-    /// The call under way, or the last.
+    /// The current call, or the last.
     pub(crate) fn call(&self) -> Option<Call> {
         Call::ALL.get(self.calling.load(Relaxed) as usize).copied()
     }
@@ -123,7 +123,7 @@ const LIFE: u32 = 200;
 /// The part of a survivor.
 pub(crate) fn play(queue: Queue, words: &[String]) -> Result<()> {
     player::die_with_parent()?;
-    // A panic anywhere, on whatever thread, is one of this process.
+    // A panic on any thread ends this process.
     std::panic::set_hook(Box::new(|panic| {
         eprintln!("a survivor panics: {panic}");
         std::process::abort();
@@ -157,9 +157,9 @@ struct Surviving {
     sender: Option<Sender>,
     receiver: Option<Receiver>,
     leases: Vec<Lease>,
-    /// A thread that drops leases. It takes the next when it is done with the last.
+    /// To the thread that drops leases. It takes the next when it has dropped the last.
     aside: mpsc::SyncSender<Lease>,
-    /// The last call said so.
+    /// The last call said that the queue is corrupt.
     corrupt: bool,
 }
 
@@ -167,7 +167,7 @@ impl Surviving {
     /// Opens the queue, uses it, and lets it go.
     fn live(&mut self) -> Result<()> {
         let fd = self.queue.try_clone_fd()?;
-        // It may be refused: the header is scribbled on, too.
+        // The queue may be refused, because its header is overwritten, too.
         if let Ok(queue) = self.call(Call::Open, Duration::ZERO, |_| Queue::open(fd)) {
             self.queue = queue;
         }
@@ -179,7 +179,7 @@ impl Surviving {
                 break;
             }
             self.act();
-            // Once more, for all calls must say it, and not just the first.
+            // Some calls more, because all calls must say it, not only the first.
             faults += u32::from(std::mem::take(&mut self.corrupt));
             if faults > 4 {
                 break;
@@ -273,7 +273,7 @@ impl Surviving {
                     side.mourn();
                 }
             }),
-            // It is seldom that all is over.
+            // The queue is closed seldom, because then most calls only say that.
             Call::Close if self.random.u16(..1024) > 0 => {}
             Call::Close => {
                 if let Err(fault) = self.call(call, Duration::ZERO, |it| it.queue.close()) {
@@ -343,7 +343,7 @@ impl Surviving {
         fault.into_iter().for_each(|fault| self.fault(call, fault));
     }
 
-    /// Makes a call that may wait for `patience`, and writes down how long it took.
+    /// Makes a call that may wait for `patience`, and records how long it took.
     fn call<R>(&mut self, call: Call, patience: Duration, make: impl FnOnce(&mut Self) -> R) -> R {
         let (ledger, at, begun) = (self.ledger, call as usize, now());
         ledger.calling.store(at as u64, Relaxed);
@@ -404,7 +404,8 @@ fn received<R>(answer: Result<R, RecvTimeoutError>) -> Option<Fault> {
     }
 }
 
-/// A new queue works in this process: messages come as they were sent, waits end, and a join does.
+/// Checks that a new queue works in this process: messages come as they were sent, and waits and a join
+/// end.
 fn serve() -> Result<()> {
     let queue = Queue::builder().capacity(4).max_message(8).create()?;
     let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);

@@ -1,5 +1,5 @@
-//! The account of the torture: which message arrived how often, and what excuses one that did not
-//! arrive or arrived twice.
+//! The account of the torture: how often each message arrived, and which excuses there are for a
+//! message that did not arrive or arrived twice.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,19 @@ use super::ledger::{Entry, Stage};
 use super::workers::acknowledges_in_call;
 use crate::report::Violations;
 
-/// Gaps of a set before its lower half is forgotten: a message comes seconds before that.
+/// How many runs a set may have before the gaps of its lower half are forgotten. A message arrives
+/// seconds before that.
 const MOST_RUNS: usize = 1 << 16;
 
-/// A set of numbers from 1, small if it has few gaps.
+/// A set of numbers from 1. It is small if it has few gaps.
 #[derive(Debug, Default)]
 struct Numbers {
-    /// From the first of a run to its last.
+    /// The first and the last number of each run.
     runs: BTreeMap<u64, u64>,
 }
 
 impl Numbers {
-    /// Whether it is new.
+    /// Adds a number. Returns whether it is new.
     fn insert(&mut self, n: u64) -> bool {
         if self.contains(n) {
             return false;
@@ -35,7 +36,7 @@ impl Numbers {
         self.runs.range(..=n).next_back().is_some_and(|(_, last)| n <= *last)
     }
 
-    /// Takes for members all numbers far behind the last: nobody asks for those gaps any more.
+    /// Fills the gaps far behind the last number: no message with such a number comes any more.
     fn forget(&mut self) {
         if self.runs.len() < MOST_RUNS {
             return;
@@ -47,7 +48,7 @@ impl Numbers {
         self.runs.insert(1, upto);
     }
 
-    /// The last of the numbers from 1 of which none is missing.
+    /// The last number of the run that begins at 1.
     fn upto(&self) -> u64 {
         self.runs.get(&1).copied().unwrap_or(0)
     }
@@ -57,7 +58,7 @@ impl Numbers {
     }
 }
 
-/// What is known of a message with a history.
+/// A message that did not simply arrive once and was acknowledged.
 #[derive(Debug, Default)]
 struct History {
     /// Deliveries after the first.
@@ -70,14 +71,14 @@ struct History {
     died_acking: u32,
     /// Receivers that died while they returned it.
     died_returning: u32,
-    /// The numbers of the attempts that were told, a bit each.
+    /// The attempts of which receivers were told, one bit for each.
     attempts: u64,
-    /// It came flagged, or out of order to one that is not told of flags.
+    /// It came flagged, or out of order to a receiver that is not told of flags.
     flagged: bool,
 }
 
 impl History {
-    /// How often it came to a receiver that has no entry of it.
+    /// How often the message came to a receiver that wrote no entry of it.
     fn judge(&self, sender: usize, n: u64, violations: &mut Violations) -> u64 {
         let must = self.returned + self.died_held;
         if self.again < must {
@@ -88,64 +89,65 @@ impl History {
         let may = must + self.died_acking;
         let is_first_missing = self.flagged && self.again == 0 && may == 0;
         let deliveries = self.again.saturating_sub(may) + u32::from(is_first_missing);
-        // An attempt was counted, and there is no entry of it. The last may be one that is not told.
+        // Attempts that were counted and have no entry. A receiver that is not told of its attempt
+        // acknowledges the message, so that attempt is the last and leaves no gap.
         let attempts = (u64::BITS - self.attempts.leading_zeros()) - self.attempts.count_ones();
         deliveries.max(attempts).into()
     }
 }
 
-/// How far a message is behind the last that came of its sender when its history is over: seconds.
+/// A history is over when the last message of its sender is so many numbers ahead: that takes seconds.
 const WINDOW: u64 = 1 << 19;
-/// How many histories are begun until those are judged that are over.
+/// After how many new histories those are judged that are over.
 const JUDGED_EACH: u64 = 1 << 16;
 
-/// Messages of one sender.
+/// The messages of one sender.
 #[derive(Debug, Default)]
 struct Sent {
     arrived: Numbers,
     unflagged: Numbers,
-    /// What a sender died in: those may have been sent.
+    /// The messages that the sender was about to send when it died: each may have been sent.
     doubts: Vec<(u64, u64)>,
     last: u64,
 }
 
-/// All that was written into ledgers.
+/// The sum of all ledgers.
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     senders: BTreeMap<usize, Sent>,
     histories: BTreeMap<(usize, u64), History>,
-    /// How many were begun.
+    /// How many histories were begun since the last were judged.
     begun: u64,
-    /// Deliveries without an entry, of histories that are over.
+    /// Deliveries without an entry, in histories that are over.
     without_entry: u64,
-    /// By receiver and sender: the last that came unflagged.
+    /// For each receiver and sender, the last message that came unflagged.
     order: BTreeMap<(usize, usize), u64>,
-    /// Receivers that died in a call whose message, if any, has no entry.
+    /// How many receivers died in a call whose message, if there was one, has no entry.
     unseen: u64,
-    /// Those of them that would have acknowledged in the call.
+    /// How many of these calls acknowledge the message.
     unseen_acked: u64,
     pub(crate) deliveries: u64,
     pub(crate) redeliveries: u64,
-    /// Leases that were not acknowledged by a receiver that lived on.
+    /// Leases that a receiver ended without an acknowledgement, and lived on.
     pub(crate) returned: u64,
     pub(crate) most_attempts: u16,
 }
 
-/// What the account comes to.
+/// The result of the account.
 #[derive(Debug, Default)]
 pub(crate) struct Balance {
     pub(crate) sent: u64,
     pub(crate) in_doubt: u64,
-    /// Of the senders' doubts: those that had been sent.
+    /// How many of these had been sent.
     pub(crate) arrived_in_doubt: u64,
-    /// Acknowledged by a `recv` whose process died before it could write that down.
+    /// Messages that a `recv` acknowledged, and its process died before it wrote an entry.
     pub(crate) died_with_receiver: u64,
-    /// Deliveries to receivers that died in the call, before they could write that down.
+    /// Deliveries to receivers that died in the call, before they wrote an entry.
     pub(crate) without_entry: u64,
 }
 
 impl Account {
-    /// A receiver's entry; `alive` or as its death left it.
+    /// Adds an entry that is settled, or that the receiver left when it died.
     pub(crate) fn entry(&mut self, receiver: usize, entry: Entry, violations: &mut Violations) {
         let Entry { sender, n, redelivered, attempts, stage } = entry;
         let is_told = !acknowledges_in_call(receiver);
@@ -198,7 +200,7 @@ impl Account {
         }
     }
 
-    /// Judges the histories of all messages so far behind the last of their sender.
+    /// Judges the histories of all messages that are `window` numbers behind the last of their sender.
     fn judge(&mut self, window: u64, violations: &mut Violations) {
         let last = |sender| self.senders.get(&sender).map_or(0, |sent| sent.arrived.last());
         let is_over = |(sender, n): &(usize, u64)| n + window <= last(*sender);
@@ -223,12 +225,12 @@ impl Account {
         self.unseen_acked += u64::from(in_call && acknowledges_in_call(receiver));
     }
 
-    /// All that the sender ever sent, but for its doubts.
+    /// The last message of the sender.
     pub(crate) fn sender_ended(&mut self, sender: usize, sent: u64) {
         self.senders.entry(sender).or_default().last = sent;
     }
 
-    /// When all have ended and the queue is drained.
+    /// The balance, when all workers have ended and the queue is empty.
     pub(crate) fn balance(&mut self, violations: &mut Violations) -> Balance {
         self.judge(0, violations);
         let mut balance = Balance::default();
@@ -272,7 +274,7 @@ impl Sent {
             let arrived = (from..=to).filter(|n| self.arrived.contains(*n)).count() as u64;
             balance.in_doubt += to - from + 1;
             balance.arrived_in_doubt += arrived;
-            // A batch is sent from its begin.
+            // The messages of a batch are sent in order, so all up to the last that arrived were sent.
             let reached = (from..=to).rev().find(|n| self.arrived.contains(*n));
             balance.died_with_receiver += reached.map_or(0, |last| last - from + 1 - arrived);
         }

@@ -1,8 +1,9 @@
 //! `torture`: senders and receivers work as fast as they can, and are killed at random.
 //!
-//! Each worker is a process, and records what it does in a ledger of its own (`ledger.rs`). The ledgers
-//! are read meanwhile and balanced at the end (`account.rs`). A killed worker is started again at once,
-//! in the same place, with the same ledger.
+//! Each worker is a process (`workers.rs`), and records what it does in a ledger of its own
+//! (`ledger.rs`). The ledgers are read meanwhile and balanced at the end (`account.rs`). A killed worker
+//! is started again at once, in the same place, with the same ledger. The longest stalls are measured,
+//! too (`stalls.rs`).
 //!
 //! Each of these is a violation:
 //! * A message that was sent for certain does not arrive. The excuse is a receiver that died in a

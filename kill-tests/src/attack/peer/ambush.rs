@@ -1,7 +1,7 @@
-//! A word changes in the midst of an operation: between two reads of it, say.
+//! A word changes during an operation, for example between two loads of it.
 //!
-//! The kill points name each access to a shared word before it happens. The `after`th from now finds
-//! another value than it would have: whoever believes that a word is still what it was falls in.
+//! A kill point names each access to a shared word before the access happens. The access after the next
+//! `after` ones finds another value. Code that loads a word twice and expects the same value fails.
 
 use std::fs;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,23 +14,24 @@ use super::words::{Place, Segment, Word};
 /// One ambush.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub(crate) struct Ambush {
-    /// How many accesses pass before it.
+    /// How many accesses happen before it.
     after: u8,
-    /// How many accesses find something else.
+    /// How many accesses find another value.
     times: u8,
-    /// Where the word lies, if it is not the very one that is accessed.
+    /// The place of the word; `None` for the word that is accessed.
     at: Option<Place>,
     word: Word,
 }
 
-/// Most accesses before an ambush: some operations.
+/// The most accesses before an ambush. An operation has fewer.
 const FARTHEST: u8 = 64;
-/// Most changes of one ambush.
+/// The most changes of one ambush.
 const MOST: u8 = 8;
-/// Most accesses to words that lie in no segment. Looking for each where it lies makes a call slow.
+/// The most accesses to words outside of segments, because the search for their mapping makes a call
+/// slow.
 const MOST_MISSED: u8 = 64;
 
-/// A segment's mapping: from, to, and where that is in the file.
+/// A segment's mapping: its first address, the address after its last, and its offset in the file.
 type Mapped = (usize, usize, u64);
 
 struct Laid {
@@ -42,7 +43,7 @@ struct Laid {
 
 static LAID: Mutex<Option<Laid>> = Mutex::new(None);
 
-/// Lays an ambush for what this process does to `segment`. There is one at a time.
+/// Lays an ambush for the next operations of this process on `segment`. It replaces the last ambush.
 pub(crate) fn lay(mut ambush: Ambush, segment: &Arc<Segment>) {
     (ambush.after, ambush.times) = (ambush.after % FARTHEST, ambush.times % MOST + 1);
     let (segment, mapped) = (Arc::clone(segment), mapped());
@@ -50,7 +51,7 @@ pub(crate) fn lay(mut ambush: Ambush, segment: &Arc<Segment>) {
     arm(reached);
 }
 
-/// Takes away what was laid.
+/// Removes the ambush.
 pub(crate) fn clear() {
     disarm();
     *laid() = None;
@@ -82,14 +83,14 @@ fn reached(point: KillPoint) {
 }
 
 impl Laid {
-    /// Where in the segment an address lies; `None` if it is in private memory.
+    /// The offset of an address in the segment; `None` if it is in private memory.
     fn offset_of(&mut self, address: usize) -> Option<u64> {
         let find = |mapped: &[Mapped]| {
             mapped.iter().copied().find(|(from, to, _)| (*from..*to).contains(&address))
         };
         let within = find(&self.mapped).or_else(|| {
             self.missed += 1;
-            // A handle that was just made has a mapping of its own.
+            // A new handle has a mapping of its own.
             self.missed.is_power_of_two().then(|| self.mapped = mapped());
             find(&self.mapped)
         });

@@ -1,11 +1,11 @@
-//! What a hostile peer does to a segment, for all who attack: the fuzz targets `open` and `segment`,
-//! which take this file by its path, the twin, and the scribbler.
+//! What a hostile peer does to a segment. All attacks use it: the scribbler, the twin, and the fuzz
+//! targets `open` and `segment`, which include this file by its path.
 //!
 //! | file | idea |
 //! |---|---|
 //! | `words` | where the words of a segment lie, and values that look like words of the protocol |
-//! | `world` | a queue, all that one process can hold of it, and the steps of an attack |
-//! | `ambush` | a word that changes in the midst of an operation |
+//! | `world` | a queue, the handles and leases that one process has of it, and the steps of an attack |
+//! | `ambush` | a word that changes during an operation |
 
 #[cfg(kill_points)]
 pub(crate) mod ambush;

@@ -1,5 +1,5 @@
-//! Where the words of a segment lie, and values for them: random ones are refused at once and test
-//! little, so most look like words of the protocol.
+//! The places of the words of a segment, and values for them. Most values look like words of the
+//! protocol, because random values are refused at once and test little.
 
 use std::fs::File;
 use std::io;
@@ -14,7 +14,7 @@ const SLOTS_AT: u64 = 4096;
 const LINE: u64 = 128;
 const PAGE: u64 = 4096;
 
-/// A mapped segment from without: its file, and the numbers of its shape.
+/// A segment as a peer sees it: its file, and the numbers of its shape.
 #[derive(Debug)]
 pub(crate) struct Segment {
     file: File,
@@ -32,16 +32,16 @@ const PAYLOAD: u64 = 32;
 #[derive(Arbitrary, Clone, Copy, Debug)]
 pub(crate) enum Place {
     Anywhere(u32),
-    /// What is read when the queue is opened.
+    /// The words that are checked when the queue is opened.
     Header(u8),
-    /// Gates, and what hardly ever changes.
+    /// The gates, and words that change seldom.
     Control(u8),
     Slot(u16),
-    /// Of the first, where all operations begin that have no cursor.
+    /// The first slot, where an operation begins that has no cursor.
     FirstSlot,
-    /// The send or receive that a handle is about to do.
+    /// The send or receive that a handle is about to make.
     Op(u8),
-    /// The return that it is about to do.
+    /// The return that a handle is about to make.
     Returning(u8),
     /// Another word of a record.
     Record(u8, u8),
@@ -50,7 +50,7 @@ pub(crate) enum Place {
     Owner(u16),
     /// The header of a message.
     Frame(u16),
-    /// Where a message was received first.
+    /// The position at which a message was received first.
     Origin(u16),
     Payload(u16, u16),
 }
@@ -59,16 +59,16 @@ pub(crate) enum Place {
 pub(crate) enum Word {
     Any(u64),
     Small(u16),
-    /// What is there, with other bits.
+    /// The present value with one bit changed.
     Flip(u8),
-    /// What is there, and some more.
+    /// The present value plus a small number.
     Plus(i8),
     Slot {
         lap: i8,
         state: u8,
         block: u16,
     },
-    /// What is there in another state of a lap nearby.
+    /// The present value in another state of a lap nearby.
     NextState {
         laps: i8,
         state: u8,
@@ -86,13 +86,13 @@ pub(crate) enum Word {
         slot: u8,
         gain: u16,
     },
-    /// One that is well formed, but for its length.
+    /// A frame that is well formed except for its length.
     Frame {
         len: u16,
         flags: u8,
         attempts: i8,
     },
-    /// Of an origin, or of a join: all ones are an unknown one.
+    /// The position of an origin or of a join. All ones are an unknown position.
     Position(i8),
     /// A cell's number in the segment, as in the tag of a block.
     Tag(u8, u8),
@@ -130,7 +130,7 @@ impl Segment {
         self.len
     }
 
-    /// The offset of a place: always within the file, on a whole word.
+    /// The offset of a place. It is within the file, and on a whole word.
     pub(crate) fn offset(&self, place: Place) -> u64 {
         let records_at = self.cells_at() - self.handles * LINE;
         let blocks_at = (self.cells_at() + self.handles * self.row()).next_multiple_of(PAGE);
@@ -139,7 +139,7 @@ impl Segment {
         let at = match place {
             Place::Anywhere(word) => u64::from(word) * 8,
             Place::Header(word) => u64::from(word % 16) * 8,
-            // Three lines of their own; the first five words of the last are in use.
+            // There are three cache lines. Five words of the last are in use.
             Place::Control(word) => {
                 CONTROL_AT + u64::from(word / 5 % 3) * LINE + u64::from(word % 5) * 8
             }
@@ -171,7 +171,7 @@ impl Segment {
         self.file.write_all_at(&bits.to_ne_bytes(), at).expect("within the file");
     }
 
-    /// What `word` is at `at`, where `read` says what is there now.
+    /// The value of `word` for the place `at`. `read` loads present values.
     pub(crate) fn bits(&self, at: u64, word: &Word, read: &impl Fn(u64) -> u64) -> u64 {
         match *word {
             Word::Any(bits) => bits,
@@ -196,7 +196,7 @@ impl Segment {
                 verb | cell | u64::from(slot) << 20 | u64::from(gain)
             }
             Word::Frame { len, flags, attempts } => {
-                // Half of them short, as messages are.
+                // Half of the lengths are short, as those of messages are.
                 let len = if len >> 15 == 0 { len % 64 } else { len };
                 signed(attempts) << 48 | u64::from(flags & 3) << 40 | 1 << 32 | u64::from(len)
             }

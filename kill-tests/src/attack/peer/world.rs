@@ -1,8 +1,8 @@
-//! A queue, all that one process can hold of it, and the steps of an attack: what its users do, and
-//! what is written under their hands.
+//! A queue, the handles and leases that one process has of it, and the steps of an attack: calls of its
+//! users, and writes of a hostile peer between them.
 //!
-//! Nothing here depends on time: waiting calls give up at once, and nobody looks for the dead by
-//! himself. So the same steps do the same again.
+//! Nothing here depends on time: waiting calls end at once, and no watchdog is due. So the same steps
+//! have the same results again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -18,16 +18,17 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::words::{Place, Segment, Word};
 
-/// No call takes longer, of its own time on the processor: what others use of it is no fault of ours.
+/// No call takes longer. It is the thread's own time on the processor, because other processes use the
+/// processor, too.
 const BUDGET: Duration = Duration::from_secs(1);
 
 /// Longer than any attack.
 const NEVER: Duration = Duration::from_secs(3600);
 
-/// By how much at most a message is longer than the queue takes.
+/// By how many bytes a message may be longer than the queue's limit.
 const TOO_LONG: usize = 4;
 
-/// The shape of an honest queue.
+/// The shape of a valid queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     capacity: usize,
@@ -83,7 +84,7 @@ pub(crate) enum Step {
     Read(u8),
     Ack(u8),
     Nack(u8),
-    /// At once, or not while this attack lasts.
+    /// The delay is zero, or longer than this attack.
     NackAfter(u8, bool),
     Drop(u8),
     Ask(u8),
@@ -91,15 +92,15 @@ pub(crate) enum Step {
     JoinOn,
     Recover,
     Mourn(u8),
-    /// Seldom, for then all is over.
+    /// It closes the queue seldom, because then most calls only say that.
     Close(u8),
-    /// As a process does that does not give up after a fault.
+    /// Opens the queue anew, as a process does that does not end after a fault.
     Open,
-    /// Goes on with another queue.
+    /// Continues with another queue.
     Renew,
 }
 
-/// The queue and all that is held of it.
+/// The queue, and the handles and leases of it.
 pub(crate) struct World {
     segment: Arc<Segment>,
     queue: Queue,
@@ -112,13 +113,13 @@ pub(crate) struct World {
     given_up: Arc<AtomicUsize>,
     forgives: Option<Shape>,
     faulted: bool,
-    /// What steps met.
+    /// How many steps met a fault.
     pub(crate) faults: u64,
 }
 
 impl World {
-    /// With a shape to go on with it forgets a fault at once: it opens the queue anew, or makes
-    /// another.
+    /// If `forgives` is a shape, the attack continues after a fault: it opens the queue anew, or makes
+    /// another queue of this shape.
     pub(crate) fn new(queue: Queue, forgives: Option<Shape>) -> Self {
         Self {
             segment: Arc::new(Segment::of(&queue).expect("a descriptor")),
@@ -245,7 +246,7 @@ impl World {
             }
             Step::Read(which) => {
                 let Some(lease) = pick(&mut self.leases, which) else { return };
-                // Its length is what it was when it was taken, whatever is written meanwhile.
+                // Its length is the one from its receive, whatever is written meanwhile.
                 let len = lease.len();
                 assert!(lease.read().is_ok_and(|it| it.len() == len) || lease.read().is_err());
                 let copied = lease.copy_to(&mut vec![0; max + 9]);
@@ -337,12 +338,12 @@ impl World {
         }
     }
 
-    /// Opens the queue anew, if it can still be opened, and lets go of all that it held.
+    /// Opens the queue anew, if it can still be opened, and drops all handles and leases.
     fn open(&mut self) {
         let fd = self.queue.try_clone_fd().expect("a descriptor");
         let shape = |queue: &Queue| (queue.capacity(), queue.max_message(), queue.handles());
         if let Ok(queue) = Queue::open(fd) {
-            // Another shape in a file of the same length: the words lie elsewhere now.
+            // If the file has another shape now, its words have other places.
             if shape(&queue) == shape(&self.queue) {
                 self.queue = queue;
             }
@@ -350,10 +351,10 @@ impl World {
         self.begin();
     }
 
-    /// Goes on with another queue.
+    /// Continues with another queue.
     fn renew(&mut self) {
         let Some(queue) = self.forgives.and_then(Shape::create) else { return };
-        // What was laid is another queue's.
+        // The ambush was laid for the old queue.
         #[cfg(kill_points)]
         super::ambush::clear();
         self.segment = Arc::new(Segment::of(&queue).expect("a descriptor"));
@@ -406,7 +407,8 @@ pub(crate) struct Attack {
 impl<'a> Arbitrary<'a> for Attack {
     fn arbitrary(input: &mut Unstructured<'a>) -> Result<Self> {
         let (shape, forgiving) = (input.arbitrary()?, input.ratio(7, 8)?);
-        // As many steps as the bytes last. Now and then some of noise, of which a fuzzer makes little.
+        // Takes steps until the bytes are used up. One time in 16 the steps are made of random bytes,
+        // because a fuzzer makes few of them.
         let mut steps = Vec::new();
         while !input.is_empty() {
             if input.ratio(15, 16)? {
@@ -454,7 +456,7 @@ impl Attack {
     }
 }
 
-/// After the attack a new queue in this process works.
+/// Checks that a new queue works in this process.
 #[cfg(kill_points)]
 fn serves(shape: &Shape) {
     let fresh = Shape { handles: 2, max_message: 8, ..*shape }.create().expect("memory");
