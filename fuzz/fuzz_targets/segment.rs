@@ -13,7 +13,7 @@ mod attack;
 
 use libfuzzer_sys::fuzz_target;
 
-use self::attack::world::Attack;
+use self::attack::drawn::Attack;
 
 fuzz_target!(|attack: Attack| {
     attack.run();

@@ -18,7 +18,7 @@ use anyhow::Result;
 use arbitrary::{Arbitrary, Unstructured};
 use clap::Args;
 
-use crate::attack::peer::world::Attack;
+use crate::attack::peer::drawn::Attack;
 use crate::report::{Table, bar};
 
 /// Arguments of the twin.

@@ -31,11 +31,11 @@ const TOO_LONG: usize = 4;
 /// The shape of a valid queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    capacity: usize,
-    max_message: usize,
-    handles: usize,
-    leases: usize,
-    max_attempts: u16,
+    pub(crate) capacity: usize,
+    pub(crate) max_message: usize,
+    pub(crate) handles: usize,
+    pub(crate) leases: usize,
+    pub(crate) max_attempts: u16,
 }
 
 impl<'a> Arbitrary<'a> for Shape {
@@ -392,78 +392,4 @@ impl World {
 fn pick<T>(all: &mut [T], which: u8) -> Option<&mut T> {
     let count = all.len().max(1);
     all.get_mut(usize::from(which) % count)
-}
-
-/// The attack of `segment` and of the twin: any shape, any steps.
-#[cfg(kill_points)]
-#[derive(Debug)]
-pub(crate) struct Attack {
-    shape: Shape,
-    forgiving: bool,
-    steps: Vec<Step>,
-}
-
-#[cfg(kill_points)]
-impl<'a> Arbitrary<'a> for Attack {
-    fn arbitrary(input: &mut Unstructured<'a>) -> Result<Self> {
-        let (shape, forgiving) = (input.arbitrary()?, input.ratio(7, 8)?);
-        // Takes steps until the bytes are used up. One time in 16 the steps are made of random bytes,
-        // because a fuzzer makes few of them.
-        let mut steps = Vec::new();
-        while !input.is_empty() {
-            if input.ratio(15, 16)? {
-                steps.push(input.arbitrary()?);
-            } else {
-                let noise = noise(input.arbitrary()?);
-                let mut noise = Unstructured::new(&noise);
-                while !noise.is_empty() {
-                    steps.push(noise.arbitrary()?);
-                }
-            }
-        }
-        Ok(Self { shape, forgiving, steps })
-    }
-}
-
-/// Random bytes of a seed: see SplitMix64.
-#[cfg(kill_points)]
-fn noise(mut seed: u64) -> Vec<u8> {
-    let next = |_| {
-        seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (seed ^ seed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ mixed >> 31).to_ne_bytes()
-    };
-    (0..64).flat_map(next).collect()
-}
-
-#[cfg(kill_points)]
-impl Attack {
-    /// How many steps there were, and how many met a fault.
-    pub(crate) fn run(&self) -> (u64, u64) {
-        let Some(queue) = self.shape.create() else { return (0, 0) };
-        let mut world = World::new(queue, self.forgiving.then_some(self.shape));
-        world.step(&Step::Sender);
-        world.step(&Step::Receiver);
-        for step in &self.steps {
-            world.step(step);
-        }
-        let faults = world.faults;
-        drop(world);
-        super::ambush::clear();
-        serves(&self.shape);
-        (self.steps.len() as u64, faults)
-    }
-}
-
-/// Checks that a new queue works in this process.
-#[cfg(kill_points)]
-fn serves(shape: &Shape) {
-    let fresh = Shape { handles: 2, max_message: 8, ..*shape }.create().expect("memory");
-    let mut sender = fresh.sender().expect("the first handle");
-    let mut receiver = fresh.receiver().expect("the second");
-    for n in 0..3u64 {
-        sender.try_send(&n.to_ne_bytes()).expect("there is room");
-        assert_eq!(receiver.try_recv().expect("a message"), n.to_ne_bytes());
-    }
 }
