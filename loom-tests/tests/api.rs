@@ -207,7 +207,7 @@ mod models {
     /// failing): [owed].
     #[test]
     fn what_a_handle_owes_when_it_goes_is_received() {
-        model(Size::Small, || {
+        model(Size::Large, || {
             let queue = queue(1, 3);
             let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
             let mut waiter = tests::receiver(&queue);

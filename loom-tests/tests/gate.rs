@@ -43,7 +43,7 @@ mod models {
     /// Fails if a receive wakes no sender (seen failing).
     #[test]
     fn a_sender_that_parks_while_full_is_woken_by_the_receive() {
-        model(Size::Small, || {
+        model(Size::Large, || {
             let queue = queue(1, 2);
             let receives = receives(&queue, 2);
             let mut sender = sender(&queue);

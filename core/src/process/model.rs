@@ -12,7 +12,12 @@ pub(crate) mod barriers {
 }
 
 pub(crate) mod fork {
-    pub(crate) fn hold_forks() {}
+    /// No model forks.
+    pub(crate) struct ForksHeld;
+
+    pub(crate) fn hold_forks() -> ForksHeld {
+        ForksHeld
+    }
 }
 
 pub(crate) mod segment {
