@@ -44,12 +44,10 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("Parkline needs 64-bit atomics and addresses");
 
-#[cfg(not(loom))]
 mod api;
 mod error;
 #[cfg(kill_points)]
 mod kill_points;
-#[cfg(not(loom))]
 mod process;
 mod remedy;
 mod ring;
@@ -81,29 +79,34 @@ pub mod driver {
     };
     #[cfg(not(loom))]
     pub use crate::{
-        api::{census::census, dead_letters::DeferredLetters, event::Expecting, queue::Joining},
+        api::{census::census, event::Expecting},
+        process::fork::{ForkGuard, ForksHeld, hold_forks},
+        sync::kill_point,
+    };
+    pub use crate::{
+        api::{dead_letters::DeferredLetters, queue::Joining},
         process::{
-            fork::{ForkGuard, ForksHeld, hold_forks},
             owed::{Owed, Until, on_owed},
             side::{Side, SideKey, WaitsFor},
         },
-        sync::kill_point,
     };
 }
 
+pub use self::api::{
+    dead_letters::DeadLetter,
+    lease::Lease,
+    message::Message,
+    pack::{Messages, Pack},
+    queue::{Builder, Queue},
+    receiver::Receiver,
+    sender::{Reservation, Sender},
+};
 #[cfg(not(loom))]
 pub use self::{
     api::{
-        dead_letters::DeadLetter,
         event::Event,
-        lease::Lease,
-        message::Message,
         open_options::OpenOptions,
-        pack::{Messages, Pack},
-        queue::{Builder, Queue},
-        receiver::Receiver,
         semaphore::{Permit, Semaphore},
-        sender::{Reservation, Sender},
     },
     process::recovery::Recovered,
 };

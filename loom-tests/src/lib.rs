@@ -21,7 +21,7 @@ use loom::sync::{Condvar, Mutex, MutexGuard};
 use parkline_core::driver::{
     AtomicU32, Gate, HeapPort, HeapRing, Kernel, Left, Patience, Place, Sleep, WaitQueue, wait_at,
 };
-use parkline_core::{TryRecvError, TrySendError};
+use parkline_core::{Queue, Receiver, Sender, TryRecvError, TrySendError};
 
 /// How many preemptions a model is run with, at most, where `LOOM_MAX_PREEMPTIONS` does not say.
 #[derive(Clone, Copy)]
@@ -61,6 +61,26 @@ pub fn at_every_step(size: Size, body: impl Fn(usize) -> bool + Sync + Send + Co
 /// A new queue of `capacity` messages of up to 8 bytes for three handles.
 pub fn ring(capacity: usize) -> Arc<HeapRing> {
     Arc::new(HeapRing::new(capacity, 8, 3).expect("these numbers are fine"))
+}
+
+/// A queue of `capacity` messages of one byte, with one lease a handle.
+pub fn queue(capacity: usize, handles: usize) -> Queue {
+    let numbers = Queue::builder().capacity(capacity).max_message(1).handles(handles).leases(1);
+    // No clock decides anything.
+    numbers.watchdog(Duration::from_secs(3600)).create().unwrap()
+}
+
+/// Handles that sleep at once: a clock is not for models.
+pub fn sender(queue: &Queue) -> Sender {
+    let mut sender = queue.sender().unwrap();
+    sender.set_spin(Duration::ZERO);
+    sender
+}
+
+pub fn receiver(queue: &Queue) -> Receiver {
+    let mut receiver = queue.receiver().unwrap();
+    receiver.set_spin(Duration::ZERO);
+    receiver
 }
 
 /// No deadline; the watchdog never comes: a lost wake is a deadlock, which loom reports.
@@ -164,7 +184,7 @@ impl Kernel for Futexes {
     }
 }
 
-/// Sends, and sleeps while the ring is full; `false` if it is closed.
+/// Sends as a thread that can stop for ever, and sleeps while the ring is full; `false` if it is closed.
 pub fn send(ring: &HeapRing, kernel: &Futexes, port: &mut HeapPort<'_>, message: u8) -> bool {
     let attempt = || match port.try_send(&[message; 8]) {
         Err(TrySendError::Full(())) => None,
@@ -178,7 +198,7 @@ pub fn send(ring: &HeapRing, kernel: &Futexes, port: &mut HeapPort<'_>, message:
     sent.is_ok()
 }
 
-/// Receives, and sleeps while the ring is empty; `None` if it is closed.
+/// Receives as a thread that can stop for ever, and sleeps while the ring is empty; `None` if it is closed.
 pub fn recv(ring: &HeapRing, kernel: &Futexes, port: &mut HeapPort<'_>) -> Option<u8> {
     let attempt = || match port.try_recv() {
         Err(TryRecvError::Empty) => None,

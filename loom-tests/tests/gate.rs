@@ -1,4 +1,4 @@
-//! Threads that park at the gates: no wake is lost.
+//! Threads that park at the gates of a queue, through the calls that ship: no wake is lost.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
 #[cfg(not(loom))]
@@ -10,23 +10,16 @@ fn built_for_loom() {
 
 #[cfg(loom)]
 mod models {
-    use std::sync::Arc;
-
     use loom::thread;
-    use parkline_core::driver::HeapRing;
-    use parkline_loom_tests::{Futexes, Size, model, recv, ring, send};
+    use parkline_core::{Queue, Receiver, RecvError, SendError};
+    use parkline_loom_tests::{Size, model, queue, receiver, sender};
 
-    /// A thread that receives `count` messages.
-    fn receiver(
-        ring: &Arc<HeapRing>,
-        kernel: &Arc<Futexes>,
-        id: u32,
-        count: usize,
-    ) -> thread::JoinHandle<Vec<u8>> {
-        let (ring, kernel) = (Arc::clone(ring), Arc::clone(kernel));
+    /// A thread that receives `count` messages, fewer of a queue that is closed.
+    fn receives(queue: &Queue, count: usize) -> thread::JoinHandle<(Receiver, Vec<Vec<u8>>)> {
+        let mut receiver = receiver(queue);
         thread::spawn(move || {
-            let mut port = ring.port(id).unwrap();
-            (0..count).filter_map(|_| recv(&ring, &kernel, &mut port)).collect()
+            let received = (0..count).map_while(|_| receiver.recv_blocking().ok()).collect();
+            (receiver, received)
         })
     }
 
@@ -40,24 +33,23 @@ mod models {
     #[test]
     fn a_receiver_that_parks_is_woken_by_the_send_it_missed() {
         model(Size::Small, || {
-            let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
-            let receiver = receiver(&ring, &kernel, 1, 1);
-            assert!(send(&ring, &kernel, &mut ring.port(0).unwrap(), 7));
-            assert_eq!(receiver.join().unwrap(), [7]);
+            let queue = queue(1, 2);
+            let receives = receives(&queue, 1);
+            sender(&queue).send_blocking(&[7]).unwrap();
+            assert_eq!(receives.join().unwrap().1, [[7]]);
         });
     }
 
-    /// Fails if recv's exchange leaves the lap as it is (seen failing), or does not bring the next
-    /// slot to its turn.
+    /// Fails if a receive wakes no sender (seen failing).
     #[test]
     fn a_sender_that_parks_while_full_is_woken_by_the_receive() {
-        model(Size::Small, || {
-            let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
-            let receiver = receiver(&ring, &kernel, 1, 2);
-            let mut port = ring.port(0).unwrap();
-            assert!(send(&ring, &kernel, &mut port, 1));
-            assert!(send(&ring, &kernel, &mut port, 2));
-            assert_eq!(receiver.join().unwrap(), [1, 2]);
+        model(Size::Large, || {
+            let queue = queue(1, 2);
+            let receives = receives(&queue, 2);
+            let mut sender = sender(&queue);
+            sender.send_blocking(&[1]).unwrap();
+            sender.send_blocking(&[2]).unwrap();
+            assert_eq!(receives.join().unwrap().1, [[1], [2]]);
         });
     }
 
@@ -66,14 +58,15 @@ mod models {
     #[test]
     fn two_receivers_park_and_both_are_served() {
         model(Size::Large, || {
-            let (ring, kernel) = (ring(2), Arc::new(Futexes::default()));
-            let receivers = [1, 2].map(|id| receiver(&ring, &kernel, id, 1));
-            let mut port = ring.port(0).unwrap();
-            assert!(send(&ring, &kernel, &mut port, 1));
-            assert!(send(&ring, &kernel, &mut port, 2));
-            let mut got: Vec<_> = receivers.into_iter().flat_map(|it| it.join().unwrap()).collect();
+            let queue = queue(2, 3);
+            let both = [(); 2].map(|()| receives(&queue, 1));
+            let mut sender = sender(&queue);
+            sender.send_blocking(&[1]).unwrap();
+            sender.send_blocking(&[2]).unwrap();
+            let both = both.map(|it| it.join().unwrap());
+            let mut got: Vec<_> = both.into_iter().flat_map(|(_receiver, got)| got).collect();
             got.sort_unstable();
-            assert_eq!(got, [1, 2]);
+            assert_eq!(got, [[1], [2]]);
         });
     }
 
@@ -82,11 +75,14 @@ mod models {
     #[test]
     fn close_wakes_a_parked_receiver() {
         model(Size::Small, || {
-            let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
-            let receiver = receiver(&ring, &kernel, 1, 1);
-            ring.close();
-            ring.readable().notify_all().carry_out(&*kernel);
-            assert_eq!(receiver.join().unwrap(), []);
+            let queue = queue(1, 1);
+            let mut receiver = receiver(&queue);
+            let other = thread::spawn(move || {
+                let received = receiver.recv_blocking();
+                (receiver, received)
+            });
+            queue.close().unwrap();
+            assert_eq!(other.join().unwrap().1, Err(RecvError::Closed));
         });
     }
 
@@ -95,15 +91,15 @@ mod models {
     #[test]
     fn close_wakes_a_sender_that_is_parked_at_a_full_queue() {
         model(Size::Small, || {
-            let (ring, kernel) = (ring(1), Arc::new(Futexes::default()));
-            ring.port(0).unwrap().try_send(&[1; 8]).unwrap();
-            let sender = {
-                let (ring, kernel) = (Arc::clone(&ring), Arc::clone(&kernel));
-                thread::spawn(move || send(&ring, &kernel, &mut ring.port(0).unwrap(), 2))
-            };
-            ring.close();
-            ring.writable().notify_all().carry_out(&*kernel);
-            assert!(!sender.join().unwrap(), "refused");
+            let queue = queue(1, 1);
+            let mut sender = sender(&queue);
+            sender.try_send(&[1]).unwrap();
+            let other = thread::spawn(move || {
+                let sent = sender.send_blocking(&[2]);
+                (sender, sent)
+            });
+            queue.close().unwrap();
+            assert_eq!(other.join().unwrap().1, Err(SendError::Closed(())));
         });
     }
 }

@@ -20,7 +20,7 @@ use crate::sites::Mutant;
 
 /// The test files that are built first, and those that are built then: most mutants need no more. All others
 /// are built last.
-const FIRST: [&[&str]; 2] = [&["litmus", "news", "flag"], &["ring", "audit", "gate"]];
+const FIRST: [&[&str]; 2] = [&["litmus", "news", "flag"], &["ring", "audit", "gate", "api"]];
 /// What a test file has whose tests run the shipped code under loom.
 const IN_MODELS: &str = "#[cfg(loom)]\nmod ";
 /// What a build may take.

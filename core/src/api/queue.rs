@@ -1,7 +1,9 @@
 //! A queue: its segment, and the operations that need no handle.
 
+#[cfg(not(loom))]
 use std::io;
 use std::marker::PhantomData;
+#[cfg(not(loom))]
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +15,9 @@ use crate::error::{AttachError, CreateError, Fault, JoinTimeoutError};
 use crate::process::attachment::Attachment;
 use crate::process::barriers::order_acknowledgements;
 use crate::process::claim::Heir;
-use crate::process::recovery::{Recovered, wake_everybody};
+#[cfg(not(loom))]
+use crate::process::recovery::Recovered;
+use crate::process::recovery::wake_everybody;
 use crate::process::segment::{Allocation, Segment};
 use crate::process::side::{Side, WaitsFor};
 use crate::ring::geometry::{Geometry, Schema, Share, Wishes};
@@ -300,6 +304,7 @@ impl<M: Message + ?Sized> Queue<M> {
     /// assert_eq!(queue.recover()?.handles, 0, "nobody died");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[cfg(not(loom))]
     pub fn recover(&self) -> Result<Recovered, AttachError> {
         self.segment.recover()
     }
@@ -391,6 +396,7 @@ impl<M: Message + ?Sized> Queue<M> {
     ///
     /// # Errors
     /// When the process has no descriptor left, or has closed the queue's own.
+    #[cfg(not(loom))]
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.segment.try_clone_fd()
     }
@@ -437,6 +443,7 @@ fn attach_fault(fault: Fault) -> AttachError {
     }
 }
 
+#[cfg(not(loom))]
 impl<M: Message + ?Sized> AsFd for Queue<M> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.segment.as_fd()

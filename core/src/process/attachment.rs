@@ -1,4 +1,9 @@
 //! An attachment: a handle's record, its mapping, and the lock that the mapping is.
+//!
+//! | edge | first | then | carries |
+//! |---|---|---|---|
+//! | [owed] | a message begins to be owed, fence | the slots, for room | one of the two sees the other: |
+//! | [owed] | a receive makes room, then the wait of [announce] | what this process owes | the wait returns the message, or the handle that owes it finds the room |
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -15,6 +20,7 @@ use crate::process::side::{Side, WaitsFor};
 use crate::ring::frame::Frame;
 use crate::ring::port::Port;
 use crate::ring::position::Position;
+use crate::sync::{Ordering::SeqCst, fence};
 use crate::wait::driven::Driven;
 use crate::wait::gate::{Gate, Wake};
 
@@ -175,6 +181,7 @@ impl Attachment {
             Ok(true) => self.returned(1),
             Ok(false) => {
                 self.owe(due);
+                fence(SeqCst); // [owed]
                 // There may have been room since.
                 self.return_owed();
                 // If all leases are out, this message can be received again.

@@ -43,16 +43,24 @@ impl Owing {
         self.any.store(true, Relaxed);
     }
 
+    /// Returns what this process owes, if anything: before each attempt of a wait.
+    #[inline]
+    pub(crate) fn return_any(&self) {
+        if self.is_any() {
+            self.return_all();
+        }
+    }
+
     /// Whether some handle may owe.
     #[inline]
-    pub(crate) fn is_any(&self) -> bool {
+    fn is_any(&self) -> bool {
         // Relaxed: a hint. The lock orders what is done because of it.
         self.any.load(Relaxed)
     }
 
     /// Returns what this process owes to the queue, as far as there is room.
     #[cold]
-    pub(crate) fn return_all(&self) {
+    fn return_all(&self) {
         let handles: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
         for handle in &handles {
             handle.return_owed();

@@ -89,9 +89,7 @@ impl Segment {
     /// The same for who knows what time it is: a few loads if it is not due.
     #[inline]
     pub(crate) fn keep_watch_at(&self, now: Instant) {
-        if self.owing.is_any() {
-            self.owing.return_all();
-        }
+        self.owing.return_any();
         if self.watch.is_due(now) {
             self.look(now);
         }
@@ -99,8 +97,8 @@ impl Segment {
 
     #[cold]
     fn look(&self, now: Instant) {
-        // After a rest, news is still news.
-        self.watch.news.look(|| self.look_if_due(now), || self.watch.is_resting(now));
+        let has_room = || self.ring().is_some_and(|ring| ring.has_room());
+        self.watch.search(now, || self.look_if_due(now), has_room);
     }
 
     fn look_if_due(&self, now: Instant) {

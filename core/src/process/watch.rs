@@ -8,6 +8,8 @@ use crate::wait::news::News;
 
 /// After news of a death: when to look once more, should the kernel not be done with the dead.
 pub(super) const SECOND_LOOK: Duration = Duration::from_millis(1);
+/// How often a process searches because there is room for what the last search left.
+const ROUNDS: u32 = 4;
 /// How many times its own length a process rests after a look that came to no end.
 const REST: u32 = 19;
 
@@ -41,6 +43,19 @@ impl Watch {
     pub(super) fn is_due(&self, now: Instant) -> bool {
         let is_asked = self.is_urgent() || self.is_owed.load(Relaxed);
         (is_asked || self.since_begun(now) >= self.next.load(Relaxed)) && !self.is_resting(now)
+    }
+
+    /// Calls `look`, unless another thread does so now; and again while there is room for what it left.
+    pub(super) fn search(&self, now: Instant, mut look: impl FnMut(), has_room: impl Fn() -> bool) {
+        for _ in 0..ROUNDS {
+            // After a rest, news is still news.
+            self.news.look(&mut look, || self.is_resting(now));
+            // A wait that made room meanwhile found this search under way, and sleeps: [owed], with the
+            // fence of [news].
+            if !self.is_owed.load(Relaxed) || !has_room() {
+                break;
+            }
+        }
     }
 
     /// Whether the next look is not to wait for the watchdog's period.

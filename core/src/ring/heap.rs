@@ -36,7 +36,6 @@ impl HeapRing {
     ///
     /// # Errors
     /// Those of [`Builder::create`](crate::Builder::create) that concern the numbers.
-    #[expect(clippy::arithmetic_side_effects, reason = "`plan` has found the products to fit")]
     pub fn new(capacity: usize, max_message: usize, handles: usize) -> Result<Self, CreateError> {
         let watchdog = Duration::from_millis(100);
         let wishes = Wishes {
@@ -48,7 +47,13 @@ impl HeapRing {
             watchdog,
             max_attempts: u16::MAX,
         };
-        let geometry = Geometry::plan(wishes)?;
+        Ok(Self::of(Geometry::plan(wishes)?))
+    }
+
+    /// The words of a queue with this geometry.
+    #[expect(clippy::arithmetic_side_effects, reason = "`plan` has found the products to fit")]
+    pub(crate) fn of(geometry: Geometry) -> Self {
+        let handles = geometry.handles() as usize;
         let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         let heap = Self {
             geometry,
@@ -60,7 +65,7 @@ impl HeapRing {
             blocks: words(geometry.blocks() * geometry.block_words()),
         };
         heap.ring().lay_out();
-        Ok(heap)
+        heap
     }
 
     /// Audits handle `id`, whose user has stopped for ever, and returns the messages that it held:
@@ -161,7 +166,7 @@ impl HeapRing {
         self.ring().is_ready(Verb::Send, None)
     }
 
-    fn ring(&self) -> Ring<'_> {
+    pub(crate) fn ring(&self) -> Ring<'_> {
         Ring {
             geometry: self.geometry,
             finding: &self.finding,

@@ -7,6 +7,7 @@ use crate::error::{Corrupt, Fault};
 use crate::ring::frame::Frame;
 use crate::ring::port::{Cell, Port};
 use crate::ring::position::Position;
+use crate::ring::slot::Verb;
 use crate::ring::slots::{Ring, Stop};
 use crate::sync::{MutexGuard, fence};
 use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst};
@@ -156,6 +157,11 @@ impl<'a> Port<'a> {
 }
 
 impl Ring<'_> {
+    /// Whether a message could go back now.
+    pub(crate) fn has_room(&self) -> bool {
+        self.start(Verb::Return).is_ok_and(|mut at| self.turn(Verb::Return, &mut at).is_ok())
+    }
+
     /// Counts a message that went back into the ring, to a position that no join waits for yet. The
     /// return is due if a join began after the message was sent at `origin`, or if that is unknown.
     #[cold]

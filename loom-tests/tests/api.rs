@@ -1,0 +1,246 @@
+//! Senders, receivers and leases as they ship, over a queue on the heap and futexes that count exactly.
+//!
+//! No thread of a model wakes by itself, so a wake that is lost is a deadlock, which loom reports. A thread
+//! hands back its handle: that a handle goes is for one model. Waits for a message and for room alone are in
+//! `gate.rs`.
+#![cfg_attr(not(loom), allow(missing_docs))]
+
+#[cfg(not(loom))]
+#[test]
+#[ignore = "run with `cargo loom`"]
+fn built_for_loom() {
+    panic!("built without --cfg loom: an environment RUSTFLAGS replaces the flags of `cargo loom`");
+}
+
+#[cfg(loom)]
+mod models {
+    use loom::thread;
+    use parkline_core::RecvError;
+    use parkline_loom_tests::{self as tests, Size, model, queue, receiver, sender};
+
+    /// A receiver whose leases are all out waits for one.
+    ///
+    /// Fails if an acknowledgement does not wake it (seen failing).
+    #[test]
+    fn a_lease_that_is_acknowledged_elsewhere_makes_one_free() {
+        model(Size::Small, || {
+            let queue = queue(2, 2);
+            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
+            sender.try_send(&[1]).unwrap();
+            sender.try_send(&[2]).unwrap();
+            let lease = receiver.try_lease().unwrap();
+            let other = thread::spawn(move || lease.ack());
+            let next = receiver.lease_blocking().unwrap();
+            assert_eq!(next.read().unwrap(), [2]);
+            next.ack();
+            other.join().unwrap();
+        });
+    }
+
+    /// Fails if a message that goes back does not wake a receiver that waits for a lease (seen failing).
+    #[test]
+    fn a_lease_that_is_dropped_elsewhere_makes_one_free() {
+        model(Size::Small, || {
+            let queue = queue(2, 2);
+            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
+            sender.try_send(&[1]).unwrap();
+            let lease = receiver.try_lease().unwrap();
+            let other = thread::spawn(move || drop(lease));
+            let again = receiver.lease_blocking().unwrap();
+            assert_eq!((again.attempts(), again.read().unwrap()), (2, vec![1]));
+            again.ack();
+            other.join().unwrap();
+        });
+    }
+
+    /// Fails if a message that goes back does not wake a receiver that waits for a message (seen failing).
+    #[test]
+    fn a_message_that_is_returned_wakes_another_receiver() {
+        model(Size::Small, || {
+            let queue = queue(1, 3);
+            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
+            let mut waiter = tests::receiver(&queue);
+            sender.try_send(&[1]).unwrap();
+            let lease = receiver.try_lease().unwrap();
+            let other = thread::spawn(move || {
+                let received = waiter.recv_blocking();
+                (waiter, received)
+            });
+            drop(lease);
+            let (_waiter, received) = other.join().unwrap();
+            assert_eq!(received.unwrap(), [1]);
+        });
+    }
+
+    /// One thread drops a lease, a second receives the message again, and a third joins.
+    ///
+    /// Fails if the one that returns the message does not wake the third when its cell is free (seen
+    /// failing): the second woke it before that.
+    #[test]
+    fn a_join_waits_for_what_was_returned() {
+        model(Size::Large, || {
+            let queue = queue(1, 3);
+            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
+            let mut second = tests::receiver(&queue);
+            sender.try_send(&[1]).unwrap();
+            let lease = receiver.try_lease().unwrap();
+            let first = thread::spawn(move || drop(lease));
+            let other = thread::spawn(move || {
+                let received = second.recv_blocking();
+                (second, received)
+            });
+            queue.join_blocking().unwrap();
+            assert!(queue.is_empty(), "it was received again");
+            first.join().unwrap();
+            let (_second, received) = other.join().unwrap();
+            assert_eq!(received.unwrap(), [1]);
+        });
+    }
+
+    /// Fails if a receive wakes those that join before it acknowledges (seen failing).
+    #[test]
+    fn a_join_waits_for_a_receive() {
+        model(Size::Small, || {
+            let queue = queue(1, 2);
+            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
+            sender.try_send(&[1]).unwrap();
+            let other = thread::spawn(move || {
+                let received = receiver.recv_blocking();
+                (receiver, received)
+            });
+            queue.join_blocking().unwrap();
+            assert!(queue.is_empty());
+            let (_receiver, received) = other.join().unwrap();
+            assert_eq!(received.unwrap(), [1]);
+        });
+    }
+
+    /// A lease is dropped on a full ring while its receiver makes room, and then waits.
+    ///
+    /// Fails if the return does not look for room once more after the message is owed, or looks without
+    /// the fence, or with one that is AcqRel (each seen failing): [owed].
+    #[test]
+    fn what_is_owed_comes_when_there_is_room() {
+        model(Size::Small, || {
+            let queue = queue(1, 2);
+            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
+            sender.try_send(&[1]).unwrap();
+            let lease = receiver.try_lease().unwrap();
+            sender.try_send(&[2]).unwrap();
+            let other = thread::spawn(move || drop(lease));
+            let mut received = [(); 2].map(|()| receiver.recv_blocking().unwrap());
+            received.sort_unstable();
+            assert_eq!(received, [[1], [2]]);
+            other.join().unwrap();
+        });
+    }
+
+    /// Fails if a wait does not return what its process owes (seen failing).
+    #[test]
+    fn what_is_owed_goes_before_a_sender_that_waits() {
+        model(Size::Large, || {
+            let queue = queue(1, 3);
+            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
+            let mut other_receiver = tests::receiver(&queue);
+            sender.try_send(&[1]).unwrap();
+            let lease = receiver.try_lease().unwrap();
+            sender.try_send(&[2]).unwrap();
+            drop(lease);
+            assert_eq!(queue.stats().owed, 1);
+            let other = thread::spawn(move || {
+                let received = [(); 3].map(|()| other_receiver.recv_blocking().unwrap());
+                (other_receiver, received)
+            });
+            sender.send_blocking(&[3]).unwrap();
+            let (_other_receiver, mut received) = other.join().unwrap();
+            received.sort_unstable();
+            assert_eq!(received, [[1], [2], [3]]);
+        });
+    }
+
+    /// Fails if an acknowledgement on a closing queue does not wake receivers (seen failing).
+    #[test]
+    fn a_closed_queue_ends_when_the_last_lease_is_acknowledged() {
+        model(Size::Large, || {
+            let queue = queue(1, 3);
+            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
+            let mut waiter = tests::receiver(&queue);
+            sender.try_send(&[1]).unwrap();
+            let lease = receiver.try_lease().unwrap();
+            let other = thread::spawn(move || {
+                let received = waiter.recv_blocking();
+                (waiter, received)
+            });
+            queue.close().unwrap();
+            lease.ack();
+            let (_waiter, received) = other.join().unwrap();
+            assert_eq!(received, Err(RecvError::Closed));
+        });
+    }
+
+    /// Fails if the end does not ask who holds a message, or whether one came back meanwhile (each seen
+    /// failing).
+    #[test]
+    fn a_closed_queue_does_not_end_before_a_message_that_is_returned() {
+        model(Size::Large, || {
+            let queue = queue(1, 3);
+            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
+            let mut waiter = tests::receiver(&queue);
+            sender.try_send(&[1]).unwrap();
+            let lease = receiver.try_lease().unwrap();
+            queue.close().unwrap();
+            let other = thread::spawn(move || {
+                let received = waiter.recv_blocking();
+                let end = waiter.recv_blocking();
+                (waiter, received, end)
+            });
+            drop(lease);
+            let (_waiter, received, end) = other.join().unwrap();
+            assert_eq!((received.unwrap(), end), (vec![1], Err(RecvError::Closed)));
+        });
+    }
+
+    /// A receiver goes with a message for which the ring has no room, and another receiver makes room.
+    ///
+    /// Fails if the handle that goes returns nothing or wakes nobody for it, if it does not search for room
+    /// once more, or if that search does not go on when there is room for what it left (each seen
+    /// failing): [owed].
+    #[test]
+    fn what_a_handle_owes_when_it_goes_is_received() {
+        model(Size::Large, || {
+            let queue = queue(1, 3);
+            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
+            let mut waiter = tests::receiver(&queue);
+            sender.try_send(&[1]).unwrap();
+            let lease = receiver.try_lease().unwrap();
+            sender.try_send(&[2]).unwrap();
+            drop(lease);
+            let other = thread::spawn(move || {
+                let received = [(); 2].map(|()| waiter.recv_blocking().unwrap());
+                (waiter, received)
+            });
+            drop(receiver);
+            let (_waiter, mut received) = other.join().unwrap();
+            received.sort_unstable();
+            assert_eq!(received, [[1], [2]]);
+        });
+    }
+
+    /// Fails if a wake that finds no sleeper clears the bit and does not wake all (seen failing): the wake is
+    /// that of the arrival.
+    #[test]
+    fn a_handle_that_arrives_sends_to_a_receiver_that_waits() {
+        model(Size::Small, || {
+            let queue = queue(1, 2);
+            let mut receiver = receiver(&queue);
+            let other = thread::spawn(move || {
+                let received = receiver.recv_blocking();
+                (receiver, received)
+            });
+            let mut sender = sender(&queue);
+            sender.try_send(&[1]).unwrap();
+            let (_receiver, received) = other.join().unwrap();
+            assert_eq!(received.unwrap(), [1]);
+        });
+    }
+}
