@@ -3,9 +3,9 @@
 //! | file | idea |
 //! |---|---|
 //! | `plan`, `spec` | what is measured beside what; what one sample is |
-//! | `watch`, `stage`, `control`, `link` | the processes of a sample: how they are watched, started, kept in step, and given what they open |
+//! | `watch`, `stage`, `process`, `control`, `link` | the processes of a sample: how they are watched, started, kept in step, and given what they open |
 //! | `pairs`, `crowd`, `naps`, `waiters`, `queues` | the kinds of work |
-//! | `peers` | what is measured |
+//! | `peers` | what is measured, and which work each does |
 //! | `probe`, `times`, `results` | how near the cores are; histograms; figures by round |
 //! | `goals`, `report`, `plots` | what it says to the goals; tables, JSON and drawings |
 
@@ -19,6 +19,7 @@ mod peers;
 mod plan;
 mod plots;
 mod probe;
+mod process;
 mod queues;
 mod report;
 mod results;

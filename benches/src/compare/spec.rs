@@ -50,6 +50,23 @@ pub(crate) enum Work {
     Queues { queues: usize },
 }
 
+impl Work {
+    /// Messages one by one, by ends that stay awake.
+    pub(crate) fn is_awake(self) -> bool {
+        matches!(self, Self::Stream | Self::RoundTrips { parked: false })
+    }
+
+    /// Messages one by one, by ends that sleep.
+    pub(crate) fn is_asleep(self) -> bool {
+        matches!(self, Self::RoundTrips { parked: true } | Self::BusyRoundTrips | Self::Idle)
+    }
+
+    /// Many senders and many receivers.
+    pub(crate) fn is_crowd(self) -> bool {
+        matches!(self, Self::Crowd { .. } | Self::Paced { .. })
+    }
+}
+
 /// Where the ends run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) enum Placement {

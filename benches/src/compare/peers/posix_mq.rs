@@ -5,9 +5,23 @@ use posixmq::{OpenOptions, PosixMq, remove_queue};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::super::link::Link;
-use super::super::spec::Spec;
+use super::super::process::Part;
+use super::super::spec::{Outcome, Peer, Spec, Work};
+use super::super::{crowd, pairs};
 use super::{Bytes, Process, Shape};
 use crate::{End, Message};
+
+/// Plays a part of a peer of this file.
+pub(crate) fn play(part: Part) -> Result<Outcome> {
+    match part.peer_and_work() {
+        (Peer::PosixMq, work) if work.is_awake() || work.is_asleep() => {
+            pairs::processes::<Mq>(part)
+        }
+        (Peer::PosixMq, work) if work.is_crowd() => crowd::processes::<Mq>(part),
+        (Peer::PosixMq, Work::Bytes { .. }) => pairs::bytes_between::<Mq>(part),
+        _ => part.refuse(),
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Mq {
