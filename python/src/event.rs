@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use crate::blocking::{self, Waiters, deadline};
 use crate::errors;
 use crate::handle::{Handle, Open, descriptor_of, duplicate, watchdog_of};
-use crate::waiter::nothing_or;
+use crate::waiter::{Outcome, nothing};
 use crate::waiting::Wait;
 
 #[pyclass(subclass, frozen, weakref, module = "parkline._parkline")]
@@ -128,9 +128,14 @@ impl Event {
     fn _begin_wait(&self) -> PyResult<Wait> {
         let opened = self.0.opened()?;
         let mut expecting = opened.event.expecting();
+        let (guard, waiters) = (opened.guard, Arc::clone(&opened.waiters));
         let future = async move {
-            nothing_or(wait(&mut expecting, None, |it| it.attempt()).await.unwrap_or(Ok(())))
+            let ended = wait(&mut expecting, None, |it| it.attempt()).await.unwrap_or(Ok(()));
+            Box::new(move |py: Python<'_>| {
+                drop(opened);
+                nothing(py, ended)
+            }) as Outcome
         };
-        Ok(Wait::new(opened.guard, Some(&opened.waiters), future))
+        Ok(Wait::new(guard, Some(&waiters), future))
     }
 }

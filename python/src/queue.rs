@@ -16,7 +16,7 @@ use crate::handle::{Handle, descriptor_of, duplicate, watchdog_of};
 use crate::message::Message;
 use crate::opened::{Left, Opened};
 use crate::transfer::{Batch, holder, refused, shut_down};
-use crate::waiter::{Outcome, nothing_or};
+use crate::waiter::{Outcome, nothing};
 use crate::waiting::{Wait, backend, pending};
 use crate::{errors, turn};
 
@@ -441,11 +441,8 @@ impl Queue {
             let attempt = |it: &mut Getter| it.opened.answer(&it.receiver);
             let answer = wait_where(&mut getter, None, attempt).await;
             let answer = answer.unwrap_or(Err(RecvError::Closed));
-            let got = answer.map(|message| Got { opened: getter.opened, message: Some(message) });
-            Box::new(move |py: Python<'_>| match got {
-                Ok(got) => got.hand_over(py),
-                Err(error) => Err(refused(py, error)),
-            }) as Outcome
+            let got = Got { opened: getter.opened, answer: Some(answer) };
+            Box::new(move |py: Python<'_>| got.hand_over(py)) as Outcome
         };
         Ok(Wait::new(opened.guard, Some(&opened.getters), future))
     }
@@ -475,18 +472,19 @@ impl Queue {
         let (mut sender, item) = (opened.sender(py)?.clone(), item.settle(py));
         let (guard, putters) = (opened.guard, Arc::clone(&opened.putters));
         let future = async move {
-            // Open for as long as the task waits.
-            let _opened = opened;
             let attempt = |it: &mut Shared<Sender>| match item.try_send(&mut it.lock()) {
                 Ok(()) => Some(Ok(())),
                 Err(refused) => refused.settled().ok().map(Err),
             };
             let sent = wait(&mut sender, None, attempt).await;
-            match sent.unwrap_or(Err(SendError::Closed(()))) {
-                Ok(()) => nothing_or(Ok(())),
-                Err(SendError::Closed(())) => Box::new(|py: Python<'_>| Err(shut_down(py))),
-                Err(SendError::Fault((), fault)) => nothing_or(Err(fault)),
-            }
+            Box::new(move |py: Python<'_>| {
+                drop(opened);
+                match sent.unwrap_or(Err(SendError::Closed(()))) {
+                    Ok(()) => Ok(py.None()),
+                    Err(SendError::Closed(())) => Err(shut_down(py)),
+                    Err(SendError::Fault((), fault)) => Err(errors::fault(py, fault)),
+                }
+            }) as Outcome
         };
         Ok(Some(Wait::new(guard, Some(&putters), future)))
     }
@@ -503,7 +501,8 @@ impl Queue {
         let opened = self.handle.opened()?;
         let mut joining = opened.queue.joining();
         let future = async move {
-            nothing_or(wait(&mut joining, None, Joining::attempt).await.unwrap_or(Ok(())))
+            let joined = wait(&mut joining, None, Joining::attempt).await.unwrap_or(Ok(()));
+            Box::new(move |py: Python<'_>| nothing(py, joined)) as Outcome
         };
         Ok(Wait::new(opened.guard, None, future))
     }
@@ -544,17 +543,18 @@ impl Waits<WaitsFor> for Getter {
     }
 }
 
-/// A message on its way to the task that waited for it.
+/// The answer to a get, on its way to the task that waited for it.
 struct Got {
     opened: Arc<Opened>,
     /// `None` once it is handed over.
-    message: Option<Message>,
+    answer: Option<Result<Message, RecvError>>,
 }
 
 impl Got {
     fn hand_over(mut self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        match self.message.take() {
-            Some(message) => self.opened.hand_over(py, message),
+        match self.answer.take() {
+            Some(Ok(message)) => self.opened.hand_over(py, message),
+            Some(Err(error)) => Err(refused(py, error)),
             None => Ok(py.None()),
         }
     }
@@ -563,7 +563,7 @@ impl Got {
 impl Drop for Got {
     fn drop(&mut self) {
         // A lease goes back by itself. The queue has no copy of a message that was copied out.
-        if let Some(Message::Copied(bytes)) = self.message.take() {
+        if let Some(Ok(Message::Copied(bytes))) = self.answer.take() {
             self.opened.late.put([Left::Message(bytes)]);
         }
     }

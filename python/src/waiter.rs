@@ -14,15 +14,13 @@ use crate::errors;
 type Future = Pin<Box<dyn core::future::Future<Output = Outcome> + Send>>;
 
 /// What the wait brought, as a call that makes the task's result of it. If it is dropped instead, the
-/// message or the permit that it owns goes back.
+/// message or the permit that it owns goes back. It keeps open what the task waited at, so that the last
+/// handle is not closed within a poll.
 pub(crate) type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
-/// `None` for the task, or the fault.
-pub(crate) fn nothing_or(ended: Result<(), Fault>) -> Outcome {
-    Box::new(move |py| match ended {
-        Ok(()) => Ok(py.None()),
-        Err(fault) => Err(errors::fault(py, fault)),
-    })
+/// The result of a wait that brings nothing.
+pub(crate) fn nothing(py: Python<'_>, ended: Result<(), Fault>) -> PyResult<Py<PyAny>> {
+    ended.map(|()| py.None()).map_err(|fault| errors::fault(py, fault))
 }
 
 pub(crate) struct Waiter {
@@ -64,6 +62,7 @@ impl Waiter {
             state.counted = state.counted.take().or_else(count);
             return Poll::Pending;
         }
+        // Dropped without the lock, because that can run code of Python.
         let over = (state.counted.take(), state.future.take());
         drop(state);
         drop(over);
