@@ -16,7 +16,7 @@ use super::spec::{Outcome, Spec, Work};
 use super::times::{Times, now};
 use crate::{END, End};
 
-/// The phases: first all warm up, then it counts, then the senders stop.
+/// The phases: all ends warm up, then the near end counts, then the senders stop.
 const WARM_UP: u32 = 1;
 const COUNTS: u32 = 2;
 const STOP: u32 = 3;

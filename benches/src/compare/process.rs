@@ -17,13 +17,13 @@ use super::spec::{Outcome, Peer, Spec, Work};
 
 /// The part of one process in a sample.
 pub(crate) enum Part {
-    /// Makes the queue and measures.
+    /// Makes the queue, starts the far ends, and measures.
     Near(Spec),
-    /// Is started by the near one.
+    /// Answers, sends or receives until the near one has measured.
     Far(Spec, Far),
 }
 
-/// What a far end was given.
+/// What a far end got from the near one.
 pub(crate) struct Far {
     pub(crate) index: usize,
     pub(crate) control: &'static Control,
@@ -102,7 +102,7 @@ impl Part {
         })
     }
 
-    /// The part of a sample that has one process.
+    /// The sample of a peer that has one process alone.
     ///
     /// # Errors
     /// For a far process.

@@ -1,5 +1,5 @@
-//! Many queues whose receivers are tasks of one runtime, and so of one ring; another process sends
-//! over them in turn.
+//! Many queues with their receivers in tasks of one runtime, and so of one ring; another process sends
+//! over the queues in turn.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

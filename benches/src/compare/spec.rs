@@ -17,7 +17,7 @@ pub(crate) struct Spec {
     pub(crate) cores: [usize; 2],
     /// For how long it measures, in milliseconds.
     pub(crate) millis: u64,
-    /// For peers that meet by name: no two samples share one.
+    /// For peers that meet by name. No two samples have the same.
     pub(crate) name: String,
 }
 

@@ -73,7 +73,7 @@ impl Process for Messages {
 }
 
 impl End for Messages {
-    /// A publisher that nobody hears, or whose hearer has no room, has delivered to none.
+    /// A publisher without a subscriber, or with one that has no room, delivers to none.
     fn send(&mut self, message: &Message) {
         retry(|| self.there.send_copy(*message).ok().filter(|heard| *heard > 0));
     }

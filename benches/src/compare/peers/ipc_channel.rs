@@ -76,7 +76,7 @@ impl Bytes for IpcChannel {
         Ok(self.there.send(bytes)?)
     }
 
-    /// It hands out a vector: what one asks for is in it, without another copy.
+    /// It returns a vector, which is read in place.
     fn recv(&mut self, bytes: &mut [u8]) -> Result<()> {
         let got = self.back.recv().map_err(|error| anyhow!("{error:?}"))?;
         ensure!(got.len() == bytes.len(), "a message of another length");

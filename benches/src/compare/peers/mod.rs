@@ -58,14 +58,14 @@ pub(crate) trait Task: Send + Sized + 'static {
     fn recv(&mut self) -> impl Future<Output = Message> + Send;
 }
 
-/// One whose other end is in another process.
+/// A task with its other end in another process.
 pub(crate) trait FarTask: Task {
     fn create() -> Result<Link>;
     /// Called within a runtime.
     fn open(link: &Link, near: bool) -> Result<Self>;
 }
 
-/// One whose other end is in this process.
+/// A task with its other end in this process.
 pub(crate) trait NearTask: Task {
     fn pair() -> (Self, Self);
 }

@@ -29,8 +29,8 @@ pub(crate) struct Mq {
     back: PosixMq,
 }
 
-/// Opens both. A privileged process may have as many as others; the rest get what
-/// `fs.mqueue.msg_max` says, ten where nobody changed it.
+/// Opens both. A privileged process may have as many messages as the other peers; other processes get
+/// `fs.mqueue.msg_max`, which is 10 by default.
 fn open(name: &str, near: bool, len: usize) -> Result<Mq> {
     let one = |way: &str| {
         let name = format!("/{name}-{way}");
@@ -44,7 +44,7 @@ fn open(name: &str, near: bool, len: usize) -> Result<Mq> {
     Ok(Mq { there: one(there)?, back: one(back)? })
 }
 
-/// Takes the names away.
+/// Removes the names.
 pub(crate) fn clean(name: &str) {
     for way in ["there", "back"] {
         // An error means that there is none.

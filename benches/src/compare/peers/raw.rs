@@ -174,7 +174,8 @@ impl Half {
         unsafe { &*word }
     }
 
-    /// Claims the slot whose turn it is; `full` for a pop. Gives its offset and the turn's lap.
+    /// Claims the next slot if its turn has come; `full` is 1 for a pop. Returns the offset of the slot and
+    /// the lap of the turn.
     fn claim(&self, counter: usize, full: u64) -> Option<(usize, u64)> {
         let mask = self.shape.capacity as u64 - 1;
         let counter = self.word(counter);

@@ -1,5 +1,5 @@
-//! Queues whose ends are tasks of tokio: between processes each in a current_thread runtime of its
-//! own, within one process in one runtime or two.
+//! Queues between tasks of tokio: between processes each task has a current_thread runtime of its own,
+//! within one process they have one runtime or two.
 
 use anyhow::{Result, anyhow};
 use parkline_uring::{AsyncReceiver, AsyncSender, Queue, Receiver, Sender};
