@@ -46,7 +46,7 @@ impl End for PingPong {
             to.store(*from, Relaxed);
         }
         full.store(1, Release);
-        // An error would mean that nobody waits here: the far end is gone, and so will we be.
+        // An error would mean that the far end is gone, and then this process ends too.
         let _ = futex::wake(full, Flags::empty(), 1);
     }
 

@@ -1,4 +1,4 @@
-//! Parkline measured beside what one would use otherwise, in the same run on the same machine.
+//! Parkline measured beside its alternatives, in the same run on the same machine.
 //!
 //! Everything measured is an [`End`]: it sends and receives 64-byte messages. The far end is
 //! another process (for `ArrayQueue` another thread) that runs [`answer`]: it takes messages and
@@ -43,7 +43,7 @@ pub trait End {
     fn recv(&mut self) -> Message;
 }
 
-/// An end whose far end can be another process.
+/// An end with a far end that can be in another process.
 pub trait Between: End + Sized {
     /// What a table calls it. The far end knows itself by this name.
     const NAME: &str;

@@ -1,9 +1,9 @@
 //! The yardstick: Dmitry Vyukov's bounded queue, plain, in shared memory.
 //!
-//! It is what one would write without Parkline's promises: a process that is killed between claim
-//! and publish stops everybody behind it, and a peer's memory is believed. It pays one thing that
-//! the textbook's does not: after a push and a pop it looks whether somebody sleeps, which takes a
-//! full fence. Every queue that can park needs that; without `FENCE` it is the textbook's.
+//! It is a queue without Parkline's promises: a process that is killed between claim and publish stops
+//! all processes behind it, and a peer's memory is believed. It pays for one thing that the textbook's
+//! queue does not have: after a push and a pop it loads the number of sleepers, behind a full fence.
+//! Every queue that can park needs that; without `FENCE` it is the textbook's.
 //!
 //! A turn counts from the slot's own index, so that a ring of zeros is an empty ring.
 //!
@@ -48,8 +48,8 @@ struct Slot {
     message: UnsafeCell<Message>,
 }
 
-// SAFETY: a message is touched only by whoever won the claim of its slot's turn, until the turn is
-// passed on.
+// SAFETY: a message is touched only by the thread that won the claim of its slot's turn, until the
+// thread passes the turn on.
 unsafe impl<const FENCE: bool> Sync for Vyukov<FENCE> {}
 
 impl<const FENCE: bool> Vyukov<FENCE> {
@@ -58,7 +58,7 @@ impl<const FENCE: bool> Vyukov<FENCE> {
     pub fn try_push(&self, message: &Message) -> bool {
         let Some(at) = claim(&self.push_at.0, |at| (self.turn(at), lap(at))) else { return false };
         let slot = self.slot(at);
-        // SAFETY: we won the claim while it was this position's turn to be pushed: nobody else
+        // SAFETY: we won the claim while it was this position's turn to be pushed: no other thread
         // touches the message until [publish].
         unsafe { slot.message.get().write(*message) };
         slot.turn.store(lap(at) + 1, Release); // [publish]
@@ -73,7 +73,7 @@ impl<const FENCE: bool> Vyukov<FENCE> {
     pub fn try_pop(&self) -> Option<Message> {
         let at = claim(&self.pop_at.0, |at| (self.turn(at), lap(at) + 1))?;
         let slot = self.slot(at);
-        // SAFETY: we won the claim while it was this position's turn to be popped: nobody else
+        // SAFETY: we won the claim while it was this position's turn to be popped: no other thread
         // touches the message until [recycle].
         let message = unsafe { slot.message.get().read() };
         slot.turn.store(lap(at) + CAPACITY as u64, Release); // [recycle]
@@ -118,7 +118,7 @@ fn lap(at: u64) -> u64 {
     at & !MASK
 }
 
-/// What every queue with sleepers pays after a change. Nobody sleeps at this one.
+/// What every queue with sleepers pays after a change. This one has no sleepers.
 #[inline]
 fn wake(sleepers: &AtomicU32) {
     fence(SeqCst);

@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use parkline_core::driver::{Kernel, Patience, Side, Sleep, Spin, wait_at};
@@ -13,19 +13,28 @@ use rustix::thread::futex::{self, Flags, Timespec};
 
 use crate::errors;
 
-/// A signal interrupts the sleep at once; one that came just before it, or to another thread, is
-/// seen by then.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The longest sleep. A signal to this thread interrupts the sleep; a signal that came just before the
+/// sleep, or to another thread, is handled after it.
+pub(crate) const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
-/// Looks before one handle's calls sleep: who answers at once is met awake, and neither side makes a
-/// system call.
+/// The calls and tasks of this process that wait for one thing.
 #[derive(Debug, Default)]
-pub(crate) struct Eyes(Mutex<Spin>);
+pub(crate) struct Waiters {
+    /// How many there are. It is shown to people, and no wait depends on it.
+    count: AtomicUsize,
+    /// How calls spin before they sleep. When the other side answers while they spin, neither side makes
+    /// a system call.
+    spin: Mutex<Spin>,
+}
 
-impl Eyes {
-    fn look(&self, side: &Side, until: Option<Instant>) {
-        let locked = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Threads that share the handle look at once, each for itself.
+impl Waiters {
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Relaxed)
+    }
+
+    fn spin_at(&self, side: &Side, until: Option<Instant>) {
+        let locked = || self.spin.lock().unwrap_or_else(PoisonError::into_inner);
+        // Threads that share the handle spin at the same time, each with a copy.
         let mut spin = *locked();
         if spin.is_due() {
             let is_ready = |side: &mut &Side| side.is_ready().then_some(());
@@ -35,7 +44,23 @@ impl Eyes {
     }
 }
 
-/// The interpreter exits: nobody may block any more, for it waits for all threads.
+/// One of the waiters, counted as long as it lives.
+pub(crate) struct Counted(Arc<Waiters>);
+
+impl Counted {
+    pub(crate) fn new(waiters: &Arc<Waiters>) -> Self {
+        waiters.count.fetch_add(1, Relaxed);
+        Self(Arc::clone(waiters))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The interpreter exits: no thread may block any more, because the interpreter waits for all threads.
 static EXITING: AtomicBool = AtomicBool::new(false);
 
 /// Ends all blocking calls of this process.
@@ -47,7 +72,7 @@ pub(crate) fn _end_blocking_calls() {
 /// How a wait without the GIL ended.
 pub(crate) enum Waited<T> {
     Answer(T),
-    /// Signals are to be looked for, or the wait goes on elsewhere.
+    /// The thread must check for signals, or the wait goes on at another side.
     Interrupted,
     TimedOut,
 }
@@ -59,26 +84,28 @@ pub(crate) enum Waited<T> {
 pub(crate) fn wait<T: Send>(
     py: Python<'_>,
     side: &Side,
-    eyes: Option<&Eyes>,
+    waiters: Option<&Arc<Waiters>>,
     until: Option<Instant>,
     mut attempt: impl FnMut() -> Option<T> + Send,
 ) -> PyResult<Option<T>> {
     let attempt = || attempt().map_or(ControlFlow::Continue(()), ControlFlow::Break);
-    wait_where(py, |()| side.clone(), eyes, until, attempt)
+    wait_where(py, |()| side.clone(), waiters, until, attempt)
 }
 
-/// The same at the `side` of what an attempt without an answer says that it waits for.
+/// The same, but an attempt without an answer says what it waits for, and the thread waits at the
+/// `side` of that.
 ///
 /// # Errors
 /// As [`wait`].
 pub(crate) fn wait_where<T: Send, W: Copy + PartialEq + Send>(
     py: Python<'_>,
     side: impl Fn(W) -> Side + Sync,
-    eyes: Option<&Eyes>,
+    waiters: Option<&Arc<Waiters>>,
     until: Option<Instant>,
     mut attempt: impl FnMut() -> ControlFlow<T, W> + Send,
 ) -> PyResult<Option<T>> {
-    let mut eyes = eyes;
+    let _counted = waiters.map(Counted::new);
+    let mut waiters = waiters;
     let mut waits_for = None;
     loop {
         let waited = py.detach(|| {
@@ -91,13 +118,13 @@ pub(crate) fn wait_where<T: Send, W: Copy + PartialEq + Send>(
             };
             waits_for = Some(here);
             let side = side(here);
-            if let Some(eyes) = eyes.take() {
-                eyes.look(&side, until);
+            if let Some(waiters) = waiters.take() {
+                waiters.spin_at(&side, until);
             }
             sleep_at(&side, until, || match attempt() {
                 ControlFlow::Break(answer) => Some(Waited::Answer(answer)),
                 ControlFlow::Continue(now) if now == here => None,
-                // As if it had its answer here, so that a wake that it got goes to another.
+                // As if it had its answer here, so that its wake-up goes to another waiter.
                 ControlFlow::Continue(now) => {
                     waits_for = Some(now);
                     Some(Waited::Interrupted)
@@ -110,7 +137,7 @@ pub(crate) fn wait_where<T: Send, W: Copy + PartialEq + Send>(
             Waited::Interrupted => check(py)?,
         }
         if until.is_some_and(|until| Instant::now() >= until) {
-            // What is there at the end of the time is got, as before it.
+            // One more attempt, because an answer may be there when the time is over.
             return Ok(py.detach(attempt).break_value());
         }
     }
@@ -130,10 +157,10 @@ fn sleep_at<T>(
     until: Option<Instant>,
     mut attempt: impl FnMut() -> Option<Waited<T>>,
 ) -> Waited<T> {
-    // A signal handler has forked, and this is the child: there is nowhere to wait.
+    // A signal handler has forked, and this is the child, which has no gate to wait at.
     let Some(gate) = side.gate() else { return attempt().unwrap_or(Waited::TimedOut) };
     let thread = Thread { side, interrupted: Cell::new(false) };
-    let patience = Patience { until, watchdog: side.watchdog().min(LOOK_EVERY) };
+    let patience = Patience { until, watchdog: side.watchdog().min(LONGEST_SLEEP) };
     let attempt = || {
         side.keep_watch();
         side.order();
@@ -153,7 +180,7 @@ impl Kernel for Thread<'_> {
         self.side.count_park();
         let timeout = timeout.and_then(|it| Timespec::try_from(it).ok());
         let slept = futex::wait(sleep.word(), Flags::empty(), sleep.expected(), timeout.as_ref());
-        // Woken or changed: look at the queue first.
+        // After a wake-up or a changed word, an attempt comes before the check for signals.
         if slept.is_err_and(|errno| errno != rustix::io::Errno::AGAIN) {
             self.interrupted.set(true);
         }
@@ -175,7 +202,7 @@ pub(crate) fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     if timeout < 0.0 || timeout.is_nan() {
         return Err(PyValueError::new_err("'timeout' must be a non-negative number"));
     }
-    // Longer than the clock can tell is for ever.
+    // A time that the clock cannot represent has no end.
     let timeout = Duration::try_from_secs_f64(timeout).unwrap_or(Duration::MAX);
     Ok(Instant::now().checked_add(timeout))
 }

@@ -64,8 +64,8 @@ impl Buffer {
         self.0.readonly != 0
     }
 
-    /// The bytes. Nobody changes them while the GIL is held here, save a library that releases it
-    /// and writes all the same.
+    /// The bytes. They do not change while the GIL is held here, unless a library writes to them without
+    /// the GIL.
     pub(crate) fn bytes<'py>(&'py self, _held: Python<'py>) -> &'py [u8] {
         if self.0.buf.is_null() {
             return &[];

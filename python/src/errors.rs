@@ -39,10 +39,6 @@ pub(crate) fn is_undecodable(py: Python<'_>, error: &PyErr) -> bool {
     class.is_ok_and(|class| error.matches(py, class).unwrap_or(false))
 }
 
-pub(crate) fn closed() -> PyErr {
-    PyValueError::new_err("this handle of the queue is closed")
-}
-
 pub(crate) fn fault(py: Python<'_>, fault: Fault) -> PyErr {
     let text = fault.to_string();
     match fault {

@@ -1,31 +1,28 @@
-//! An event loop of this process: the ring that it polls, and whom it has to wake.
+//! An event loop of this process: the ring that it polls, and the tasks that it has to wake.
 //!
 //! A waker does not touch Python. It leaves its name with the loop and rings a bell, an eventfd that
-//! the loop polls beside the ring; the loop then resolves the futures of those named. So no thread
-//! of ours ever asks for the GIL, and an interpreter that exits has nobody to wait for. In a call
-//! that the loop makes anyway the bell is spared: the loop attends to the names at its end.
+//! the loop polls beside the ring. The loop then resolves the futures of the tasks with those names. So
+//! no thread of ours ever asks for the GIL, and an interpreter that exits waits for none of them. In a
+//! call that the loop itself makes the bell is not rung, because the loop reads the names after it.
 //!
-//! A loop that is closed runs no task any more, and what still waits in it gives up: a wake that a
-//! task was given, and did not come to use, goes to another.
+//! A loop that is closed runs no task any more, and its waits give up: a wake-up that a task got, and
+//! did not use, goes to another waiter.
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Wake;
 use std::thread::{self, ThreadId};
 
-use parkline_core::driver::{ForkGuard, hold_forks};
 use parkline_uring::driver::{LoopRing, within_timer};
 use pyo3::prelude::*;
-use rustix::event::{EventfdFlags, eventfd};
 
-use crate::errors;
+use crate::bell::Bell;
 use crate::pauses::Pauses;
-use crate::waiting::Waiter;
+use crate::waiter::Waiter;
 
 thread_local! {
     /// The loop that this thread is attending to.
@@ -33,7 +30,7 @@ thread_local! {
 }
 
 /// One event loop's ring and bell. Without io_uring its tasks wait by the process's helper thread,
-/// and the bell is all there is.
+/// and the loop has only the bell.
 #[pyclass(frozen, weakref, module = "parkline._parkline")]
 pub(crate) struct EventLoop {
     ring: Option<LoopRing>,
@@ -51,62 +48,10 @@ struct Expected {
     future: Option<Py<PyAny>>,
 }
 
-/// Whom to wake.
+/// The names of the tasks to wake.
 struct Mail {
     names: Mutex<Vec<u64>>,
     bell: Bell,
-}
-
-/// A descriptor that the loop polls, of which no forked child keeps a copy: there its number may be
-/// another file's.
-#[derive(Debug)]
-pub(crate) struct Bell {
-    /// `None` when it is dropped.
-    fd: Option<OwnedFd>,
-    guard: ForkGuard,
-}
-
-impl Bell {
-    fn new() -> PyResult<Self> {
-        Self::of(|| Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?))
-            .map_err(|cause| errors::refused("make an eventfd for the loop", &cause))
-    }
-
-    pub(crate) fn of(make: impl FnOnce() -> io::Result<OwnedFd>) -> io::Result<Self> {
-        let guard = ForkGuard::new()?;
-        let mut forks = hold_forks();
-        let fd = make()?;
-        forks.keep_from_children(fd.as_raw_fd());
-        drop(forks);
-        Ok(Self { fd: Some(fd), guard })
-    }
-
-    pub(crate) fn fd(&self) -> Option<&OwnedFd> {
-        self.fd.as_ref().filter(|_| !self.guard.is_forked())
-    }
-
-    fn ring(&self) {
-        // It can only be full, and then it is readable.
-        let _ = self.fd().map(|fd| rustix::io::write(fd, &1u64.to_ne_bytes()));
-    }
-
-    pub(crate) fn answer(&self) {
-        // Empty is as good as read.
-        let _ = self.fd().map(|fd| rustix::io::read(fd, &mut [0; 8]));
-    }
-}
-
-impl Drop for Bell {
-    fn drop(&mut self) {
-        let Some(fd) = self.fd.take() else { return };
-        if self.guard.is_forked() {
-            std::mem::forget(fd);
-            return;
-        }
-        let mut forks = hold_forks();
-        forks.is_closing(fd.as_raw_fd());
-        drop(fd);
-    }
 }
 
 /// The waker of one waiting task.
@@ -155,7 +100,7 @@ impl EventLoop {
         Ok(sources)
     }
 
-    /// Has those attempt again whose pause is over.
+    /// Wakes the tasks whose pause is over, so that they attempt again.
     fn go_on(&self, py: Python<'_>) -> PyResult<()> {
         let pass = || {
             if let Some(pauses) = &self.pauses {
@@ -173,7 +118,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Drains the ring, and resolves the futures of those whose wait is over.
+    /// Drains the ring, and resolves the futures of the tasks whose wait is over.
     fn drive(&self, py: Python<'_>) -> PyResult<()> {
         let drive = || {
             if let Some(ring) = &self.ring {
@@ -183,7 +128,7 @@ impl EventLoop {
         self.attend(py, drive).1
     }
 
-    /// Answers the bell: resolves the futures of those who were woken elsewhere.
+    /// Answers the bell: resolves the futures of the tasks that other threads woke.
     fn answer(&self, py: Python<'_>) -> PyResult<()> {
         self.mail.bell.answer();
         self.deliver(py)
@@ -202,8 +147,8 @@ impl EventLoop {
         }
     }
 
-    /// Makes a call that may wake tasks of this loop, and has them run: the call's result, and what was
-    /// raised when they were woken.
+    /// Makes a call that may wake tasks of this loop, and then resolves their futures. Returns the result
+    /// of the call, and what a future raised.
     pub(crate) fn attend<R>(&self, py: Python<'_>, call: impl FnOnce() -> R) -> (R, PyResult<()>) {
         if thread::current().id() != self.thread {
             return (call(), Ok(()));
@@ -220,7 +165,7 @@ impl EventLoop {
         Arc::new(Alarm { name, mail: Arc::clone(&self.mail) })
     }
 
-    /// Has the alarm of task `name` resolve `future`.
+    /// From now on the alarm of task `name` resolves `future`.
     pub(crate) fn expect(&self, name: u64, future: Py<PyAny>, waiter: &Arc<Waiter>) {
         let expected = Expected { waiter: Arc::downgrade(waiter), future: Some(future) };
         let replaced = locked(&self.waits).insert(name, expected);
@@ -232,10 +177,10 @@ impl EventLoop {
         drop(forgotten);
     }
 
-    /// Resolves the futures of all that are named.
+    /// Resolves the futures of all named tasks.
     ///
     /// # Errors
-    /// What one of them raises, the first: the handler of a signal runs in their Python code. The others
+    /// What the first of them raises, because a signal handler can run in their Python code. All others
     /// are resolved.
     fn deliver(&self, py: Python<'_>) -> PyResult<()> {
         let names = std::mem::take(&mut *locked(&self.mail.names));

@@ -1,10 +1,10 @@
-//! A queue as this process has it: the segment, the two handles made when first needed, and the
-//! items that are out on lease.
+//! A queue as this process has it open: the segment, the two handles, each made when it is first needed,
+//! and the items that are out on lease.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use parkline_core::driver::{ForkGuard, WaitsFor};
 use parkline_uring::{
@@ -13,31 +13,32 @@ use parkline_uring::{
 };
 use pyo3::prelude::*;
 
-use crate::blocking::Eyes;
+use crate::blocking::Waiters;
+use crate::codec::Codec;
 use crate::errors;
+use crate::handle::Open;
 use crate::message::Message;
 
 pub(crate) struct Opened {
     pub(crate) queue: Queue,
+    pub(crate) codec: Arc<Codec>,
+    pub(crate) joinable: bool,
     pub(crate) guard: ForkGuard,
     sender: OnceLock<Shared<Sender>>,
     receiver: OnceLock<Shared<Receiver>>,
     out: Mutex<VecDeque<Out>>,
-    /// Calls and tasks of this process that wait, for people.
-    pub(crate) getters: AtomicUsize,
-    pub(crate) putters: AtomicUsize,
-    /// How often the item that was got last had been handed out.
+    pub(crate) getters: Arc<Waiters>,
+    pub(crate) putters: Arc<Waiters>,
+    /// How often the item of the last get was handed out, that get included.
     last_attempts: AtomicU32,
     pub(crate) late: Late,
-    pub(crate) getting: Eyes,
-    pub(crate) putting: Eyes,
 }
 
 /// What a get left for the next one of this process.
 pub(crate) enum Left {
-    /// A batch got it, and an interrupt ended the batch.
+    /// An interrupt ended the batch that had got it.
     Item(Py<PyAny>),
-    /// An interrupt ended its decoding, and it has no other place to be.
+    /// An interrupt ended its decoding, and the queue has no copy of it.
     Message(Vec<u8>),
     /// What a batch met after its last good item.
     Error(PyErr),
@@ -46,7 +47,7 @@ pub(crate) enum Left {
 /// All that was left, oldest first.
 #[derive(Default)]
 pub(crate) struct Late {
-    /// A look at it spares the lock.
+    /// Loaded before the lock is taken: there is nothing as a rule.
     is_there: AtomicBool,
     left: Mutex<VecDeque<Left>>,
 }
@@ -59,7 +60,7 @@ impl Late {
     }
 
     pub(crate) fn take(&self) -> Option<Left> {
-        // The GIL orders it.
+        // Relaxed: the GIL orders it.
         if !self.is_there.load(Relaxed) {
             return None;
         }
@@ -70,41 +71,44 @@ impl Late {
     }
 }
 
-/// An item that was got and not yet done.
+/// An item that a get returned, and that is not done yet.
 struct Out {
-    /// The thread or task that got it. No later one is the same object, as long as this is kept.
+    /// The thread or task that got it. While this is kept, no other is the same object.
     holder: Py<PyAny>,
     lease: Lease,
 }
 
+impl Open for Opened {
+    const CLOSED: &str = "this handle of the queue is closed";
+
+    fn guard(&self) -> ForkGuard {
+        self.guard
+    }
+
+    fn open_again(&self, py: Python<'_>) -> PyResult<Self> {
+        let fd = self.queue.try_clone_fd().map_err(errors::descriptor)?;
+        // The parent has checked the schema.
+        let how = Queue::open_options().any_schema();
+        let queue = py.detach(|| how.open(fd)).map_err(errors::open)?;
+        Self::new(queue, Arc::clone(&self.codec), self.joinable)
+    }
+}
+
 impl Opened {
-    pub(crate) fn new(queue: Queue) -> PyResult<Self> {
+    pub(crate) fn new(queue: Queue, codec: Arc<Codec>, joinable: bool) -> PyResult<Self> {
         Ok(Self {
             queue,
+            codec,
+            joinable,
             guard: errors::guard()?,
             sender: OnceLock::new(),
             receiver: OnceLock::new(),
             out: Mutex::default(),
-            getters: AtomicUsize::new(0),
-            putters: AtomicUsize::new(0),
+            getters: Arc::default(),
+            putters: Arc::default(),
             last_attempts: AtomicU32::new(1),
             late: Late::default(),
-            getting: Eyes::default(),
-            putting: Eyes::default(),
         })
-    }
-
-    /// The same queue for this forked child.
-    pub(crate) fn open_anew(&self, py: Python<'_>) -> PyResult<Self> {
-        let fd = self.queue.try_clone_fd().map_err(errors::descriptor)?;
-        // The parent has named it.
-        let how = Queue::open_options().any_schema();
-        Self::new(py.detach(|| how.open(fd)).map_err(errors::open)?)
-    }
-
-    /// Whether this is the parent's, inherited by a forked child.
-    pub(crate) fn is_forked(&self) -> bool {
-        self.guard.is_forked()
     }
 
     pub(crate) fn sender(&self, py: Python<'_>) -> PyResult<&Shared<Sender>> {
@@ -128,12 +132,12 @@ impl Opened {
         }
     }
 
-    /// What every get answers, in threads and in tasks, or what it waits for.
+    /// The answer of a get, in threads and in tasks, or what it waits for.
     ///
-    /// A queue that was shut down has ended when nothing is left that could come again. Before it
-    /// says so, a get recovers the dead, and waits while other processes have items that they are not
-    /// done with. It does not wait for the items of this handle: perhaps its caller has them, and is
-    /// done with them after this call alone.
+    /// A queue that was shut down has ended when no message is left that could come again. Before a get
+    /// says so, it recovers dead handles, and waits while other processes hold items that are not done.
+    /// It does not wait for the items of this handle, because its caller may hold them, and can be done
+    /// with them only after this call.
     pub(crate) fn answer(
         &self,
         receiver: &Shared<Receiver>,
@@ -146,18 +150,18 @@ impl Opened {
         answer
     }
 
-    /// Takes and acknowledges all that is in the queue, and what the dead had.
+    /// Takes and acknowledges all messages of the queue, and those that dead processes held.
     pub(crate) fn throw_away(&self, receiver: &Shared<Receiver>) -> Result<(), Fault> {
         let attempt = |it: &mut Receiver| match it.try_lease() {
             Ok(lease) => {
                 lease.ack();
                 Ok(())
             }
-            // There is always room for what is copied out.
+            // To copy a message out takes no lease.
             Err(TryRecvError::Fault(Fault::LeasesOut { .. })) => it.try_recv().map(drop),
             Err(error) => Err(error),
         };
-        // As many as there can be: what comes back later is for the next to throw away.
+        // As many as the queue and its handles can hold. A message that comes back later stays.
         let held = self.queue.handles() * (self.queue.leases() + 1);
         for _ in 0..self.queue.capacity() + held {
             match receiver.lock().answer(attempt) {
@@ -183,7 +187,7 @@ impl Opened {
         self.out().extend(leases.into_iter().map(out));
     }
 
-    /// Acknowledges the oldest item that `holder` got, or, where it has none, the oldest of all;
+    /// Acknowledges the oldest item that `holder` got, or the oldest of all if `holder` has none;
     /// whether there was one.
     pub(crate) fn done(&self, holder: &Bound<'_, PyAny>) -> bool {
         let done = {
@@ -198,8 +202,8 @@ impl Opened {
         was_out
     }
 
-    /// How often the item was handed out that `holder` got last and is not done with; otherwise the
-    /// one that was got last through this handle.
+    /// How often the last item that `holder` got, and that is not done, was handed out. If there is none,
+    /// this tells of the item of the last get through this handle.
     pub(crate) fn attempts(&self, holder: &Bound<'_, PyAny>) -> u32 {
         let out = self.out();
         let last = out.iter().rfind(|it| holder.is(&it.holder));

@@ -1,5 +1,5 @@
-//! The timer of an event loop whose tasks can wait nowhere: there is no io_uring, and no helper thread to
-//! be had. A timerfd that the loop polls wakes them, and they attempt again.
+//! The timer of an event loop that has neither io_uring nor a helper thread for its tasks. A timerfd
+//! that the loop polls wakes the tasks, and they attempt again.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,7 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use crate::event_loop::Bell;
+use crate::bell::Bell;
 
 #[derive(Debug)]
 pub(crate) struct Pauses {
@@ -34,7 +34,7 @@ impl Pauses {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls those whose pause is over.
+    /// Wakes the tasks whose pause is over.
     pub(crate) fn pass(&self) {
         self.bell.answer();
         let now = Instant::now();
@@ -43,7 +43,7 @@ impl Pauses {
         due.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Has the descriptor readable when the first pause is over; whether it will be.
+    /// Makes the descriptor readable when the first pause is over; whether it will be.
     fn start(&self) -> bool {
         let Some(first) = self.paused().iter().map(|(at, _)| *at).min() else { return true };
         // A time of 0 would stop it.

@@ -1,59 +1,36 @@
 //! The queue's blocking calls, and the beginnings of its async ones.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::os::fd::RawFd;
+use std::sync::Arc;
 
-use parkline_uring::{Builder, Stats};
+use parkline_core::driver::{Joining, Side, WaitsFor};
+use parkline_uring::driver::{Waits, wait, wait_where};
+use parkline_uring::{Builder, Receiver, RecvError, SendError, Sender, Shared, Stats};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyType};
 
 use crate::blocking::{self, deadline};
 use crate::codec::Codec;
-use crate::errors;
-use crate::opened::Opened;
-use crate::transfer::{Batch, holder};
-use crate::turn;
-use crate::waiting::{Wait, pending};
+use crate::handle::{Handle, descriptor_of, duplicate, watchdog_of};
+use crate::message::Message;
+use crate::opened::{Left, Opened};
+use crate::transfer::{Batch, holder, refused, shut_down};
+use crate::waiter::{Outcome, nothing};
+use crate::waiting::{Wait, backend, pending};
+use crate::{errors, turn};
 
-/// How many items a process can have got and not done, of a joinable queue.
+/// How many items of a joinable queue a process can hold that are not done.
 const LEASES_OF_JOINABLE: usize = 256;
-/// Core would choose fewer, to make room for those leases.
+/// The default of core is smaller, because of so many leases.
 const HANDLES_OF_JOINABLE: usize = 64;
 
 #[pyclass(subclass, frozen, weakref, module = "parkline._parkline")]
 pub(crate) struct Queue {
-    /// `None` once this handle is closed. Shared with its view for tasks.
-    opened: Arc<Mutex<Option<Arc<Opened>>>>,
-    pub(crate) codec: Arc<Codec>,
-    pub(crate) joinable: bool,
-}
-
-impl Queue {
-    fn slot(&self) -> MutexGuard<'_, Option<Arc<Opened>>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The queue as this process has it: a forked child opens it anew.
-    fn opened(&self) -> PyResult<Arc<Opened>> {
-        let opened = self.slot().as_ref().map(Arc::clone).ok_or_else(errors::closed)?;
-        if opened.is_forked() { self.open_anew(&opened) } else { Ok(opened) }
-    }
-
-    #[cold]
-    fn open_anew(&self, inherited: &Opened) -> PyResult<Arc<Opened>> {
-        // Without the lock, for which others wait with the GIL in their hands.
-        let own = Python::attach(|py| inherited.open_anew(py))?;
-        let mut slot = self.slot();
-        let opened = slot.as_mut().ok_or_else(errors::closed)?;
-        if opened.is_forked() {
-            *opened = Arc::new(own);
-        }
-        Ok(Arc::clone(opened))
-    }
+    /// Shared with its view for tasks.
+    handle: Arc<Handle<Opened>>,
+    codec: Arc<Codec>,
+    joinable: bool,
 }
 
 #[pymethods]
@@ -103,8 +80,7 @@ impl Queue {
                 py.detach(|| how.open(fd)).map_err(errors::open)?
             }
             None => {
-                let watchdog = Duration::try_from_secs_f64(watchdog)
-                    .map_err(|error| PyValueError::new_err(format!("watchdog: {error}")))?;
+                let watchdog = watchdog_of(watchdog)?;
                 let shape = shape(maxsize, max_message, joinable, handles, leases, lazy_memory)?;
                 let builder = shape.max_attempts(max_attempts).watchdog(watchdog);
                 let builder = match &schema {
@@ -119,12 +95,13 @@ impl Queue {
                 "joinable=True needs leases, of which this queue has none: its items are done when they are got",
             ));
         }
-        let opened = Arc::new(Mutex::new(Some(Arc::new(Opened::new(queue)?))));
-        Ok(Self { opened, codec: Arc::new(codec), joinable })
+        let codec = Arc::new(codec);
+        let handle = Handle::new(Opened::new(queue, Arc::clone(&codec), joinable)?);
+        Ok(Self { handle: Arc::new(handle), codec, joinable })
     }
 
-    /// How many bytes of shared memory a queue of this shape takes, or, with `lazy_memory`, can come to
-    /// take. Nothing is made.
+    /// How many bytes of shared memory a queue of this shape takes, or, with `lazy_memory`, takes at
+    /// most. Nothing is made.
     #[staticmethod]
     #[pyo3(signature = (
         maxsize,
@@ -164,12 +141,12 @@ impl Queue {
         block: bool,
         timeout: Option<f64>,
     ) -> PyResult<()> {
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         let item = self.codec.encode(item)?;
-        if Self::try_offer(py, &opened, &item)? {
+        if opened.try_offer(py, &item)? {
             return Ok(());
         }
-        if block && Self::offer_until(py, &opened, item, deadline(timeout)?)? {
+        if block && opened.offer_until(py, item, deadline(timeout)?)? {
             return Ok(());
         }
         Err(errors::full(py, ()))
@@ -185,12 +162,12 @@ impl Queue {
     /// down and nothing is left that could come again.
     #[pyo3(signature = (block = true, timeout = None))]
     fn get(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
-        let opened = self.opened()?;
-        if let Some(item) = self.try_take(py, &opened)? {
+        let opened = self.handle.opened()?;
+        if let Some(item) = opened.try_take(py)? {
             return Ok(item);
         }
-        if block && let Some(message) = self.take_until(py, &opened, deadline(timeout)?)? {
-            return self.hand_over(py, &opened, message);
+        if block && let Some(message) = opened.take_until(py, deadline(timeout)?)? {
+            return opened.hand_over(py, message);
         }
         Err(errors::empty(py, ()))
     }
@@ -200,7 +177,7 @@ impl Queue {
         self.get(py, false, None)
     }
 
-    /// Puts items in order, waiting where there is no room. All are encoded before any is put.
+    /// Puts items in order, waiting while there is no room. All are encoded before any is put.
     /// Returns how many; `Full` says how many were put until the time was over. Without items it is 0
     /// at once.
     #[pyo3(signature = (items, timeout = None))]
@@ -210,13 +187,13 @@ impl Queue {
         items: &Bound<'_, PyAny>,
         timeout: Option<f64>,
     ) -> PyResult<usize> {
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         let until = deadline(timeout)?;
-        let mut items = self.encode_all(items)?;
+        let mut items = opened.encode_all(items)?;
         let all = items.len();
-        while Self::try_offer_many(py, &opened, &mut items)? {
+        while opened.try_offer_many(py, &mut items)? {
             let Some(first) = items.pop_front() else { break };
-            if !Self::offer_until(py, &opened, first, until)? {
+            if !opened.offer_until(py, first, until)? {
                 let left = items.len() + 1;
                 return Err(errors::full(py, (format!("{} of {all} items were put", all - left),)));
             }
@@ -234,47 +211,47 @@ impl Queue {
         block: bool,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         let mut batch = Batch::default();
-        self.take_more(py, &opened, max_items, &mut batch, false)?;
+        opened.take_more(py, max_items, &mut batch, false)?;
         if max_items > 0 && batch.items.is_empty() {
             let first = match block {
-                true => self.take_until(py, &opened, deadline(timeout)?)?,
+                true => opened.take_until(py, deadline(timeout)?)?,
                 false => None,
             };
             let first = first.ok_or_else(|| errors::empty(py, ()))?;
-            self.add(py, &opened, first, &mut batch)?;
-            self.take_more(py, &opened, max_items, &mut batch, true)?;
+            opened.add(py, first, &mut batch)?;
+            opened.take_more(py, max_items, &mut batch, true)?;
         }
         PyList::new(py, batch.items)
     }
 
     /// How many items wait. Others put and get meanwhile; never more than `maxsize`.
     fn qsize(&self) -> PyResult<usize> {
-        Ok(self.opened()?.queue.len())
+        Ok(self.handle.opened()?.queue.len())
     }
 
     /// Whether no item waits. Others may put one before you act on it.
     fn empty(&self) -> PyResult<bool> {
-        Ok(self.opened()?.queue.is_empty())
+        Ok(self.handle.opened()?.queue.is_empty())
     }
 
     /// Whether there is no room. Others may make some before you act on it.
     fn full(&self) -> PyResult<bool> {
-        let queue = &self.opened()?.queue;
+        let queue = &self.handle.opened()?.queue;
         Ok(queue.len() >= queue.capacity())
     }
 
     /// For how many items there is room: a power of two.
     #[getter]
     fn maxsize(&self) -> PyResult<usize> {
-        Ok(self.opened()?.queue.capacity())
+        Ok(self.handle.opened()?.queue.capacity())
     }
 
     /// The longest encoded item in bytes.
     #[getter]
     fn max_message(&self) -> PyResult<usize> {
-        Ok(self.opened()?.queue.max_message())
+        Ok(self.handle.opened()?.queue.max_message())
     }
 
     /// Whether an item is out on lease until `task_done`.
@@ -292,32 +269,32 @@ impl Queue {
     /// The name and the version that the queue was made with.
     #[getter]
     fn schema(&self) -> PyResult<Option<(String, u32)>> {
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         Ok(opened.queue.schema().map(|(name, version)| (name.into(), version)))
     }
 
     /// The queue's number of 128 random bits: the same in every process, and no other queue's.
     #[getter]
     fn id(&self) -> PyResult<u128> {
-        Ok(self.opened()?.queue.id())
+        Ok(self.handle.opened()?.queue.id())
     }
 
-    /// Whether somebody shut the queue down. There may still be items in it.
+    /// Whether the queue was shut down. There may still be items in it.
     #[getter]
     fn is_shutdown(&self) -> PyResult<bool> {
-        Ok(self.opened()?.queue.is_closed())
+        Ok(self.handle.opened()?.queue.is_closed())
     }
 
     /// Whether this handle is closed.
     #[getter]
     fn closed(&self) -> bool {
-        self.slot().is_none()
+        self.handle.is_closed()
     }
 
-    /// Says that this task or thread is done with the oldest item that it got; where it has none,
+    /// Says that this task or thread is done with the oldest item that it got; if it has none,
     /// with the oldest that this handle got. `ValueError` when there is none at all.
     fn task_done(&self, py: Python<'_>) -> PyResult<()> {
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         if !self.joinable {
             return Err(PyValueError::new_err(
                 "task_done() is for a queue with joinable=True; others are done with an item when they get it",
@@ -329,24 +306,25 @@ impl Queue {
         Err(PyValueError::new_err("task_done() called too many times"))
     }
 
-    /// How often the item that this task or thread got last was handed out, this time included.
+    /// How often the last item that this task or thread got was handed out, this time included.
     #[getter]
     fn last_attempts(&self, py: Python<'_>) -> PyResult<u32> {
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         Ok(opened.attempts(&holder(py)?))
     }
 
-    /// Whether somebody had the item before that this task or thread got last, and died with it.
+    /// Whether the last item that this task or thread got was handed out before, to a holder that died
+    /// with it or gave it back.
     #[getter]
     fn last_redelivered(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.last_attempts(py)? > 1)
     }
 
-    /// Waits until all that was put before is got, and, if the queue is joinable, done. What a
-    /// killed process had is waited for until another is done with it. Raises `TimeoutError`.
+    /// Waits until all items that were put before are got, and, if the queue is joinable, done. An item
+    /// that a killed process held counts until another process is done with it. Raises `TimeoutError`.
     #[pyo3(signature = (timeout = None))]
     fn join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         let mut joining = opened.queue.joining();
         let side = joining.side();
         match blocking::wait(py, &side, None, deadline(timeout)?, || joining.attempt())? {
@@ -357,11 +335,11 @@ impl Queue {
         }
     }
 
-    /// Shuts the queue down, for everybody: no more is put, what is in it can be got, and who waits
-    /// in vain gets `ShutDown`. With `immediate` what is in it is thrown away.
+    /// Shuts the queue down in all processes: nothing more can be put, its items can still be got, and a
+    /// call that waits in vain raises `ShutDown`. With `immediate` its items are thrown away.
     #[pyo3(signature = (immediate = false))]
     fn shutdown(&self, py: Python<'_>, immediate: bool) -> PyResult<()> {
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         opened.queue.close().map_err(|fault| errors::fault(py, fault))?;
         if !immediate {
             return Ok(());
@@ -371,10 +349,10 @@ impl Queue {
         thrown.map_err(|fault| errors::fault(py, fault))
     }
 
-    /// Lets go of this handle. What it got and was not done with comes again, to others. Calls that
-    /// are under way end as if it were open.
+    /// Closes this handle. Items that it got, and that are not done, come again, through other handles.
+    /// Calls that are under way end as if it were open.
     fn close(&self, py: Python<'_>) {
-        let opened = self.slot().take();
+        let opened = self.handle.close();
         // The last one unmaps the queue.
         py.detach(|| drop(opened));
     }
@@ -382,25 +360,25 @@ impl Queue {
     /// How many calls and tasks of this process wait for an item.
     #[getter]
     fn waiting_getters(&self) -> PyResult<usize> {
-        Ok(self.opened()?.getters.load(Relaxed))
+        Ok(self.handle.opened()?.getters.count())
     }
 
     /// How many calls and tasks of this process wait for room.
     #[getter]
     fn waiting_putters(&self) -> PyResult<usize> {
-        Ok(self.opened()?.putters.load(Relaxed))
+        Ok(self.handle.opened()?.putters.count())
     }
 
     /// The queue's descriptor, to be passed on: see `from_fd`.
     fn fileno(&self) -> PyResult<RawFd> {
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         descriptor_of(&opened.queue, opened.queue.try_clone_fd())
     }
 
-    /// Has what dead processes held delivered again, now; returns how many items. It happens by
-    /// itself wherever somebody waits.
+    /// Puts the items that dead processes held back into the queue, now; returns how many. Waiting tasks
+    /// and threads do the same.
     fn recover(&self, py: Python<'_>) -> PyResult<usize> {
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         let found = py.detach(|| opened.queue.recover());
         found.map(|it| it.messages).map_err(|error| errors::attach(py, error))
     }
@@ -409,7 +387,7 @@ impl Queue {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let Stats {
             sent, received, redelivered, dead_lettered, owed, recovered, parks, wakes, ..
-        } = self.opened()?.queue.stats();
+        } = self.handle.opened()?.queue.stats();
         let stats = PyDict::new(py);
         for (name, count) in [
             ("sent", sent),
@@ -427,14 +405,14 @@ impl Queue {
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        if self.slot().is_none() {
+        if self.handle.is_closed() {
             return Ok("<parkline.Queue closed>".into());
         }
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         let queue = &opened.queue;
         let mut text = format!("<parkline.Queue {}/{} items", queue.len(), queue.capacity());
         text += &format!(" of up to {} bytes", queue.max_message());
-        let (getters, putters) = (opened.getters.load(Relaxed), opened.putters.load(Relaxed));
+        let (getters, putters) = (opened.getters.count(), opened.putters.count());
         text += &format!(", {getters} getters and {putters} putters wait here");
         if self.joinable {
             text += &format!(", {} items out here", opened.out_on_lease());
@@ -442,7 +420,7 @@ impl Queue {
         if queue.is_closed() {
             text += ", shut down";
         }
-        let (name, _) = crate::backend();
+        let (name, _) = backend();
         Ok(text + &format!(", {name}>"))
     }
 
@@ -451,18 +429,26 @@ impl Queue {
         if turn::is_over(py)? {
             return Ok(pending(py));
         }
-        Ok(self.try_take(py, &*self.opened()?)?.unwrap_or_else(|| pending(py)))
+        Ok(self.handle.opened()?.try_take(py)?.unwrap_or_else(|| pending(py)))
     }
 
     /// The wait for an item.
-    fn _begin_get(this: &Bound<'_, Self>) -> PyResult<Wait> {
-        let opened = this.get().opened()?;
-        let receiver = opened.receiver(this.py())?;
-        Ok(Wait::get(&opened, this, receiver))
+    fn _begin_get(&self, py: Python<'_>) -> PyResult<Wait> {
+        let opened = self.handle.opened()?;
+        let receiver = opened.receiver(py)?.clone();
+        let mut getter = Getter { opened: Arc::clone(&opened), receiver };
+        let future = async move {
+            let attempt = |it: &mut Getter| it.opened.answer(&it.receiver);
+            let answer = wait_where(&mut getter, None, attempt).await;
+            let answer = answer.unwrap_or(Err(RecvError::Closed));
+            let got = Got { opened: getter.opened, answer: Some(answer) };
+            Box::new(move |py: Python<'_>| got.hand_over(py)) as Outcome
+        };
+        Ok(Wait::new(opened.guard, Some(&opened.getters), future))
     }
 
-    /// What is there, up to `max_items`; none if the loop has to run first. Where the caller `has_some`
-    /// already, an error is for the next call.
+    /// The items that are there, up to `max_items`; none if the loop has to run first. If the caller
+    /// `has_some` already, the next call raises the error.
     fn _take_many<'py>(
         &self,
         py: Python<'py>,
@@ -471,36 +457,58 @@ impl Queue {
     ) -> PyResult<Bound<'py, PyList>> {
         let mut batch = Batch::default();
         if has_some || !turn::is_over(py)? {
-            self.take_more(py, &*self.opened()?, max_items, &mut batch, has_some)?;
+            self.handle.opened()?.take_more(py, max_items, &mut batch, has_some)?;
         }
         PyList::new(py, batch.items)
     }
 
     /// `None` if it was put, or the wait for room, and for the loop to run.
     fn _begin_put(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<Option<Wait>> {
-        let opened = self.opened()?;
+        let opened = self.handle.opened()?;
         let item = self.codec.encode(item)?;
-        if !turn::is_over(py)? && Self::try_offer(py, &opened, &item)? {
+        if !turn::is_over(py)? && opened.try_offer(py, &item)? {
             return Ok(None);
         }
-        let sender = opened.sender(py)?;
-        Ok(Some(Wait::put(&opened, sender, item.settle(py))))
+        let (mut sender, item) = (opened.sender(py)?.clone(), item.settle(py));
+        let (guard, putters) = (opened.guard, Arc::clone(&opened.putters));
+        let future = async move {
+            let attempt = |it: &mut Shared<Sender>| match item.try_send(&mut it.lock()) {
+                Ok(()) => Some(Ok(())),
+                Err(refused) => refused.settled().ok().map(Err),
+            };
+            let sent = wait(&mut sender, None, attempt).await;
+            Box::new(move |py: Python<'_>| {
+                drop(opened);
+                match sent.unwrap_or(Err(SendError::Closed(()))) {
+                    Ok(()) => Ok(py.None()),
+                    Err(SendError::Closed(())) => Err(shut_down(py)),
+                    Err(SendError::Fault((), fault)) => Err(errors::fault(py, fault)),
+                }
+            }) as Outcome
+        };
+        Ok(Some(Wait::new(guard, Some(&putters), future)))
     }
 
-    /// The same handle as another object: what its view for tasks works on, which the handle keeps
-    /// without a cycle.
+    /// The same handle as another object. The view for tasks uses it, so that the handle can keep the
+    /// view without a cycle.
     fn _same(&self) -> Self {
-        let (opened, codec) = (Arc::clone(&self.opened), Arc::clone(&self.codec));
-        Self { opened, codec, joinable: self.joinable }
+        let (handle, codec) = (Arc::clone(&self.handle), Arc::clone(&self.codec));
+        Self { handle, codec, joinable: self.joinable }
     }
 
     /// The wait for all to be done.
     fn _begin_join(&self) -> PyResult<Wait> {
-        Ok(Wait::join(&*self.opened()?))
+        let opened = self.handle.opened()?;
+        let mut joining = opened.queue.joining();
+        let future = async move {
+            let joined = wait(&mut joining, None, Joining::attempt).await.unwrap_or(Ok(()));
+            Box::new(move |py: Python<'_>| nothing(py, joined)) as Outcome
+        };
+        Ok(Wait::new(opened.guard, None, future))
     }
 }
 
-/// What says how much memory a queue takes. What is not asked for is core's to choose.
+/// What decides how much memory a queue takes. Core chooses what is not given.
 fn shape(
     maxsize: usize,
     max_message: usize,
@@ -524,46 +532,39 @@ fn shape(
     Ok(if lazy_memory { shape.lazy_memory() } else { shape })
 }
 
-/// One more that waits, as long as it lives.
-pub(crate) struct Counted<'a>(&'a AtomicUsize);
+struct Getter {
+    opened: Arc<Opened>,
+    receiver: Shared<Receiver>,
+}
 
-impl<'a> Counted<'a> {
-    pub(crate) fn new(counter: &'a AtomicUsize) -> Self {
-        counter.fetch_add(1, Relaxed);
-        Self(counter)
+impl Waits<WaitsFor> for Getter {
+    fn side(&self, waits_for: WaitsFor) -> Side {
+        self.receiver.side(waits_for)
     }
 }
 
-impl Drop for Counted<'_> {
+/// The answer to a get, on its way to the task that waited for it.
+struct Got {
+    opened: Arc<Opened>,
+    /// `None` once it is handed over.
+    answer: Option<Result<Message, RecvError>>,
+}
+
+impl Got {
+    fn hand_over(mut self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        match self.answer.take() {
+            Some(Ok(message)) => self.opened.hand_over(py, message),
+            Some(Err(error)) => Err(refused(py, error)),
+            None => Ok(py.None()),
+        }
+    }
+}
+
+impl Drop for Got {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        // A lease goes back by itself. The queue has no copy of a message that was copied out.
+        if let Some(Ok(Message::Copied(bytes))) = self.answer.take() {
+            self.opened.late.put([Left::Message(bytes)]);
+        }
     }
-}
-
-/// The number of the descriptor of `it`, of which `copy` is a copy: of one that the process has closed
-/// none can be made.
-///
-/// # Errors
-/// `OSError` if this process has closed it.
-pub(crate) fn descriptor_of(it: &impl AsFd, copy: io::Result<OwnedFd>) -> PyResult<RawFd> {
-    copy.map_err(errors::descriptor)?;
-    Ok(it.as_fd().as_raw_fd())
-}
-
-pub(crate) fn shut_down(py: Python<'_>) -> PyErr {
-    errors::shut_down(py, ("the queue is shut down",))
-}
-
-/// # Errors
-/// `ValueError` for a number that no descriptor has, `OSError` for one that is not open.
-#[expect(unsafe_code, reason = "a descriptor comes from Python as a number")]
-pub(crate) fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
-    if fd < 0 {
-        return Err(PyValueError::new_err("a file descriptor cannot be negative"));
-    }
-    // SAFETY: it is used at once, to duplicate it; one that is not open is refused by the kernel.
-    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    borrowed
-        .try_clone_to_owned()
-        .map_err(|cause| errors::refused(&format!("duplicate the file descriptor {fd}"), &cause))
 }

@@ -1,7 +1,7 @@
 //! How items get into a queue and out of it: at once, and with a wait.
 //!
-//! A message is acknowledged after it was decoded, or kept on lease then. So whatever ends a get before
-//! it returns, the item is not lost: a process that dies, an interrupt, or a decoding that fails.
+//! A message is acknowledged, or kept on lease, after it was decoded. So the item is not lost when
+//! something ends a get before it returns: a process that dies, an interrupt, or a decoding that fails.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -15,76 +15,67 @@ use pyo3::types::PyBytes;
 use crate::encoded::Encoded;
 use crate::message::Message;
 use crate::opened::{Left, Opened};
-use crate::queue::{Counted, Queue, shut_down};
 use crate::{blocking, errors};
 
-/// The items of one call, whose leases are neither kept nor gone yet.
+/// The items of one call, and their leases, which are neither kept nor acknowledged yet.
 #[derive(Default)]
 pub(crate) struct Batch {
     pub(crate) items: Vec<Py<PyAny>>,
     leases: Vec<Lease>,
 }
 
-impl Queue {
+impl Opened {
     /// The item of a message, which is acknowledged or kept on lease.
-    pub(crate) fn hand_over(
-        &self,
-        py: Python<'_>,
-        opened: &Opened,
-        message: Message,
-    ) -> PyResult<Py<PyAny>> {
-        let (item, lease) = self.decode(py, opened, message)?;
+    pub(crate) fn hand_over(&self, py: Python<'_>, message: Message) -> PyResult<Py<PyAny>> {
+        let (item, lease) = self.decode(py, message)?;
         if let Some(lease) = lease {
-            opened.keep(&holder(py)?, [lease]);
+            self.keep(&holder(py)?, [lease]);
         }
         Ok(item)
     }
 
     /// Takes an item if there is one.
-    pub(crate) fn try_take(&self, py: Python<'_>, opened: &Opened) -> PyResult<Option<Py<PyAny>>> {
-        if let Some(left) = opened.late.take() {
-            return self.take_left(py, opened, left).map(Some);
+    pub(crate) fn try_take(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        if let Some(left) = self.late.take() {
+            return self.take_left(py, left).map(Some);
         }
-        let message = self.try_take_message(py, opened)?;
-        message.map(|message| self.hand_over(py, opened, message)).transpose()
+        let message = self.try_take_message(py)?;
+        message.map(|message| self.hand_over(py, message)).transpose()
     }
 
     /// Takes an item, waiting for it until `until`.
     pub(crate) fn take_until(
         &self,
         py: Python<'_>,
-        opened: &Opened,
         until: Option<Instant>,
     ) -> PyResult<Option<Message>> {
-        let receiver = opened.receiver(py)?;
+        let receiver = self.receiver(py)?;
         let side = |waits_for| receiver.lock().side_for(waits_for);
-        let attempt = || opened.answer(receiver);
-        let _counted = Counted::new(&opened.getters);
-        let answer = blocking::wait_where(py, side, Some(&opened.getting), until, attempt)?;
-        answer.map(|answer| told(py, answer)).transpose()
+        let attempt = || self.answer(receiver);
+        let answer = blocking::wait_where(py, side, Some(&self.getters), until, attempt)?;
+        answer.transpose().map_err(|error| refused(py, error))
     }
 
     /// Takes what is there into `batch`, until it has `most` items, or as many as the queue has room
     /// for.
     ///
     /// # Errors
-    /// Where `has_some` items were got before in this call, or some are in `batch` now, an error is for
-    /// the next call to raise; but for an interrupt, after which nothing of the batch is lost.
+    /// If this call got items before (`has_some`), or some are in `batch` now, the next call raises the
+    /// error. An interrupt is raised at once, and nothing of the batch is lost.
     pub(crate) fn take_more(
         &self,
         py: Python<'_>,
-        opened: &Opened,
         most: usize,
         batch: &mut Batch,
         has_some: bool,
     ) -> PyResult<()> {
-        let taken = self.take_until_one_fails(py, opened, most, batch);
-        let settled = taken.and_then(|()| self.settle(py, opened, batch));
+        let taken = self.take_until_one_fails(py, most, batch);
+        let settled = taken.and_then(|()| self.settle(py, batch));
         let Err(error) = settled else { return Ok(()) };
         if !error.is_instance_of::<PyException>(py) {
             // The leases go back into the queue.
             if batch.leases.is_empty() {
-                opened.late.put(batch.items.drain(..).map(Left::Item));
+                self.late.put(batch.items.drain(..).map(Left::Item));
             }
             *batch = Batch::default();
             return Err(error);
@@ -92,31 +83,25 @@ impl Queue {
         if !has_some && batch.items.is_empty() {
             return Err(error);
         }
-        self.settle(py, opened, batch)?;
-        // Whatever else it is, the next call meets it again.
+        self.settle(py, batch)?;
+        // The next call meets every other error again.
         if errors::is_undecodable(py, &error) {
-            opened.late.put([Left::Error(error)]);
+            self.late.put([Left::Error(error)]);
         }
         Ok(())
     }
 
-    fn take_until_one_fails(
-        &self,
-        py: Python<'_>,
-        opened: &Opened,
-        most: usize,
-        batch: &mut Batch,
-    ) -> PyResult<()> {
-        // More than what was there may come meanwhile, for ever.
-        let most = most.min(opened.queue.capacity());
+    fn take_until_one_fails(&self, py: Python<'_>, most: usize, batch: &mut Batch) -> PyResult<()> {
+        // A limit, because other processes may put more for ever.
+        let most = most.min(self.queue.capacity());
         while batch.items.len() < most {
-            if let Some(left) = opened.late.take() {
-                let item = self.take_left(py, opened, left)?;
+            if let Some(left) = self.late.take() {
+                let item = self.take_left(py, left)?;
                 batch.items.push(item);
                 continue;
             }
-            let Some(message) = self.try_take_message(py, opened)? else { break };
-            self.add(py, opened, message, batch)?;
+            let Some(message) = self.try_take_message(py)? else { break };
+            self.add(py, message, batch)?;
         }
         Ok(())
     }
@@ -125,41 +110,35 @@ impl Queue {
     ///
     /// # Errors
     /// As [`decode`](Self::decode).
-    pub(crate) fn add(
-        &self,
-        py: Python<'_>,
-        opened: &Opened,
-        message: Message,
-        batch: &mut Batch,
-    ) -> PyResult<()> {
-        let (item, lease) = self.decode(py, opened, message)?;
+    pub(crate) fn add(&self, py: Python<'_>, message: Message, batch: &mut Batch) -> PyResult<()> {
+        let (item, lease) = self.decode(py, message)?;
         batch.items.push(item);
         batch.leases.extend(lease);
         Ok(())
     }
 
-    fn try_take_message(&self, py: Python<'_>, opened: &Opened) -> PyResult<Option<Message>> {
-        let receiver = opened.receiver(py)?;
-        let taken = opened.attempt(&mut receiver.lock());
+    fn try_take_message(&self, py: Python<'_>) -> PyResult<Option<Message>> {
+        let receiver = self.receiver(py)?;
+        let taken = self.attempt(&mut receiver.lock());
         match taken {
             Ok(message) => Ok(Some(message)),
             Err(TryRecvError::Empty | TryRecvError::Fault(Fault::LeasesOut { .. }))
-                if !opened.queue.is_closed() =>
+                if !self.queue.is_closed() =>
             {
                 Ok(None)
             }
-            // The answer asks the kernel who has died.
+            // Without the GIL, because the answer asks the kernel which processes have died.
             Err(_) => {
-                let answer = py.detach(|| opened.answer(receiver));
-                answer.break_value().map(|answer| told(py, answer)).transpose()
+                let answer = py.detach(|| self.answer(receiver));
+                answer.break_value().transpose().map_err(|error| refused(py, error))
             }
         }
     }
 
-    fn take_left(&self, py: Python<'_>, opened: &Opened, left: Left) -> PyResult<Py<PyAny>> {
+    fn take_left(&self, py: Python<'_>, left: Left) -> PyResult<Py<PyAny>> {
         match left {
             Left::Item(item) => Ok(item),
-            Left::Message(bytes) => self.hand_over(py, opened, Message::Copied(bytes)),
+            Left::Message(bytes) => self.hand_over(py, Message::Copied(bytes)),
             Left::Error(error) => Err(error),
         }
     }
@@ -168,17 +147,12 @@ impl Queue {
     ///
     /// # Errors
     /// `Undecodable`, or an interrupt, after which the message is back in the queue.
-    fn decode(
-        &self,
-        py: Python<'_>,
-        opened: &Opened,
-        message: Message,
-    ) -> PyResult<(Py<PyAny>, Option<Lease>)> {
-        opened.note_attempts(&message);
+    fn decode(&self, py: Python<'_>, message: Message) -> PyResult<(Py<PyAny>, Option<Lease>)> {
+        self.note_attempts(&message);
         let copied = self.codec.copy(py, &message);
         let item = match copied.and_then(|copied| self.codec.decode(copied)) {
             Ok(item) => item.unbind(),
-            Err(error) => return Err(self.refuse(py, opened, message, error)),
+            Err(error) => return Err(self.refuse(py, message, error)),
         };
         match message {
             Message::Leased(lease) if self.joinable => Ok((item, Some(lease))),
@@ -191,13 +165,13 @@ impl Queue {
 
     /// What becomes of a message whose decoding raised `error`.
     #[cold]
-    fn refuse(&self, py: Python<'_>, opened: &Opened, message: Message, error: PyErr) -> PyErr {
+    fn refuse(&self, py: Python<'_>, message: Message, error: PyErr) -> PyErr {
         let is_interrupt = !error.is_instance_of::<PyException>(py);
         let bytes = if is_interrupt { None } else { self.bytes_of(py, &message) };
         let (Some(bytes), attempts) = (bytes, message.attempts()) else {
             // A lease goes back.
             if let Message::Copied(bytes) = message {
-                opened.late.put([Left::Message(bytes)]);
+                self.late.put([Left::Message(bytes)]);
             }
             return error;
         };
@@ -226,16 +200,16 @@ impl Queue {
     }
 
     /// Keeps the leases of `batch`.
-    fn settle(&self, py: Python<'_>, opened: &Opened, batch: &mut Batch) -> PyResult<()> {
+    fn settle(&self, py: Python<'_>, batch: &mut Batch) -> PyResult<()> {
         if !batch.leases.is_empty() {
-            opened.keep(&holder(py)?, batch.leases.drain(..));
+            self.keep(&holder(py)?, batch.leases.drain(..));
         }
         Ok(())
     }
 
     /// Sends an item if there is room.
-    pub(crate) fn try_offer(py: Python<'_>, opened: &Opened, item: &Encoded) -> PyResult<bool> {
-        let sent = item.try_send(py, &mut opened.sender(py)?.lock());
+    pub(crate) fn try_offer(&self, py: Python<'_>, item: &Encoded) -> PyResult<bool> {
+        let sent = item.try_send(py, &mut self.sender(py)?.lock());
         match sent {
             Ok(()) => Ok(true),
             Err(TrySendError::Full(())) => Ok(false),
@@ -251,12 +225,12 @@ impl Queue {
 
     /// Sends the first of `items` for which there is room; whether some are left.
     pub(crate) fn try_offer_many(
+        &self,
         py: Python<'_>,
-        opened: &Opened,
         items: &mut VecDeque<Encoded>,
     ) -> PyResult<bool> {
         while let Some(item) = items.front() {
-            if !Self::try_offer(py, opened, item)? {
+            if !self.try_offer(py, item)? {
                 return Ok(true);
             }
             items.pop_front();
@@ -266,20 +240,19 @@ impl Queue {
 
     /// Sends an item, waiting for room until `until`; whether there was.
     pub(crate) fn offer_until(
+        &self,
         py: Python<'_>,
-        opened: &Opened,
         item: Encoded,
         until: Option<Instant>,
     ) -> PyResult<bool> {
-        let sender = opened.sender(py)?;
+        let sender = self.sender(py)?;
         let side = sender.lock().side();
         let item = item.settle(py);
-        let _counted = Counted::new(&opened.putters);
         let attempt = || match item.try_send(&mut sender.lock()) {
             Err(TrySendError::Full(())) => None,
             settled => Some(settled),
         };
-        match blocking::wait(py, &side, Some(&opened.putting), until, attempt)? {
+        match blocking::wait(py, &side, Some(&self.putters), until, attempt)? {
             Some(Ok(())) => Ok(true),
             None | Some(Err(TrySendError::Full(()))) => Ok(false),
             Some(Err(TrySendError::Closed(()))) => Err(shut_down(py)),
@@ -288,16 +261,20 @@ impl Queue {
     }
 }
 
-/// What a get was answered, for its caller.
-pub(crate) fn told(py: Python<'_>, answer: Result<Message, RecvError>) -> PyResult<Message> {
-    answer.map_err(|error| match error {
+/// What a get raises that has no message.
+pub(crate) fn refused(py: Python<'_>, error: RecvError) -> PyErr {
+    match error {
         RecvError::Closed => shut_down(py),
         RecvError::Fault(fault) => errors::fault(py, fault),
-    })
+    }
 }
 
-/// Who is calling: the task, or outside of one the thread.
+/// The calling task, or outside of a task the calling thread.
 pub(crate) fn holder(py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
     static HOLDER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     HOLDER.import(py, "parkline._tasks", "holder")?.call0()
+}
+
+pub(crate) fn shut_down(py: Python<'_>) -> PyErr {
+    errors::shut_down(py, ("the queue is shut down",))
 }

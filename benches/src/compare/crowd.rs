@@ -1,5 +1,5 @@
-//! Many senders and many receivers of one queue: what goes through it, and, at a set pace, how long
-//! each message is on its way.
+//! Many senders and many receivers of one queue: how many messages go through it, and, at a set pace,
+//! how long each message is on its way.
 //!
 //! The pace is open: each message carries the time at which it was due, whether or not its sender
 //! came to send it then, so that a stalled sender counts as much as a stalled receiver.
@@ -11,12 +11,12 @@ use anyhow::Result;
 
 use super::control::Control;
 use super::peers::{Process, Threads, retry};
+use super::process::{Part, Started};
 use super::spec::{Outcome, Spec, Work};
-use super::stage::{Part, Started};
 use super::times::{Times, now};
 use crate::{END, End};
 
-/// The phases: first all warm up, then it counts, then the senders stop.
+/// The phases: all ends warm up, then the near end counts, then the senders stop.
 const WARM_UP: u32 = 1;
 const COUNTS: u32 = 2;
 const STOP: u32 = 3;
@@ -66,7 +66,7 @@ pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
 
 /// All in threads of this process.
 pub(crate) fn threads<E: Threads + Clone>(part: Part) -> Result<Outcome> {
-    let Part::Near(spec) = part else { anyhow::bail!("threads have no far process") };
+    let spec = part.near_alone()?;
     let (each, pace) = shape(&spec);
     let (mut near, far) = E::pair();
     let (control, _) = Control::create()?;
@@ -90,7 +90,7 @@ pub(crate) fn threads<E: Threads + Clone>(part: Part) -> Result<Outcome> {
     })
 }
 
-/// Leads the others through the phases; the far end sends ends of it all, one to each receiver.
+/// Leads the far ends through the phases, and then sends one end to each receiver.
 fn direct(control: &Control, each: usize, end: &mut impl End, spec: &Spec) -> Outcome {
     let all = u32::try_from(each).unwrap_or(u32::MAX);
     control.wait_ready(2 * all);
@@ -108,7 +108,7 @@ fn direct(control: &Control, each: usize, end: &mut impl End, spec: &Spec) -> Ou
     Outcome { value, ..Outcome::default() }
 }
 
-/// At a set pace, the figure is what all but one in a thousand messages took at most.
+/// At a set pace, the figure is the time that all but one in a thousand messages took at most.
 fn with_times(outcome: Outcome, times: &Times, spec: &Spec) -> Outcome {
     match spec.work {
         Work::Paced { .. } => {

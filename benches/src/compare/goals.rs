@@ -1,4 +1,4 @@
-//! What Parkline wants to reach, and what this run says to it.
+//! The goals of Parkline, and whether this run meets them.
 
 use serde::Serialize;
 

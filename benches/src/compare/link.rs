@@ -12,12 +12,12 @@ use rustix::net::{
 /// At most so many descriptors go with one link.
 const MOST: usize = 140;
 
-/// Descriptors for both ends, and a name for those who meet by name.
+/// Descriptors for both ends, and a name for peers that meet by name.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     pub(crate) fds: Vec<OwnedFd>,
     pub(crate) name: String,
-    /// What the near end needs besides, and nobody else.
+    /// What the near end alone needs besides.
     #[cfg(feature = "peers")]
     pub(crate) kept: Option<Box<dyn std::any::Any>>,
 }

@@ -1,13 +1,13 @@
-//! `compare`: Parkline beside what one would use instead and beside the physical limits, in one run.
+//! `compare`: Parkline beside its alternatives and beside the physical limits, in one run.
 //!
 //! | file | idea |
 //! |---|---|
 //! | `plan`, `spec` | what is measured beside what; what one sample is |
-//! | `watch`, `stage`, `control`, `link` | the processes of a sample: how they are watched, started, kept in step, and given what they open |
+//! | `watch`, `stage`, `process`, `control`, `link` | the processes of a sample: how they are watched, started, kept in step, and given what they open |
 //! | `pairs`, `crowd`, `naps`, `waiters`, `queues` | the kinds of work |
-//! | `peers` | what is measured |
+//! | `peers` | what is measured, and which work each does |
 //! | `probe`, `times`, `results` | how near the cores are; histograms; figures by round |
-//! | `goals`, `report`, `plots` | what it says to the goals; tables, JSON and drawings |
+//! | `goals`, `report`, `plots` | whether the goals are met; tables, JSON and drawings |
 
 mod control;
 mod crowd;
@@ -19,6 +19,7 @@ mod peers;
 mod plan;
 mod plots;
 mod probe;
+mod process;
 mod queues;
 mod report;
 mod results;
@@ -80,7 +81,7 @@ impl Command {
     /// Does it.
     ///
     /// # Errors
-    /// When nothing could be measured, or what was cannot be written.
+    /// When nothing could be measured, or the figures cannot be written.
     pub fn run(&self) -> Result<()> {
         match self {
             Self::Compare(args) => args.run(),

@@ -1,5 +1,5 @@
 //! A stream to a receiver that keeps falling asleep: how many `FUTEX_WAKE` calls go out for each
-//! time that it does. What the queue counts of itself tells.
+//! time that it does. The counters of the queue itself say so.
 
 use std::os::fd::OwnedFd;
 use std::thread;
@@ -10,11 +10,11 @@ use parkline_core::Queue;
 
 use super::control::Control;
 use super::peers::Process;
+use super::process::{Part, Started};
 use super::spec::{Outcome, Peer};
-use super::stage::{Part, Started};
 use crate::{Message, PLAIN};
 
-/// The receiver, which went for its bed, is given so long to get there.
+/// The time between the receiver's decision to sleep and its sleep in the kernel.
 const DOZE: Duration = Duration::from_micros(30);
 
 pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {

@@ -1,8 +1,8 @@
 //! Two ends: one way and round trips, one message a call, in batches, of many lengths, awaited.
 //!
-//! The far end answers what asks for it, so nobody has to agree on how many messages there will
-//! be: each measurement is repeated with more of them until it takes as long as it should, and
-//! those before were the warm-up.
+//! The far end answers the messages that ask for it, so the ends need not agree on the number of
+//! messages. Each measurement is repeated with more of them until it takes as long as it should; the
+//! repetitions before are the warm-up.
 
 use std::fs;
 use std::hint::black_box;
@@ -12,15 +12,111 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::peers::tasks::Task;
-use super::peers::{BATCH, Bytes, Many, Shape};
+use super::control::Control;
+use super::peers::{BATCH, Bytes, FarTask, Many, NearTask, Process, Shape, Task, Threads, runtime};
+use super::process::{Part, Started};
 use super::spec::{Outcome, Placement, Spec, Work};
-use super::stage::Started;
 use super::times::Times;
 use crate::{ASK, END, End, Message, PLAIN};
 
+/// Messages one by one, between processes.
+pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
+    let measure = |end: &mut E, spec: &Spec, started: &Started| {
+        let outcome = measure(end, spec, Some(started))?;
+        crate::finish(end);
+        Ok(outcome)
+    };
+    let answer = |end: &mut E| {
+        crate::answer(end);
+        Ok(())
+    };
+    part.between(E::create, E::open, measure, answer)
+}
+
+/// Messages one by one, between threads.
+pub(crate) fn threads<E: Threads>(part: Part) -> Result<Outcome> {
+    let measure = |end: &mut E, spec: &Spec| {
+        let outcome = measure(end, spec, None);
+        crate::finish(end);
+        outcome
+    };
+    part.within(E::pair, measure, crate::answer)
+}
+
+/// Batches between processes.
+pub(crate) fn many_between<E: Process + Many>(part: Part) -> Result<Outcome> {
+    let measure = |end: &mut E, spec: &Spec, _: &Started| {
+        let outcome = batches(end, spec);
+        crate::finish(end);
+        Ok(outcome)
+    };
+    let answer = |end: &mut E| {
+        answer_batches(end);
+        Ok(())
+    };
+    part.between(E::create, E::open, measure, answer)
+}
+
+/// Batches between threads.
+#[cfg(feature = "peers")]
+pub(crate) fn many_within<E: Threads + Many>(part: Part) -> Result<Outcome> {
+    let measure = |end: &mut E, spec: &Spec| {
+        let outcome = batches(end, spec);
+        crate::finish(end);
+        Ok(outcome)
+    };
+    part.within(E::pair, measure, answer_batches)
+}
+
+/// Messages of any length, between processes.
+pub(crate) fn bytes_between<E: Bytes>(part: Part) -> Result<Outcome> {
+    let Some(shape) = Shape::of(part.spec()) else { return part.refuse() };
+    part.between(
+        |spec| E::create(spec, shape),
+        |link, near| E::open(link, shape, near),
+        |end, spec, _| bytes(end, spec, shape),
+        |end| answer_bytes(end, shape),
+    )
+}
+
+/// Awaited, between processes.
+pub(crate) fn tasks_between<T: FarTask>(part: Part) -> Result<Outcome> {
+    let runtime = runtime()?;
+    match part {
+        Part::Near(spec) => {
+            let link = T::create()?;
+            let (control, control_fd) = Control::create()?;
+            let _started = Started::start(&spec, 0, &control_fd, &link)?;
+            spec.pin(false)?;
+            control.wait_ready(1);
+            runtime.block_on(async { Ok(tasks(T::open(&link, true)?, spec).await) })
+        }
+        Part::Far(spec, far) => {
+            spec.pin(true)?;
+            runtime.block_on(async {
+                let task = T::open(&far.link, false)?;
+                far.control.get_ready();
+                answer_tasks(task).await;
+                Ok(Outcome::default())
+            })
+        }
+    }
+}
+
+/// Awaited, in one runtime of two threads, which the placement pins together or not at all.
+pub(crate) fn tasks_within<T: NearTask>(part: Part) -> Result<Outcome> {
+    let spec = part.near_alone()?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build()?;
+    let (near, far) = T::pair();
+    runtime.block_on(async {
+        tokio::spawn(answer_tasks(far));
+        tokio::spawn(tasks(near, spec)).await.context("the near task panicked")
+    })
+}
+
 /// Nanoseconds a message, or what the work calls for.
-pub(crate) fn measure(end: &mut impl End, spec: &Spec, far: Option<&Started>) -> Result<Outcome> {
+fn measure(end: &mut impl End, spec: &Spec, far: Option<&Started>) -> Result<Outcome> {
     let mut ask = |count: u64| (0..count).for_each(|_| drop_answer(end));
     ask(64);
     match spec.work {
@@ -48,7 +144,7 @@ fn drop_answer(end: &mut impl End) {
     black_box(end.recv());
 }
 
-/// Nanoseconds a piece, of as many as take so long.
+/// Nanoseconds a message, with as many messages as take `millis`.
 fn repeat(millis: u64, mut run: impl FnMut(u64) -> Duration) -> f64 {
     let wanted = Duration::from_millis(millis);
     let mut count = 64;
@@ -94,7 +190,7 @@ impl Others {
         let mut stage = Command::new(std::env::current_exe()?);
         stage.args(["stage", &serde_json::to_string(&spec)?]).stdout(Stdio::null());
         let others = Self(stage.spawn()?);
-        // Nothing depends on it but that the first messages have less company.
+        // Without it the first messages would have less company; nothing else depends on it.
         thread::sleep(Duration::from_millis(20));
         Ok(others)
     }
@@ -148,7 +244,7 @@ impl Used {
 }
 
 /// The far end of [`batches`].
-pub(crate) fn answer_batches(end: &mut (impl End + Many)) {
+fn answer_batches(end: &mut (impl End + Many)) {
     let mut messages = Vec::with_capacity(2 * BATCH);
     loop {
         end.recv_many(&mut messages);
@@ -163,7 +259,7 @@ pub(crate) fn answer_batches(end: &mut (impl End + Many)) {
 }
 
 /// One way, [`BATCH`] messages a call.
-pub(crate) fn batches(end: &mut (impl End + Many), spec: &Spec) -> Outcome {
+fn batches(end: &mut (impl End + Many), spec: &Spec) -> Outcome {
     let plain = [PLAIN; BATCH];
     let mut asking = plain;
     asking[BATCH - 1] = ASK;
@@ -178,7 +274,7 @@ pub(crate) fn batches(end: &mut (impl End + Many), spec: &Spec) -> Outcome {
 }
 
 /// The far end of [`bytes`].
-pub(crate) fn answer_bytes(end: &mut impl Bytes, shape: Shape) -> Result<()> {
+fn answer_bytes(end: &mut impl Bytes, shape: Shape) -> Result<()> {
     let mut message = vec![0; shape.len];
     loop {
         end.recv(&mut message)?;
@@ -191,7 +287,7 @@ pub(crate) fn answer_bytes(end: &mut impl Bytes, shape: Shape) -> Result<()> {
 }
 
 /// One way, messages of any length.
-pub(crate) fn bytes(end: &mut impl Bytes, spec: &Spec, shape: Shape) -> Result<Outcome> {
+fn bytes(end: &mut impl Bytes, spec: &Spec, shape: Shape) -> Result<Outcome> {
     let (plain, mut asking, mut answer) =
         (vec![0; shape.len], vec![0; shape.len], vec![0; shape.len]);
     asking[0] = 1;
@@ -218,7 +314,9 @@ pub(crate) fn bytes(end: &mut impl Bytes, spec: &Spec, shape: Shape) -> Result<O
 }
 
 /// What copying in and out costs without a queue: into the slots of a queue in turn, then out.
-pub(crate) fn copies(spec: &Spec, shape: Shape) -> Result<Outcome> {
+pub(crate) fn copies(part: Part) -> Result<Outcome> {
+    let Some(shape) = Shape::of(part.spec()) else { return part.refuse() };
+    let spec = part.near_alone()?;
     spec.pin(false)?;
     let (from, mut to) = (vec![1; shape.len], vec![0; shape.len]);
     let mut slots = vec![vec![0; shape.len]; shape.capacity];
@@ -237,7 +335,7 @@ pub(crate) fn copies(spec: &Spec, shape: Shape) -> Result<Outcome> {
 }
 
 /// The far end of [`tasks`].
-pub(crate) async fn answer_tasks(mut task: impl Task) {
+async fn answer_tasks(mut task: impl Task) {
     loop {
         match task.recv().await {
             END => return,
@@ -248,7 +346,7 @@ pub(crate) async fn answer_tasks(mut task: impl Task) {
 }
 
 /// One way, awaiting each call.
-pub(crate) async fn tasks(mut task: impl Task, spec: Spec) -> Outcome {
+async fn tasks(mut task: impl Task, spec: Spec) -> Outcome {
     let wanted = Duration::from_millis(spec.millis);
     let mut count = 64;
     loop {

@@ -1,26 +1,26 @@
-//! Many queues whose receivers are tasks of one runtime, and so of one ring; another process sends
-//! over them in turn.
+//! Many queues with their receivers in tasks of one runtime, and so of one ring; another process sends
+//! over the queues in turn.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use parkline_uring::{AsyncReceiver, Queue};
 
 use super::control::Control;
 use super::link::Link;
-use super::peers::tasks;
-use super::spec::{Outcome, Peer, Spec};
-use super::stage::{Part, Started};
+use super::peers::runtime;
+use super::process::{Part, Started};
+use super::spec::{Outcome, Spec, Work};
 use crate::{Message, PLAIN};
 
 /// Messages to each queue in a burst.
 const BURST: usize = 64;
 
-pub(crate) fn play(part: Part, queues: usize) -> Result<Outcome> {
+pub(crate) fn processes(part: Part) -> Result<Outcome> {
+    let Work::Queues { queues } = part.spec().work else { return part.refuse() };
     match part {
-        Part::Near(spec) if spec.peer == Peer::ParklineTokio => near(&spec, queues),
-        Part::Near(spec) => bail!("{:?} does not do {:?}", spec.peer, spec.work),
+        Part::Near(spec) => near(&spec, queues),
         Part::Far(spec, far) => {
             spec.pin(true)?;
             let open = |fd| Ok(Queue::<Message>::open_typed(fd)?.sender()?);
@@ -49,7 +49,7 @@ fn near(spec: &Spec, queues: usize) -> Result<Outcome> {
     let _started = Started::start(spec, 0, &control_fd, &link)?;
     spec.pin(false)?;
     control.wait_ready(1);
-    tasks::runtime()?.block_on(async {
+    runtime()?.block_on(async {
         let (got, mut gets) = tokio::sync::mpsc::channel(queues);
         let got = Arc::new(got);
         for queue in &all {

@@ -18,7 +18,7 @@ use super::results::{Results, Row, Spread};
 use super::spec::{Placement, Work};
 use crate::machine::{self, Cores};
 
-/// Where the run takes place: nothing means anything without it.
+/// Where the run takes place. The figures mean nothing without it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Head {
     machine: String,
@@ -156,7 +156,7 @@ pub(crate) fn print(results: &Results, rounds: usize, took: Duration) {
     println!("{}", table.trim_fmt());
 }
 
-/// A table whose columns of `numbers` are set to the right.
+/// A table with its columns of `numbers` set to the right.
 fn table<const N: usize>(header: [&str; N], numbers: Range<usize>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);

@@ -17,7 +17,7 @@ pub(crate) struct Spec {
     pub(crate) cores: [usize; 2],
     /// For how long it measures, in milliseconds.
     pub(crate) millis: u64,
-    /// For peers that meet by name: no two samples share one.
+    /// For peers that meet by name. No two samples have the same.
     pub(crate) name: String,
 }
 
@@ -48,6 +48,23 @@ pub(crate) enum Work {
     Idle,
     /// One way over so many queues in turn, their receivers tasks of one runtime.
     Queues { queues: usize },
+}
+
+impl Work {
+    /// Messages one by one, by ends that stay awake.
+    pub(crate) fn is_awake(self) -> bool {
+        matches!(self, Self::Stream | Self::RoundTrips { parked: false })
+    }
+
+    /// Messages one by one, by ends that sleep.
+    pub(crate) fn is_asleep(self) -> bool {
+        matches!(self, Self::RoundTrips { parked: true } | Self::BusyRoundTrips | Self::Idle)
+    }
+
+    /// Many senders and many receivers.
+    pub(crate) fn is_crowd(self) -> bool {
+        matches!(self, Self::Crowd { .. } | Self::Paced { .. })
+    }
 }
 
 /// Where the ends run.

@@ -1,5 +1,5 @@
-//! Ten thousand tasks of one runtime wait at one queue, each for one message that comes from
-//! elsewhere: from another process, or, where that cannot be, from another thread.
+//! Ten thousand tasks of one runtime wait at one queue, each for one message from another process, or
+//! from another thread if the queue is of one process.
 
 use std::fs;
 use std::sync::Arc;
@@ -12,16 +12,17 @@ use parkline_uring::{AsyncReceiver, Queue};
 
 use super::control::Control;
 use super::link::Link;
-use super::peers::tasks;
-use super::spec::Outcome;
-use super::stage::{Part, Started};
+use super::peers::runtime;
+use super::process::{Part, Started};
+use super::spec::{Outcome, Work};
 use super::times::{Times, now};
 use crate::{Message, ends};
 
 /// The phase in which messages are sent.
 const SERVE: u32 = 1;
 
-pub(crate) fn processes(part: Part, tasks: usize) -> Result<Outcome> {
+pub(crate) fn processes(part: Part) -> Result<Outcome> {
+    let Work::Waiters { tasks } = part.spec().work else { return part.refuse() };
     match part {
         Part::Near(spec) => {
             let queue = ends::parkline().map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -45,15 +46,15 @@ pub(crate) fn processes(part: Part, tasks: usize) -> Result<Outcome> {
             for _ in 0..tasks {
                 sender.send_blocking(&[0, now(), 0, 0, 0, 0, 0, 0])?;
             }
-            // The near end ends this process, whose death is nobody's news before.
+            // The near end ends this process. Until then no process has to recover from its death.
             thread::park();
             Ok(Outcome::default())
         }
     }
 }
 
-/// Has `tasks` tasks wait, and measures from when `serve` was called. Microseconds until the last
-/// was served.
+/// Lets `tasks` tasks wait, calls `serve`, and measures the microseconds from the first message sent to
+/// the last message received.
 fn wait<R, F>(
     tasks: usize,
     receiver: &R,
@@ -64,8 +65,7 @@ where
     R: Clone + Send + 'static,
     F: Future<Output = Message> + Send,
 {
-    let runtime = tasks::runtime()?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         // The first wait sets up what all waits share.
         let mut waiting = Vec::with_capacity(tasks);
         let asleep = Arc::new(AtomicUsize::new(0));
@@ -124,7 +124,7 @@ mod within {
     use super::*;
     use crate::CAPACITY;
 
-    /// A queue of threads whose receivers can be awaited by many.
+    /// A queue of threads; many tasks can await its receiver.
     pub(crate) trait Channel {
         type Sender: Send + 'static;
         type Receiver: Clone + Send + 'static;
@@ -134,8 +134,9 @@ mod within {
         fn recv(receiver: Self::Receiver) -> impl Future<Output = Message> + Send;
     }
 
-    pub(crate) fn threads<C: Channel + 'static>(part: Part, tasks: usize) -> Result<Outcome> {
-        let Part::Near(spec) = part else { anyhow::bail!("threads have no far process") };
+    pub(crate) fn threads<C: Channel + 'static>(part: Part) -> Result<Outcome> {
+        let Work::Waiters { tasks } = part.spec().work else { return part.refuse() };
+        let spec = part.near_alone()?;
         let (sender, receiver) = C::make();
         let (control, _) = Control::create()?;
         let sends = send::<C>(spec.clone(), sender, control, tasks);
@@ -173,7 +174,7 @@ mod within {
                 }
 
                 fn send(sender: &$tx, message: Message) {
-                    sender.$send(message).expect("somebody waits");
+                    sender.$send(message).expect("a task waits");
                 }
 
                 async fn recv(receiver: $rx) -> Message {

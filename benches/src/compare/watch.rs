@@ -18,7 +18,7 @@ use super::spec::{Outcome, Spec};
 pub(crate) struct Watched {
     stage: Child,
     pidfd: OwnedFd,
-    /// Files in memory: nobody has to read them meanwhile.
+    /// Files in memory, so that the sample never waits for a reader.
     said: [File; 2],
     until: Instant,
 }

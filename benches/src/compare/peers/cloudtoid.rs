@@ -5,9 +5,23 @@ use cloudtoid_interprocess::{Options, Publisher, Subscriber};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::link::Link;
-use super::super::spec::Spec;
+use super::super::process::Part;
+use super::super::spec::{Outcome, Peer, Spec, Work};
+use super::super::{crowd, pairs};
 use super::{BATCH, Bytes, Many, Process, Shape, retry};
 use crate::{CAPACITY, End, Message};
+
+/// Plays a part of a peer of this file.
+pub(crate) fn play(part: Part) -> Result<Outcome> {
+    match part.peer_and_work() {
+        (Peer::Cloudtoid, work) if work.is_awake() => pairs::processes::<Cloudtoid>(part),
+        (Peer::Cloudtoid, work) if work.is_asleep() => pairs::processes::<Waiting>(part),
+        (Peer::Cloudtoid, Work::Batch) => pairs::many_between::<Cloudtoid>(part),
+        (Peer::Cloudtoid, work) if work.is_crowd() => crowd::processes::<Cloudtoid>(part),
+        (Peer::Cloudtoid, Work::Bytes { .. }) => pairs::bytes_between::<Cloudtoid>(part),
+        _ => part.refuse(),
+    }
+}
 
 pub(crate) struct Cloudtoid {
     there: Publisher,

@@ -10,9 +10,22 @@ use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::*;
 
 use super::super::link::Link;
-use super::super::spec::Spec;
+use super::super::pairs;
+use super::super::process::Part;
+use super::super::spec::{Outcome, Peer, Spec, Work};
 use super::{Bytes, Process, Shape, retry};
 use crate::{CAPACITY, End, Message};
+
+/// Plays a part of a peer of this file.
+pub(crate) fn play(part: Part) -> Result<Outcome> {
+    match part.peer_and_work() {
+        (Peer::Iceoryx, work) if work.is_awake() => pairs::processes::<Messages>(part),
+        (Peer::IceoryxEvent, work) if work.is_asleep() => pairs::processes::<Events>(part),
+        (Peer::Iceoryx, Work::Bytes { .. }) => pairs::bytes_between::<Slices<false>>(part),
+        (Peer::IceoryxInPlace, Work::Bytes { .. }) => pairs::bytes_between::<Slices<true>>(part),
+        _ => part.refuse(),
+    }
+}
 
 fn node() -> Result<Node<ipc::Service>> {
     set_log_level(LogLevel::Fatal);
@@ -60,7 +73,7 @@ impl Process for Messages {
 }
 
 impl End for Messages {
-    /// A publisher that nobody hears, or whose hearer has no room, has delivered to none.
+    /// A publisher without a subscriber, or with one that has no room, delivers to none.
     fn send(&mut self, message: &Message) {
         retry(|| self.there.send_copy(*message).ok().filter(|heard| *heard > 0));
     }

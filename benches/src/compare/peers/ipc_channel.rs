@@ -5,9 +5,22 @@ use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcOneShotServer,
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::link::Link;
-use super::super::spec::Spec;
+use super::super::pairs;
+use super::super::process::Part;
+use super::super::spec::{Outcome, Peer, Spec, Work};
 use super::{Bytes, Process, Shape};
 use crate::{End, Message};
+
+/// Plays a part of a peer of this file.
+pub(crate) fn play(part: Part) -> Result<Outcome> {
+    match part.peer_and_work() {
+        (Peer::IpcChannel, work) if work.is_awake() || work.is_asleep() => {
+            pairs::processes::<IpcChannel>(part)
+        }
+        (Peer::IpcChannel, Work::Bytes { .. }) => pairs::bytes_between::<IpcChannel>(part),
+        _ => part.refuse(),
+    }
+}
 
 pub(crate) struct IpcChannel {
     there: IpcBytesSender,
@@ -63,7 +76,7 @@ impl Bytes for IpcChannel {
         Ok(self.there.send(bytes)?)
     }
 
-    /// It hands out a vector: what one asks for is in it, without another copy.
+    /// It returns a vector, which is read in place.
     fn recv(&mut self, bytes: &mut [u8]) -> Result<()> {
         let got = self.back.recv().map_err(|error| anyhow!("{error:?}"))?;
         ensure!(got.len() == bytes.len(), "a message of another length");

@@ -1,6 +1,7 @@
-//! What is measured, each at its best settings: queues between processes ([`Process`]) and, where
-//! one process is all there is, between threads ([`Threads`]). All of them carry 64-byte messages
-//! as an [`End`]; batches are [`Many`], other lengths [`Bytes`].
+//! What is measured, each at its best settings: queues between processes ([`Process`]), and queues of one
+//! process between threads ([`Threads`]). All of them carry 64-byte messages as an [`End`]; batches are
+//! [`Many`], other lengths [`Bytes`], tasks that await [`Task`]. Each file has a `play`: which work its
+//! peers do, and by which of their calls.
 
 #[cfg(feature = "peers")]
 pub(crate) mod cloudtoid;
@@ -21,9 +22,10 @@ pub(crate) mod threads;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Result, anyhow};
+use tokio::runtime::{Builder, Runtime};
 
 use super::link::Link;
-use super::spec::Spec;
+use super::spec::{Spec, Work};
 use crate::{Between, End, Message};
 
 /// Ends in different processes. The near ends send what the far ones receive, and the reverse.
@@ -50,12 +52,42 @@ pub(crate) trait Many {
 /// Messages in a batch.
 pub(crate) const BATCH: usize = 64;
 
+/// An end that is awaited.
+pub(crate) trait Task: Send + Sized + 'static {
+    fn send(&mut self, message: &Message) -> impl Future<Output = ()> + Send;
+    fn recv(&mut self) -> impl Future<Output = Message> + Send;
+}
+
+/// A task with its other end in another process.
+pub(crate) trait FarTask: Task {
+    fn create() -> Result<Link>;
+    /// Called within a runtime.
+    fn open(link: &Link, near: bool) -> Result<Self>;
+}
+
+/// A task with its other end in this process.
+pub(crate) trait NearTask: Task {
+    fn pair() -> (Self, Self);
+}
+
+pub(crate) fn runtime() -> Result<Runtime> {
+    Ok(Builder::new_current_thread().enable_all().build()?)
+}
+
 /// The shape of a queue of bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) capacity: usize,
     /// Bytes in each message.
     pub(crate) len: usize,
+}
+
+impl Shape {
+    /// `None` for work that is not of bytes.
+    pub(crate) fn of(spec: &Spec) -> Option<Self> {
+        let Work::Bytes { capacity, len } = spec.work else { return None };
+        Some(Self { capacity, len })
+    }
 }
 
 /// An end for messages of one length between processes.
@@ -68,7 +100,7 @@ pub(crate) trait Bytes: Sized {
     fn recv(&mut self, bytes: &mut [u8]) -> Result<()>;
 }
 
-/// Those of the memfds, two of them.
+/// Queues in two memfds, one for each direction.
 impl<E: Between> Process for E {
     fn create(_: &Spec) -> Result<Link> {
         let fd = || E::create().map_err(|error| anyhow!("{error}"));
@@ -90,7 +122,8 @@ pub(crate) fn two(link: &Link, near: bool) -> Result<[OwnedFd; 2]> {
     Ok(if near { [there, back] } else { [back, there] })
 }
 
-/// Tries until it succeeds: eagerly at first, then lets others run. The same for all who try.
+/// Attempts until one succeeds: without a pause at first, then it yields the core. All peers that have
+/// calls without waiting use this.
 pub(crate) fn retry<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
     let mut tries = 0;
     loop {

@@ -7,16 +7,44 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use parkline_core::{Pack, Queue, Receiver, Sender};
 use parkline_uring::{AsyncReceiver, AsyncSender, block_on};
-
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::link::Link;
-use super::super::spec::Spec;
+use super::super::process::Part;
+use super::super::spec::{Outcome, Peer, Spec, Work};
+use super::super::{crowd, naps, pairs};
 use super::{BATCH, Bytes, Many, Shape, retry, two};
-use crate::ends::Spinning;
+use crate::ends::{Parked, Spinning};
 use crate::{Between, CAPACITY, End, Error, Message};
 
-/// Calls that try, again and again as everybody here does.
+/// Plays a part of a peer of this file.
+pub(crate) fn play(part: Part) -> Result<Outcome> {
+    match part.peer_and_work() {
+        (Peer::Parkline, work) if work.is_awake() => pairs::processes::<Parkline>(part),
+        (Peer::Parkline, Work::Naps) => naps::processes::<Parkline>(part),
+        (Peer::Parkline, work) if work.is_crowd() => crowd::processes::<Parkline>(part),
+        (Peer::Parkline, Work::Bytes { .. }) => pairs::bytes_between::<Copied>(part),
+        (Peer::ParklineInPlace, Work::Bytes { .. }) => pairs::bytes_between::<InPlace>(part),
+        (Peer::ParklineMany, Work::Batch) => pairs::many_between::<Parkline>(part),
+        (Peer::ParklinePacked, Work::Batch) => pairs::many_between::<Packed>(part),
+        (Peer::ParklineSpin, work) if work.is_asleep() => pairs::processes::<Spinning>(part),
+        (Peer::ParklinePark, work) if work.is_asleep() => {
+            pairs::processes::<AlwaysPark<false>>(part)
+        }
+        (Peer::ParklinePark, Work::Naps) => naps::processes::<AlwaysPark<false>>(part),
+        (Peer::ParklineBlockOn, work) if work.is_asleep() => {
+            pairs::processes::<AlwaysPark<true>>(part)
+        }
+        (Peer::ParklineBlockOn, Work::Naps) => naps::processes::<AlwaysPark<true>>(part),
+        (Peer::ParklineDefault, work) if work.is_awake() || work.is_asleep() => {
+            pairs::processes::<Parked>(part)
+        }
+        (Peer::ParklineDefault, work) if work.is_crowd() => crowd::processes::<Parked>(part),
+        _ => part.refuse(),
+    }
+}
+
+/// Calls that do not wait, attempted again and again.
 #[derive(Debug)]
 pub(crate) struct Parkline {
     there: Sender<Message>,
@@ -178,7 +206,7 @@ impl Bytes for InPlace {
 
 const _: () = assert!(BATCH < CAPACITY);
 
-/// The blocking calls, and `block_on`, told not to look for a while before they sleep.
+/// The blocking calls, and `block_on`, which do not spin before they sleep.
 #[derive(Debug)]
 pub(crate) struct AlwaysPark<const BLOCK_ON: bool>(Parkline);
 

@@ -5,9 +5,23 @@ use posixmq::{OpenOptions, PosixMq, remove_queue};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::super::link::Link;
-use super::super::spec::Spec;
+use super::super::process::Part;
+use super::super::spec::{Outcome, Peer, Spec, Work};
+use super::super::{crowd, pairs};
 use super::{Bytes, Process, Shape};
 use crate::{End, Message};
+
+/// Plays a part of a peer of this file.
+pub(crate) fn play(part: Part) -> Result<Outcome> {
+    match part.peer_and_work() {
+        (Peer::PosixMq, work) if work.is_awake() || work.is_asleep() => {
+            pairs::processes::<Mq>(part)
+        }
+        (Peer::PosixMq, work) if work.is_crowd() => crowd::processes::<Mq>(part),
+        (Peer::PosixMq, Work::Bytes { .. }) => pairs::bytes_between::<Mq>(part),
+        _ => part.refuse(),
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Mq {
@@ -15,8 +29,8 @@ pub(crate) struct Mq {
     back: PosixMq,
 }
 
-/// Opens both. A privileged process may have as many as others; the rest get what
-/// `fs.mqueue.msg_max` says, ten where nobody changed it.
+/// Opens both. A privileged process may have as many messages as the other peers; other processes get
+/// `fs.mqueue.msg_max`, which is 10 by default.
 fn open(name: &str, near: bool, len: usize) -> Result<Mq> {
     let one = |way: &str| {
         let name = format!("/{name}-{way}");
@@ -30,7 +44,7 @@ fn open(name: &str, near: bool, len: usize) -> Result<Mq> {
     Ok(Mq { there: one(there)?, back: one(back)? })
 }
 
-/// Takes the names away.
+/// Removes the names.
 pub(crate) fn clean(name: &str) {
     for way in ["there", "back"] {
         // An error means that there is none.

@@ -12,10 +12,30 @@ use rustix::mm::{MapFlags, ProtFlags};
 use zerocopy::FromZeros;
 
 use super::super::link::Link;
-use super::super::spec::Spec;
+use super::super::process::Part;
+use super::super::spec::{Outcome, Peer, Spec, Work};
+use super::super::{crowd, pairs};
 use super::{BATCH, Bytes, Many, Shape, retry, two};
+use crate::futex::PingPong;
 use crate::vyukov::Vyukov;
 use crate::{Between, End, Error, Message, shared};
+
+/// Plays a part of a peer of this file.
+pub(crate) fn play(part: Part) -> Result<Outcome> {
+    match part.peer_and_work() {
+        (Peer::PlainRing, work) if work.is_awake() => pairs::processes::<Ring<true>>(part),
+        (Peer::PlainRing, Work::Batch) => pairs::many_between::<Ring<true>>(part),
+        (Peer::PlainRing, work) if work.is_crowd() => crowd::processes::<Ring<true>>(part),
+        (Peer::PlainRingNoFence, work) if work.is_awake() => pairs::processes::<Ring<false>>(part),
+        (Peer::PlainRingNoFence, Work::Batch) => pairs::many_between::<Ring<false>>(part),
+        (Peer::PlainRingNoFence, work) if work.is_crowd() => crowd::processes::<Ring<false>>(part),
+        (Peer::PlainRing, Work::Bytes { .. }) => pairs::bytes_between::<BytesRing>(part),
+        (Peer::CacheLine, work) if work.is_awake() => pairs::processes::<CacheLine>(part),
+        (Peer::Futex, work) if work.is_asleep() => pairs::processes::<PingPong>(part),
+        (Peer::Memcpy, Work::Bytes { .. }) => pairs::copies(part),
+        _ => part.refuse(),
+    }
+}
 
 /// Two plain rings, with the fence that waking needs or without.
 #[derive(Debug)]
@@ -154,7 +174,8 @@ impl Half {
         unsafe { &*word }
     }
 
-    /// Claims the slot whose turn it is; `full` for a pop. Gives its offset and the turn's lap.
+    /// Claims the next slot if its turn has come; `full` is 1 for a pop. Returns the offset of the slot and
+    /// the lap of the turn.
     fn claim(&self, counter: usize, full: u64) -> Option<(usize, u64)> {
         let mask = self.shape.capacity as u64 - 1;
         let counter = self.word(counter);
@@ -177,7 +198,7 @@ impl Half {
     fn pass(&self, slot: usize, turn: u64) {
         self.word(slot).store(turn, Release);
         fence(SeqCst);
-        assert_eq!(self.word(256).load(Relaxed), 0, "nobody sleeps here");
+        assert_eq!(self.word(256).load(Relaxed), 0, "no thread sleeps here");
     }
 
     fn payload(&self, slot: usize) -> *mut u8 {

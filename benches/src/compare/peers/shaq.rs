@@ -10,8 +10,24 @@ use std::time::Duration;
 use rustix::fs::MemfdFlags;
 use shaq::{mpmc, spsc};
 
+use super::super::process::Part;
+use super::super::spec::{Outcome, Peer, Work};
+use super::super::{crowd, pairs};
 use super::{BATCH, Many, retry};
 use crate::{Between, CAPACITY, End, Error, Message};
+
+/// Plays a part of a peer of this file.
+pub(crate) fn play(part: Part) -> anyhow::Result<Outcome> {
+    match part.peer_and_work() {
+        (Peer::ShaqSpsc, work) if work.is_awake() => pairs::processes::<Spsc>(part),
+        (Peer::ShaqSpsc, Work::Batch) => pairs::many_between::<Spsc>(part),
+        (Peer::ShaqMpmc, work) if work.is_awake() => pairs::processes::<Mpmc>(part),
+        (Peer::ShaqMpmc, work) if work.is_asleep() => pairs::processes::<MpmcWaiting>(part),
+        (Peer::ShaqMpmc, Work::Batch) => pairs::many_between::<Mpmc>(part),
+        (Peer::ShaqMpmc, work) if work.is_crowd() => crowd::processes::<Mpmc>(part),
+        _ => part.refuse(),
+    }
+}
 
 pub(crate) struct Spsc {
     there: spsc::Producer<Message>,
@@ -35,7 +51,7 @@ impl Between for Spsc {
     fn create() -> Result<OwnedFd, Error> {
         let file = file()?;
         let size = spsc::minimum_file_size::<Message>(CAPACITY);
-        // SAFETY: nobody else has the file yet.
+        // SAFETY: no other process has the file yet.
         drop(unsafe { spsc::Producer::<Message>::create(&file, size) }.map_err(fault)?);
         Ok(file.into())
     }
@@ -90,7 +106,7 @@ impl Between for Mpmc {
     fn create() -> Result<OwnedFd, Error> {
         let file = file()?;
         let size = mpmc::minimum_file_size::<Message>(CAPACITY);
-        // SAFETY: nobody else has the file yet.
+        // SAFETY: no other process has the file yet.
         drop(unsafe { mpmc::Producer::<Message>::create(&file, size) }.map_err(fault)?);
         Ok(file.into())
     }

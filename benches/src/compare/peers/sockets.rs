@@ -15,10 +15,30 @@ use tokio::io::unix::AsyncFd as TokioFd;
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::super::link::Link;
-use super::super::spec::Spec;
-use super::tasks::{FarTask, Task};
-use super::{BATCH, Bytes, Many, Process, Shape};
+use super::super::process::Part;
+use super::super::spec::{Outcome, Peer, Spec, Work};
+use super::super::{crowd, pairs};
+use super::tasks::OnTokio;
+use super::{BATCH, Bytes, FarTask, Many, Process, Shape, Task};
 use crate::{End, Message};
+
+/// Plays a part of a peer of this file.
+pub(crate) fn play(part: Part) -> Result<Outcome> {
+    match part.peer_and_work() {
+        (Peer::SeqPacket, work) if work.is_awake() || work.is_asleep() => {
+            pairs::processes::<SeqPacket>(part)
+        }
+        (Peer::SeqPacket, work) if work.is_crowd() => crowd::processes::<SeqPacket>(part),
+        (Peer::SeqPacket, Work::Bytes { .. }) => pairs::bytes_between::<SeqPacket>(part),
+        (Peer::Pipe, work) if work.is_awake() || work.is_asleep() => pairs::processes::<Pipe>(part),
+        (Peer::Pipe, work) if work.is_crowd() => crowd::processes::<Pipe>(part),
+        (Peer::Pipe, Work::Bytes { .. }) => pairs::bytes_between::<Pipe>(part),
+        (Peer::Pipe, Work::Batch) => pairs::many_between::<Pipe>(part),
+        (Peer::AsyncFd, work) if work.is_asleep() => pairs::processes::<OnTokio<AsyncFd>>(part),
+        (Peer::AsyncFd, Work::Tasks) => pairs::tasks_between::<AsyncFd>(part),
+        _ => part.refuse(),
+    }
+}
 
 /// Asked for; the kernel gives what `net.core.wmem_max` allows.
 const BUFFER: usize = 4 << 20;

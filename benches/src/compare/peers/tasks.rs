@@ -1,37 +1,29 @@
-//! Queues whose ends are tasks of tokio: between processes each in a current_thread runtime of its
-//! own, within one process in one runtime or two.
+//! Queues between tasks of tokio: between processes each task has a current_thread runtime of its own,
+//! within one process they have one runtime or two.
 
 use anyhow::{Result, anyhow};
 use parkline_uring::{AsyncReceiver, AsyncSender, Queue, Receiver, Sender};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::super::link::Link;
-use super::super::spec::Spec;
-use super::{Process, Threads, two};
+use super::super::process::Part;
+use super::super::spec::{Outcome, Spec, Work};
+use super::super::{naps, pairs, queues, waiters};
+use super::{FarTask, NearTask, Process, Task, Threads, runtime, two};
 use crate::ends::Spinning;
 use crate::{Between, CAPACITY, End, Message};
 
-/// An end that is awaited.
-pub(crate) trait Task: Send + Sized + 'static {
-    fn send(&mut self, message: &Message) -> impl Future<Output = ()> + Send;
-    fn recv(&mut self) -> impl Future<Output = Message> + Send;
-}
-
-/// One whose other end is in another process.
-pub(crate) trait FarTask: Task {
-    fn create() -> Result<Link>;
-    /// Called within a runtime.
-    fn open(link: &Link, near: bool) -> Result<Self>;
-}
-
-/// One whose other end is in this process.
-pub(crate) trait NearTask: Task {
-    fn pair() -> (Self, Self);
-}
-
-pub(crate) fn runtime() -> Result<Runtime> {
-    Ok(Builder::new_current_thread().enable_all().build()?)
+/// Plays a part of Parkline's tasks.
+pub(crate) fn play(part: Part) -> Result<Outcome> {
+    match part.spec().work {
+        work if work.is_asleep() => pairs::processes::<OnTokio<Parkline>>(part),
+        Work::Naps => naps::processes::<OnTokio<Parkline>>(part),
+        Work::Tasks => pairs::tasks_between::<Parkline>(part),
+        Work::Waiters { .. } => waiters::processes(part),
+        Work::Queues { .. } => queues::processes(part),
+        _ => part.refuse(),
+    }
 }
 
 /// A thread that calls [`Task`]s one by one.

@@ -1,12 +1,31 @@
-//! Queues within one process, between two threads: what one would use if that were enough. Each
-//! waits as `CALLS` says: by calls that try, or by its calls that block.
+//! Queues of one process, between two threads: the alternatives for a program of one process. `Try` in a
+//! name is for the calls that do not wait, `Park` for those that block.
 
 use std::sync::Arc;
 
+use anyhow::Result;
 use crossbeam_queue::ArrayQueue as Queue;
 
+use super::super::process::Part;
+use super::super::spec::{Outcome, Peer, Work};
+use super::super::{crowd, pairs};
+use super::tasks::{self, OnTokio};
 use super::{Threads, retry};
 use crate::{CAPACITY, End, Message};
+
+/// Plays a part of a peer of this file.
+pub(crate) fn play(part: Part) -> Result<Outcome> {
+    match part.peer_and_work() {
+        (Peer::ArrayQueue, work) if work.is_awake() => pairs::threads::<ArrayQueue>(part),
+        (Peer::ArrayQueue, work) if work.is_crowd() => crowd::threads::<ArrayQueue>(part),
+        (Peer::TokioMpsc, work) if work.is_awake() => pairs::threads::<TokioTry>(part),
+        (Peer::TokioMpsc, work) if work.is_asleep() => {
+            pairs::threads::<OnTokio<tasks::TokioMpsc>>(part)
+        }
+        (Peer::TokioMpsc, Work::Tasks) => pairs::tasks_within::<tasks::TokioMpsc>(part),
+        _ => part.refuse(),
+    }
+}
 
 /// Two queues.
 #[derive(Clone, Debug)]
@@ -76,8 +95,51 @@ pub(crate) use optional::*;
 
 #[cfg(feature = "peers")]
 mod optional {
+    use super::super::super::waiters;
     use super::super::{BATCH, Many};
     use super::*;
+
+    /// Plays a part of a peer that needs the feature `peers`.
+    pub(crate) fn play_optional(part: Part) -> Result<Outcome> {
+        match part.peer_and_work() {
+            (Peer::CrossbeamChannel, work) if work.is_awake() => {
+                pairs::threads::<CrossbeamTry>(part)
+            }
+            (Peer::CrossbeamChannel, work) if work.is_asleep() => {
+                pairs::threads::<CrossbeamPark>(part)
+            }
+            (Peer::CrossbeamChannel, work) if work.is_crowd() => {
+                crowd::threads::<CrossbeamTry>(part)
+            }
+            (Peer::Kanal, work) if work.is_awake() => pairs::threads::<KanalTry>(part),
+            (Peer::Kanal, work) if work.is_asleep() => pairs::threads::<KanalPark>(part),
+            (Peer::Kanal, work) if work.is_crowd() => crowd::threads::<KanalTry>(part),
+            (Peer::Kanal, Work::Tasks) => pairs::tasks_within::<tasks::Kanal>(part),
+            (Peer::Kanal, Work::Waiters { .. }) => waiters::threads::<waiters::Kanal>(part),
+            (Peer::Flume, work) if work.is_awake() => pairs::threads::<FlumeTry>(part),
+            (Peer::Flume, work) if work.is_asleep() => pairs::threads::<FlumePark>(part),
+            (Peer::Flume, work) if work.is_crowd() => crowd::threads::<FlumeTry>(part),
+            (Peer::Flume, Work::Tasks) => pairs::tasks_within::<tasks::Flume>(part),
+            (Peer::Flume, Work::Waiters { .. }) => waiters::threads::<waiters::Flume>(part),
+            (Peer::AsyncChannel, work) if work.is_awake() => {
+                pairs::threads::<AsyncChannelTry>(part)
+            }
+            (Peer::AsyncChannel, work) if work.is_asleep() => {
+                pairs::threads::<AsyncChannelPark>(part)
+            }
+            (Peer::AsyncChannel, work) if work.is_crowd() => {
+                crowd::threads::<AsyncChannelTry>(part)
+            }
+            (Peer::AsyncChannel, Work::Tasks) => pairs::tasks_within::<tasks::AsyncChannel>(part),
+            (Peer::AsyncChannel, Work::Waiters { .. }) => {
+                waiters::threads::<waiters::AsyncChannel>(part)
+            }
+            (Peer::Kanal, Work::Batch) => pairs::many_within::<KanalTry>(part),
+            (Peer::Rtrb, work) if work.is_awake() => pairs::threads::<Rtrb>(part),
+            (Peer::Rtrb, Work::Batch) => pairs::many_within::<Rtrb>(part),
+            _ => part.refuse(),
+        }
+    }
 
     macro_rules! clonable {
         ($($name:ident)*) => {$(
