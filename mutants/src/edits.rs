@@ -19,6 +19,10 @@ use crate::results::Outcome;
 /// The version whose edits the table of arguments is of.
 const VERSION: &str = "27.1.0";
 
+/// What models and kill tests are made of.
+const INSTRUMENTS: [&str; 3] =
+    ["core/src/kill_points.rs", "core/src/process/model.rs", "core/src/ring/heap.rs"];
+
 /// An edit.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Edit {
@@ -93,10 +97,17 @@ impl Edit {
             .output()?;
         ensure!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
         let mut all: Vec<Self> = serde_json::from_slice(&listed.stdout)?;
-        // cargo-mutants knows tests by `#[cfg(test)]` alone.
-        let is_of_tests = |it: &Function| it.function_name.starts_with("tests::");
-        all.retain(|edit| !edit.function.as_ref().is_some_and(is_of_tests));
+        all.retain(Self::is_of_what_ships);
         Ok(all)
+    }
+
+    /// Tests and the parts of models are instruments. cargo-mutants knows tests by `#[cfg(test)]` alone.
+    fn is_of_what_ships(&self) -> bool {
+        let is_of_instrument = |it: &Function| {
+            ["tests::", "model::"].iter().any(|module| it.function_name.starts_with(module))
+        };
+        !INSTRUMENTS.contains(&self.file.as_str())
+            && !self.function.as_ref().is_some_and(is_of_instrument)
     }
 
     /// Those with the smallest are drawn. It stays what it is when other lines change, and when the file
