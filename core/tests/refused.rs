@@ -507,6 +507,17 @@ fn leases_beyond_the_last_are_refused_with_their_number() {
     assert_eq!(receiver.try_lease().unwrap().read().unwrap(), b"d");
 }
 
+/// Fails if a queue tells another number than its creator asked for (each seen failing).
+#[test]
+fn a_queue_tells_what_its_creator_asked_for() {
+    let builder = Queue::builder().capacity(4).max_message(24).handles(7).leases(3);
+    let queue = builder.create().unwrap();
+    let told =
+        |queue: &Queue| [queue.capacity(), queue.max_message(), queue.handles(), queue.leases()];
+    assert_eq!(told(&queue), [4, 24, 7, 3]);
+    assert_eq!(told(&Queue::open(queue.try_clone_fd().unwrap()).unwrap()), [4, 24, 7, 3]);
+}
+
 #[test]
 fn a_queue_without_leases_leases_nothing() {
     let queue = Queue::builder().capacity(1).leases(0).create().unwrap();

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+/// Stands for `\|`, which is no end of a cell.
+const ESCAPED: &str = "\0";
+
 /// What a mutant changes, where: as a row of the table names it.
 pub(crate) trait Named {
     fn place(&self) -> String;
@@ -38,9 +41,11 @@ impl Argued {
     fn parse(text: &str) -> Result<Self> {
         let rows = text.lines().skip_while(|line| !line.starts_with("|---")).skip(1);
         let row = |line: &str| {
-            let cells: Vec<_> = line.trim_matches('|').splitn(3, '|').map(str::trim).collect();
+            let escaped = line.replace(r"\|", ESCAPED);
+            let cells: Vec<_> = escaped.trim_matches('|').splitn(3, '|').map(str::trim).collect();
             let [place, change, argument] = cells[..] else { bail!("not a row: {line}") };
-            let [place, change, argument] = [place, change, argument].map(str::to_owned);
+            let [place, change, argument] =
+                [place, change, argument].map(|cell| cell.replace(ESCAPED, "|"));
             Ok(Row { place, change, argument })
         };
         let rows = rows.take_while(|line| line.starts_with('|')).map(row);
@@ -80,5 +85,8 @@ mod tests {
         assert_eq!(argued.len(), 1);
         assert!(argued.check_against::<crate::edits::Edit>(&[]).is_err());
         assert!(Argued::parse("|---|\n| a | b |\n").is_err());
+        let bars =
+            Argued::parse("|---|\n| a.rs f | replace \\|\\| with && in f | since |\n").unwrap();
+        assert_eq!(bars.0[0].change, "replace || with && in f");
     }
 }

@@ -294,12 +294,13 @@ mod tests {
         Pack::check((0..messages as u64).chain(lengths).chain([len]).collect())
     }
 
-    /// Fails if a pack without messages is not empty, or one with empty messages is (each seen
-    /// failing).
+    /// Fails if a pack without messages is not empty, if one with empty messages is, or if the length
+    /// is another number (each seen failing).
     #[test]
-    fn a_pack_is_empty_without_messages() {
+    fn a_pack_is_as_long_as_it_has_messages() {
         assert!(pack(0, &[], 0).unwrap().is_empty() && Pack::default().is_empty());
         assert!(!pack(0, &[0], 1).unwrap().is_empty());
+        assert_eq!([0, 3].map(|len| pack(0, &vec![0; len], len as u64).unwrap().len()), [0, 3]);
     }
 
     /// Fails if lengths that add up to more than there is pass, or to less (each seen failing).
