@@ -27,12 +27,14 @@ impl Sleeper {
         Self(Path::new("/proc/self/task").join(nix::unistd::gettid().to_string()))
     }
 
-    /// Asleep by its state, in a futex wait or in its io_uring by its system call.
+    /// Asleep by its state, in a futex wait or in its io_uring by its system call. The kernel continues
+    /// a futex wait with a timeout as `restart_syscall` if it was interrupted without a signal handler
+    /// (`futex_wait_restart` in kernel/futex/waitwake.c, Linux 6.18).
     pub(crate) fn is_asleep(&self) -> bool {
         let read = |name| fs::read_to_string(self.0.join(name)).unwrap_or_default();
         let call = read("syscall");
-        let waits = [libc::SYS_futex, libc::SYS_io_uring_enter].map(|call| call.to_string());
-        let in_wait = waits.iter().any(|wait| call.split(' ').next() == Some(wait));
+        let waits = [libc::SYS_futex, libc::SYS_io_uring_enter, libc::SYS_restart_syscall];
+        let in_wait = waits.iter().any(|wait| call.split(' ').next() == Some(&wait.to_string()));
         in_wait && read("stat").rsplit(") ").next().is_some_and(|state| state.starts_with('S'))
     }
 
