@@ -60,6 +60,9 @@ struct Edits {
     /// What the edits are drawn by.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// So many of those that are drawn first are left out: another machine tries them.
+    #[arg(long, default_value_t = 0)]
+    skip: usize,
     /// Edits that are tried at a time, each in its own copy of the tree.
     #[arg(long)]
     jobs: Option<usize>,
@@ -145,6 +148,7 @@ fn edits(wanted: &Edits) -> Result<bool> {
     if let Some(only) = &wanted.only {
         edits.retain(|edit| edit.to_string().contains(only));
     }
+    let mut edits = edits.split_off(wanted.skip.min(edits.len()));
     edits.truncate(wanted.count);
     if wanted.list {
         edits.iter().for_each(|edit| println!("{edit}"));
