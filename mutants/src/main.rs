@@ -176,7 +176,7 @@ fn edits(wanted: &Edits) -> Result<bool> {
         "\ncaught {caught}/{total}; {} argued to be equivalent, {unviable} do not compile",
         equivalent.len()
     );
-    Ok(caught * 100 >= total * 95)
+    Ok(total > 0 && caught * 100 >= total * 95)
 }
 
 fn root() -> Result<PathBuf> {
