@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use crate::message::Id;
-use crate::states::{LEASES, Move, Seen, State, States, VICTIMS};
+use crate::states::{LEASES, Move, Seen, State, States};
 
 impl Seen {
     /// Without the count of owed messages: another process may have recovered the dead before the
@@ -17,13 +17,18 @@ impl Seen {
 
 impl State {
     /// This state, and the state after each return of one more message that a dead victim held, as
-    /// long as there is room.
+    /// long as there is room. A new handle takes the record of either victim first.
     fn recovered_in_part(self) -> Vec<Self> {
-        let mut states = vec![self];
-        for (who, cell) in (0..VICTIMS).flat_map(|who| (0..=LEASES).map(move |cell| (who, cell))) {
-            let last = states[states.len() - 1].clone();
-            if !last.is_full() {
-                states.push(last.moved(who, Move::GiveBack(cell)));
+        let mut states = vec![self.clone()];
+        for order in [[0, 1], [1, 0]] {
+            let mut last = self.clone();
+            for (who, cell) in
+                order.into_iter().flat_map(|who| (0..=LEASES).map(move |cell| (who, cell)))
+            {
+                if !last.is_full() {
+                    last = last.moved(who, Move::GiveBack(cell));
+                    states.push(last.clone());
+                }
             }
         }
         states.dedup();
