@@ -66,3 +66,22 @@ pub fn wait_at<T>(
     }
     Some(answer)
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Fails if a sleep has no length (seen failing: the thread never sleeps), or goes beyond the
+    /// deadline (seen failing).
+    #[test]
+    fn a_sleep_is_as_long_as_the_watchdog_and_the_deadline_allow() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let within = |until: Option<Duration>| {
+            let until = until.map(|it| Instant::now() + it);
+            Patience { until, watchdog: HOUR }.next_sleep()
+        };
+        assert_eq!(within(None), HOUR);
+        assert_eq!(within(Some(HOUR * 2)), HOUR);
+        assert!((HOUR / 4..=HOUR / 2).contains(&within(Some(HOUR / 2))));
+    }
+}
