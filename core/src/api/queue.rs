@@ -17,9 +17,8 @@ use crate::process::barriers::order_acknowledgements;
 use crate::process::claim::Heir;
 #[cfg(not(loom))]
 use crate::process::recovery::Recovered;
-use crate::process::recovery::wake_everybody;
 use crate::process::segment::{Allocation, Segment};
-use crate::process::side::{Side, WaitsFor};
+use crate::process::side::{Side, WaitsFor, wake_everybody};
 use crate::ring::geometry::{Geometry, Schema, Share, Wishes};
 use crate::ring::join::Join;
 use crate::ring::stats::Stats;

@@ -48,7 +48,7 @@ struct Left {
 impl Drop for Left {
     fn drop(&mut self) {
         if self.count > 0 {
-            self.segment.owe(self.count);
+            self.segment.watch.owe(self.count);
             // There may have been room since.
             self.segment.keep_watch();
         }

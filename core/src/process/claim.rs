@@ -27,8 +27,8 @@ use crate::error::{AttachError, Corrupt};
 use crate::process::fork::random;
 use crate::process::gone::Gone;
 use crate::process::locks::{Locks, Owner};
-use crate::process::recovery::wake_everybody;
 use crate::process::segment::{Mapping, Segment};
+use crate::process::side::wake_everybody;
 use crate::ring::port::Port;
 use crate::ring::slots::Ring;
 use crate::sync::Ordering::Relaxed;
@@ -160,7 +160,7 @@ impl Claim<'_> {
                     return Ok(Ok(port));
                 }
                 Err(left) => {
-                    self.segment.owe(left);
+                    self.segment.watch.owe(left);
                     self.refused.push(id);
                     self.settle(id);
                 }

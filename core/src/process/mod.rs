@@ -33,4 +33,4 @@ pub(crate) mod side;
 pub(crate) mod watch;
 
 #[cfg(loom)]
-pub(crate) use model::{barriers, claim, fork, futex, recovery, segment};
+pub(crate) use model::{barriers, claim, fork, futex, segment};

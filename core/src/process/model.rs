@@ -26,8 +26,8 @@ pub(crate) mod segment {
 
     use crate::error::{AttachError, CreateError};
     use crate::process::companion::Companion;
-    use crate::process::model::recovery::wake_everybody;
     use crate::process::owing::Owing;
+    use crate::process::side::wake_everybody;
     use crate::process::watch::Watch;
     use crate::ring::finding::Finding;
     use crate::ring::geometry::{Geometry, Schema, TypeMark};
@@ -43,7 +43,7 @@ pub(crate) mod segment {
         pub(crate) owing: Owing,
         pub(crate) companion: Companion,
         pub(crate) serial: u64,
-        watch: Watch,
+        pub(crate) watch: Watch,
     }
 
     #[derive(Debug)]
@@ -178,7 +178,7 @@ pub(crate) mod segment {
                     && let Ok(Some(port)) = Port::take_over(self.heap.ring.ring(), mapping.record())
                 {
                     let (gone, left) = port.give_all_back();
-                    self.owe(left);
+                    self.watch.owe(left);
                     if gone > 0 {
                         wake_everybody(port.ring());
                     }
@@ -195,13 +195,6 @@ pub(crate) mod segment {
 
         pub(crate) fn urgent_look(&self) -> Option<std::time::Duration> {
             None
-        }
-
-        /// Has the next wait return so many messages of handles that are gone.
-        pub(crate) fn owe(&self, waiting: usize) {
-            if waiting > 0 {
-                self.watch.is_owed.store(true, Relaxed);
-            }
         }
     }
 }
@@ -229,17 +222,6 @@ pub(crate) mod claim {
         let ring = unsafe { mapping.ring_unbound() };
         let port = Port::take_over(ring, mapping.record())?;
         Ok((port.ok_or(AttachError::NoFreeHandle { handles })?, mapping))
-    }
-}
-
-pub(crate) mod recovery {
-    use crate::process::futex::Futex;
-    use crate::ring::slots::Ring;
-
-    pub(crate) fn wake_everybody(ring: &Ring<'_>) {
-        for gate in ring.control.gates() {
-            gate.notify_all().carry_out(&Futex::uncounted());
-        }
     }
 }
 

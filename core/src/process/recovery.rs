@@ -24,10 +24,10 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use crate::error::{AttachError, Corrupt};
-use crate::process::futex::Futex;
 use crate::process::gone::Gone;
 use crate::process::locks::Owner;
 use crate::process::segment::{AuditLocks, Segment};
+use crate::process::side::wake_everybody;
 use crate::process::watch::{SECOND_LOOK, nanos};
 use crate::ring::control::Record;
 use crate::ring::port::Port;
@@ -131,14 +131,6 @@ impl Segment {
     /// not come to its end.
     pub(crate) fn urgent_look(&self) -> Option<Duration> {
         self.watch.urgent_in()
-    }
-
-    /// Has those of this process who wait see to messages that found no room, whenever there may be
-    /// some: nobody else could, for nobody has their records.
-    pub(crate) fn owe(&self, waiting: usize) {
-        if waiting > 0 {
-            self.watch.is_owed.store(true, Relaxed);
-        }
     }
 
     /// Audits all dead handles that left something open.
@@ -313,13 +305,6 @@ impl Recovered {
     }
 }
 
-/// Has everybody look again: some may sleep whose wake died with its sender.
-pub(crate) fn wake_everybody(ring: &Ring<'_>) {
-    for gate in ring.control.gates() {
-        gate.notify_all().carry_out(&Futex::uncounted());
-    }
-}
-
 #[cfg(all(test, not(kill_points)))]
 pub(crate) mod tests {
     use crate::Queue;
@@ -412,7 +397,7 @@ pub(crate) mod tests {
     fn what_is_owed_is_so_until_all_was_looked_at() {
         let queue = queue(1000, 0);
         (0..1000).for_each(|id| leave_open(&queue, id, 0));
-        queue.segment().owe(1);
+        queue.segment().watch.owe(1);
         assert!(glance(&queue).1.unseen > 0);
         assert!(queue.segment().watch.is_owed.load(Relaxed));
         while glance(&queue).1.unseen > 0 {}
@@ -429,7 +414,7 @@ pub(crate) mod tests {
         let queue = queue(1, 0);
         leave_open(&queue, 0, 0);
         let is_owed = &queue.segment().watch.is_owed;
-        queue.segment().owe(1);
+        queue.segment().watch.owe(1);
         std::thread::scope(|scope| {
             let forks = crate::process::fork::hold_forks();
             scope.spawn(|| glance(&queue));
@@ -438,7 +423,7 @@ pub(crate) mod tests {
                 std::thread::yield_now();
             }
             let has_begun = !is_owed.load(Relaxed);
-            queue.segment().owe(1);
+            queue.segment().watch.owe(1);
             drop(forks);
             assert!(has_begun);
         });

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use crate::process::barriers::order_acknowledgements;
 use crate::process::futex::Futex;
 use crate::process::owing::Holder;
-use crate::process::recovery::wake_everybody;
 use crate::process::segment::Segment;
 use crate::ring::control::Record;
 use crate::ring::position::Position;
 use crate::ring::slot::Verb;
+use crate::ring::slots::Ring;
 use crate::sync::AtomicU32;
 use crate::wait::gate::{Gate, Kernel, Sleep};
 use crate::wait::spin::Spin;
@@ -253,6 +253,13 @@ impl Kernel for UntilDue<'_> {
 
     fn wake(&self, word: &AtomicU32, count: u32) -> u32 {
         self.futex.wake(word, count)
+    }
+}
+
+/// Wakes all waiters at all gates of a queue. A waiter may sleep whose wake-up died with its sender.
+pub(crate) fn wake_everybody(ring: &Ring<'_>) {
+    for gate in ring.control.gates() {
+        gate.notify_all().carry_out(&Futex::uncounted());
     }
 }
 

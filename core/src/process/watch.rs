@@ -58,6 +58,14 @@ impl Watch {
         }
     }
 
+    /// Has the waits of this process return `waiting` messages, for which there is no room now, when
+    /// there may be some. No other process can: the records of these messages have no owner.
+    pub(super) fn owe(&self, waiting: usize) {
+        if waiting > 0 {
+            self.is_owed.store(true, Relaxed);
+        }
+    }
+
     /// Whether the next look is not to wait for the watchdog's period.
     pub(super) fn is_urgent(&self) -> bool {
         self.news.is_any() || self.unseen.load(Relaxed) > 0
