@@ -5,18 +5,13 @@
 //! `gate.rs`.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
-#[cfg(not(loom))]
-#[test]
-#[ignore = "run with `cargo loom`"]
-fn built_for_loom() {
-    panic!("built without --cfg loom: an environment RUSTFLAGS replaces the flags of `cargo loom`");
-}
+parkline_loom_tests::guard!();
 
 #[cfg(loom)]
 mod models {
     use loom::thread;
     use parkline_core::RecvError;
-    use parkline_loom_tests::{self as tests, Size, model, queue, receiver, sender};
+    use parkline_loom_tests::{Size, leased, model, queue, receiver, receives, sender};
 
     /// A receiver whose leases are all out waits for one.
     ///
@@ -25,10 +20,8 @@ mod models {
     fn a_lease_that_is_acknowledged_elsewhere_makes_one_free() {
         model(Size::Small, || {
             let queue = queue(2, 2);
-            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
-            sender.try_send(&[1]).unwrap();
+            let (mut sender, mut receiver, lease) = leased(&queue);
             sender.try_send(&[2]).unwrap();
-            let lease = receiver.try_lease().unwrap();
             let other = thread::spawn(move || lease.ack());
             let next = receiver.lease_blocking().unwrap();
             assert_eq!(next.read().unwrap(), [2]);
@@ -42,9 +35,7 @@ mod models {
     fn a_lease_that_is_dropped_elsewhere_makes_one_free() {
         model(Size::Small, || {
             let queue = queue(2, 2);
-            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
-            sender.try_send(&[1]).unwrap();
-            let lease = receiver.try_lease().unwrap();
+            let (_sender, mut receiver, lease) = leased(&queue);
             let other = thread::spawn(move || drop(lease));
             let again = receiver.lease_blocking().unwrap();
             assert_eq!((again.attempts(), again.read().unwrap()), (2, vec![1]));
@@ -58,17 +49,10 @@ mod models {
     fn a_message_that_is_returned_wakes_another_receiver() {
         model(Size::Small, || {
             let queue = queue(1, 3);
-            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
-            let mut waiter = tests::receiver(&queue);
-            sender.try_send(&[1]).unwrap();
-            let lease = receiver.try_lease().unwrap();
-            let other = thread::spawn(move || {
-                let received = waiter.recv_blocking();
-                (waiter, received)
-            });
+            let (_sender, _receiver, lease) = leased(&queue);
+            let receives = receives(receiver(&queue), 1);
             drop(lease);
-            let (_waiter, received) = other.join().unwrap();
-            assert_eq!(received.unwrap(), [1]);
+            assert_eq!(receives.join().unwrap().1, [Ok(vec![1])]);
         });
     }
 
@@ -80,20 +64,14 @@ mod models {
     fn a_join_waits_for_what_was_returned() {
         model(Size::Large, || {
             let queue = queue(1, 3);
-            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
-            let mut second = tests::receiver(&queue);
-            sender.try_send(&[1]).unwrap();
-            let lease = receiver.try_lease().unwrap();
+            let (_sender, _receiver, lease) = leased(&queue);
+            let second = receiver(&queue);
             let first = thread::spawn(move || drop(lease));
-            let other = thread::spawn(move || {
-                let received = second.recv_blocking();
-                (second, received)
-            });
+            let receives = receives(second, 1);
             queue.join_blocking().unwrap();
             assert!(queue.is_empty(), "it was received again");
             first.join().unwrap();
-            let (_second, received) = other.join().unwrap();
-            assert_eq!(received.unwrap(), [1]);
+            assert_eq!(receives.join().unwrap().1, [Ok(vec![1])]);
         });
     }
 
@@ -102,16 +80,12 @@ mod models {
     fn a_join_waits_for_a_receive() {
         model(Size::Small, || {
             let queue = queue(1, 2);
-            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
+            let (mut sender, receiver) = (sender(&queue), receiver(&queue));
             sender.try_send(&[1]).unwrap();
-            let other = thread::spawn(move || {
-                let received = receiver.recv_blocking();
-                (receiver, received)
-            });
+            let receives = receives(receiver, 1);
             queue.join_blocking().unwrap();
             assert!(queue.is_empty());
-            let (_receiver, received) = other.join().unwrap();
-            assert_eq!(received.unwrap(), [1]);
+            assert_eq!(receives.join().unwrap().1, [Ok(vec![1])]);
         });
     }
 
@@ -123,9 +97,7 @@ mod models {
     fn what_is_owed_comes_when_there_is_room() {
         model(Size::Small, || {
             let queue = queue(1, 2);
-            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
-            sender.try_send(&[1]).unwrap();
-            let lease = receiver.try_lease().unwrap();
+            let (mut sender, mut receiver, lease) = leased(&queue);
             sender.try_send(&[2]).unwrap();
             let other = thread::spawn(move || drop(lease));
             let mut received = [(); 2].map(|()| receiver.recv_blocking().unwrap());
@@ -140,19 +112,15 @@ mod models {
     fn what_is_owed_goes_before_a_sender_that_waits() {
         model(Size::Large, || {
             let queue = queue(1, 3);
-            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
-            let mut other_receiver = tests::receiver(&queue);
-            sender.try_send(&[1]).unwrap();
-            let lease = receiver.try_lease().unwrap();
+            let (mut sender, _receiver, lease) = leased(&queue);
+            let other = receiver(&queue);
             sender.try_send(&[2]).unwrap();
             drop(lease);
             assert_eq!(queue.stats().owed, 1);
-            let other = thread::spawn(move || {
-                let received = [(); 3].map(|()| other_receiver.recv_blocking().unwrap());
-                (other_receiver, received)
-            });
+            let receives = receives(other, 3);
             sender.send_blocking(&[3]).unwrap();
-            let (_other_receiver, mut received) = other.join().unwrap();
+            let (_other, received) = receives.join().unwrap();
+            let mut received: Vec<_> = received.into_iter().map(Result::unwrap).collect();
             received.sort_unstable();
             assert_eq!(received, [[1], [2], [3]]);
         });
@@ -163,18 +131,11 @@ mod models {
     fn a_closed_queue_ends_when_the_last_lease_is_acknowledged() {
         model(Size::Large, || {
             let queue = queue(1, 3);
-            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
-            let mut waiter = tests::receiver(&queue);
-            sender.try_send(&[1]).unwrap();
-            let lease = receiver.try_lease().unwrap();
-            let other = thread::spawn(move || {
-                let received = waiter.recv_blocking();
-                (waiter, received)
-            });
+            let (_sender, _receiver, lease) = leased(&queue);
+            let receives = receives(receiver(&queue), 1);
             queue.close().unwrap();
             lease.ack();
-            let (_waiter, received) = other.join().unwrap();
-            assert_eq!(received, Err(RecvError::Closed));
+            assert_eq!(receives.join().unwrap().1, [Err(RecvError::Closed)]);
         });
     }
 
@@ -184,19 +145,12 @@ mod models {
     fn a_closed_queue_does_not_end_before_a_message_that_is_returned() {
         model(Size::Large, || {
             let queue = queue(1, 3);
-            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
-            let mut waiter = tests::receiver(&queue);
-            sender.try_send(&[1]).unwrap();
-            let lease = receiver.try_lease().unwrap();
+            let (_sender, _receiver, lease) = leased(&queue);
+            let waiter = receiver(&queue);
             queue.close().unwrap();
-            let other = thread::spawn(move || {
-                let received = waiter.recv_blocking();
-                let end = waiter.recv_blocking();
-                (waiter, received, end)
-            });
+            let receives = receives(waiter, 2);
             drop(lease);
-            let (_waiter, received, end) = other.join().unwrap();
-            assert_eq!((received.unwrap(), end), (vec![1], Err(RecvError::Closed)));
+            assert_eq!(receives.join().unwrap().1, [Ok(vec![1]), Err(RecvError::Closed)]);
         });
     }
 
@@ -209,18 +163,14 @@ mod models {
     fn what_a_handle_owes_when_it_goes_is_received() {
         model(Size::Large, || {
             let queue = queue(1, 3);
-            let (mut sender, mut receiver) = (sender(&queue), receiver(&queue));
-            let mut waiter = tests::receiver(&queue);
-            sender.try_send(&[1]).unwrap();
-            let lease = receiver.try_lease().unwrap();
+            let (mut sender, leaves, lease) = leased(&queue);
+            let waiter = receiver(&queue);
             sender.try_send(&[2]).unwrap();
             drop(lease);
-            let other = thread::spawn(move || {
-                let received = [(); 2].map(|()| waiter.recv_blocking().unwrap());
-                (waiter, received)
-            });
-            drop(receiver);
-            let (_waiter, mut received) = other.join().unwrap();
+            let receives = receives(waiter, 2);
+            drop(leaves);
+            let (_waiter, received) = receives.join().unwrap();
+            let mut received: Vec<_> = received.into_iter().map(Result::unwrap).collect();
             received.sort_unstable();
             assert_eq!(received, [[1], [2]]);
         });
@@ -232,15 +182,10 @@ mod models {
     fn a_handle_that_arrives_sends_to_a_receiver_that_waits() {
         model(Size::Small, || {
             let queue = queue(1, 2);
-            let mut receiver = receiver(&queue);
-            let other = thread::spawn(move || {
-                let received = receiver.recv_blocking();
-                (receiver, received)
-            });
+            let receives = receives(receiver(&queue), 1);
             let mut sender = sender(&queue);
             sender.try_send(&[1]).unwrap();
-            let (_receiver, received) = other.join().unwrap();
-            assert_eq!(received.unwrap(), [1]);
+            assert_eq!(receives.join().unwrap().1, [Ok(vec![1])]);
         });
     }
 }

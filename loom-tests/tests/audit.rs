@@ -3,12 +3,7 @@
 //! more handles and more deaths, as a model.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
-#[cfg(not(loom))]
-#[test]
-#[ignore = "run with `cargo loom`"]
-fn built_for_loom() {
-    panic!("built without --cfg loom: an environment RUSTFLAGS replaces the flags of `cargo loom`");
-}
+parkline_loom_tests::guard!();
 
 #[cfg(loom)]
 mod models {

@@ -1,12 +1,7 @@
 //! An event's flag: who waits for it is woken by the set, and by one that was cleared at once.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
-#[cfg(not(loom))]
-#[test]
-#[ignore = "run with `cargo loom`"]
-fn built_for_loom() {
-    panic!("built without --cfg loom: an environment RUSTFLAGS replaces the flags of `cargo loom`");
-}
+parkline_loom_tests::guard!();
 
 #[cfg(loom)]
 mod models {

@@ -1,27 +1,13 @@
 //! Threads that park at the gates of a queue, through the calls that ship: no wake is lost.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
-#[cfg(not(loom))]
-#[test]
-#[ignore = "run with `cargo loom`"]
-fn built_for_loom() {
-    panic!("built without --cfg loom: an environment RUSTFLAGS replaces the flags of `cargo loom`");
-}
+parkline_loom_tests::guard!();
 
 #[cfg(loom)]
 mod models {
     use loom::thread;
-    use parkline_core::{Queue, Receiver, RecvError, SendError};
-    use parkline_loom_tests::{Size, model, queue, receiver, sender};
-
-    /// A thread that receives `count` messages, fewer of a queue that is closed.
-    fn receives(queue: &Queue, count: usize) -> thread::JoinHandle<(Receiver, Vec<Vec<u8>>)> {
-        let mut receiver = receiver(queue);
-        thread::spawn(move || {
-            let received = (0..count).map_while(|_| receiver.recv_blocking().ok()).collect();
-            (receiver, received)
-        })
-    }
+    use parkline_core::{RecvError, SendError};
+    use parkline_loom_tests::{Size, model, queue, receiver, receives, sender};
 
     /// Fails if the waiter does not look again after it announced (seen failing), if the fence of
     /// `announce` is missing (seen failing), or if `notify` loads without
@@ -34,9 +20,9 @@ mod models {
     fn a_receiver_that_parks_is_woken_by_the_send_it_missed() {
         model(Size::Small, || {
             let queue = queue(1, 2);
-            let receives = receives(&queue, 1);
+            let receives = receives(receiver(&queue), 1);
             sender(&queue).send_blocking(&[7]).unwrap();
-            assert_eq!(receives.join().unwrap().1, [[7]]);
+            assert_eq!(receives.join().unwrap().1, [Ok(vec![7])]);
         });
     }
 
@@ -45,11 +31,11 @@ mod models {
     fn a_sender_that_parks_while_full_is_woken_by_the_receive() {
         model(Size::Large, || {
             let queue = queue(1, 2);
-            let receives = receives(&queue, 2);
+            let receives = receives(receiver(&queue), 2);
             let mut sender = sender(&queue);
             sender.send_blocking(&[1]).unwrap();
             sender.send_blocking(&[2]).unwrap();
-            assert_eq!(receives.join().unwrap().1, [[1], [2]]);
+            assert_eq!(receives.join().unwrap().1, [Ok(vec![1]), Ok(vec![2])]);
         });
     }
 
@@ -59,12 +45,13 @@ mod models {
     fn two_receivers_park_and_both_are_served() {
         model(Size::Large, || {
             let queue = queue(2, 3);
-            let both = [(); 2].map(|()| receives(&queue, 1));
+            let both = [(); 2].map(|()| receives(receiver(&queue), 1));
             let mut sender = sender(&queue);
             sender.send_blocking(&[1]).unwrap();
             sender.send_blocking(&[2]).unwrap();
             let both = both.map(|it| it.join().unwrap());
-            let mut got: Vec<_> = both.into_iter().flat_map(|(_receiver, got)| got).collect();
+            let got = both.into_iter().flat_map(|(_receiver, got)| got);
+            let mut got: Vec<_> = got.map(Result::unwrap).collect();
             got.sort_unstable();
             assert_eq!(got, [[1], [2]]);
         });
@@ -76,13 +63,9 @@ mod models {
     fn close_wakes_a_parked_receiver() {
         model(Size::Small, || {
             let queue = queue(1, 1);
-            let mut receiver = receiver(&queue);
-            let other = thread::spawn(move || {
-                let received = receiver.recv_blocking();
-                (receiver, received)
-            });
+            let receives = receives(receiver(&queue), 1);
             queue.close().unwrap();
-            assert_eq!(other.join().unwrap().1, Err(RecvError::Closed));
+            assert_eq!(receives.join().unwrap().1, [Err(RecvError::Closed)]);
         });
     }
 
