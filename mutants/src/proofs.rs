@@ -174,7 +174,7 @@ impl Tree {
         }
         let begin = Instant::now();
         // Others may hang when one has failed.
-        let is_over = |output: &str| failed_test(output).is_some();
+        let is_over = || Ok(failed_test(&said(&log)?).is_some());
         let (ended, output) = run_until(&mut cargo(&tests), &log, limit, is_over)?;
         Ok(match (ended, failed_test(&output)) {
             (_, Some(test)) => Tested::Failed { test },
@@ -244,27 +244,26 @@ fn failed_test(output: &str) -> Option<String> {
 
 /// Runs `command` for at most `limit`: how it ended, if it did, and what it said.
 fn run(command: &mut Command, log: &Path, limit: Duration) -> Result<(Option<ExitStatus>, String)> {
-    run_until(command, log, limit, |_| false)
+    run_until(command, log, limit, || Ok(false))
 }
 
-/// The same, ended as well when `is_over` says so of what it said.
+/// The same, ended as well when `is_over` says so.
 fn run_until(
     command: &mut Command,
     log: &Path,
     limit: Duration,
-    is_over: impl Fn(&str) -> bool,
+    is_over: impl Fn() -> Result<bool>,
 ) -> Result<(Option<ExitStatus>, String)> {
     let file = fs::File::create(log)?;
     let same = file.try_clone()?;
     command.stdin(Stdio::null()).stdout(file).stderr(same).process_group(0);
     let mut child = command.spawn()?;
     let begin = Instant::now();
-    let said = || Ok::<_, anyhow::Error>(String::from_utf8_lossy(&fs::read(log)?).into_owned());
     let ended = loop {
         if let Some(status) = child.try_wait()? {
             break Some(status);
         }
-        if begin.elapsed() > limit || is_over(&said()?) {
+        if begin.elapsed() > limit || is_over()? {
             // With whatever it started.
             let group = format!("-{}", child.id());
             Command::new("kill").args(["-KILL", "--", &group]).status()?;
@@ -273,7 +272,12 @@ fn run_until(
         }
         thread::sleep(Duration::from_millis(20));
     };
-    Ok((ended, said()?))
+    Ok((ended, said(log)?))
+}
+
+/// What a command said so far, whose output goes to `log`.
+fn said(log: &Path) -> Result<String> {
+    Ok(String::from_utf8_lossy(&fs::read(log)?).into_owned())
 }
 
 /// The proofs, and what is known of them.
@@ -299,6 +303,17 @@ struct Clean {
     passed: BTreeSet<Proof>,
     /// By package, how long its tests took.
     took: BTreeMap<String, Duration>,
+}
+
+impl Clean {
+    /// Builds test files of the models, unless they are built.
+    fn build(&mut self, files: &[String]) -> Result<()> {
+        if !files.iter().all(|file| self.binaries.contains_key(file)) {
+            let built = self.tree.build(files)?;
+            self.binaries.extend(files.iter().cloned().zip(built));
+        }
+        Ok(())
+    }
 }
 
 impl Proofs {
@@ -370,10 +385,7 @@ impl Proofs {
         if clean.passed.contains(&proof) {
             return Ok(());
         }
-        if !clean.binaries.contains_key(file) {
-            let built = clean.tree.build(files)?;
-            clean.binaries.extend(files.iter().cloned().zip(built));
-        }
+        clean.build(files)?;
         let binary = clean.binaries.get(file).context("it was built")?;
         let passed = clean.tree.run(binary, test, MODEL)?;
         ensure!(passed == Some(true), "{file} {test} does not pass without a mutant");
@@ -385,10 +397,7 @@ impl Proofs {
     pub(crate) fn are_built_with(&self, file: &str) -> Result<bool> {
         let files = self.stages.first().context("there are models")?;
         let mut clean = lock(&self.clean);
-        if !files.iter().all(|it| clean.binaries.contains_key(it)) {
-            let built = clean.tree.build(files)?;
-            clean.binaries.extend(files.iter().cloned().zip(built));
-        }
+        clean.build(files)?;
         clean.tree.builds_models_with(file)
     }
 
