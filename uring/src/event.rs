@@ -9,6 +9,11 @@ use parkline_core::{Event, Fault, WaitTimeoutError};
 use crate::wait::wait;
 use crate::waiting::Waits;
 
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for parkline_core::Event {}
+}
+
 /// Waiting in a task until an [`Event`] is set.
 ///
 /// ```
@@ -24,7 +29,7 @@ use crate::waiting::Waits;
 /// })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub trait AsyncEvent: Borrow<Event> {
+pub trait AsyncEvent: sealed::Sealed + Borrow<Event> {
     /// Waits until the event is set: returns at the first poll if it is, and also if it was set and
     /// cleared again since this was called.
     ///

@@ -9,6 +9,11 @@ use parkline_core::{Fault, Permit, Semaphore, WaitTimeoutError};
 use crate::wait::wait;
 use crate::waiting::Waits;
 
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for parkline_core::Semaphore {}
+}
+
 /// Acquiring in a task a permit of a [`Semaphore`].
 ///
 /// ```
@@ -25,7 +30,7 @@ use crate::waiting::Waits;
 /// })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub trait AsyncSemaphore: Borrow<Semaphore> {
+pub trait AsyncSemaphore: sealed::Sealed + Borrow<Semaphore> {
     /// Acquires a permit, waiting while none is free.
     ///
     /// # Errors
