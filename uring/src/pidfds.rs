@@ -285,4 +285,44 @@ mod tests {
             assert_eq!(rate.take(now), Ok(()));
         }
     }
+
+    /// Fails if nothing is given up, or only by one queue, and if a process that the other queue names,
+    /// too, or one that is kept is chosen (each seen failing).
+    #[test]
+    fn a_queue_gives_up_a_process_that_it_alone_names() {
+        // The order of a map differs each time.
+        for _ in 0..32 {
+            let guard = ForkGuard::new().unwrap();
+            let (peers, queues) = (HashMap::new(), HashMap::new());
+            let mut registry = Registry { guard, peers, queues, is_refused: false };
+            let peer = |pid| Arc::new(Peer::open(pid, rustix::process::getpid()).unwrap());
+            let (of_both, kept, alone) = (peer(10), peer(11), peer(12));
+            for peer in [&of_both, &kept, &alone] {
+                registry.peers.insert(peer.pid, Arc::downgrade(peer));
+            }
+            let alive =
+                |peers: &[&Arc<Peer>]| peers.iter().map(|it| (it.pid, Arc::clone(it))).collect();
+            let names =
+                |peers: &[&Arc<Peer>]| QueuePeers { alive: alive(peers), ..QueuePeers::default() };
+            registry.queues.insert(1, names(&[&of_both, &kept, &alone]));
+            registry.queues.insert(2, names(&[&of_both]));
+            let kept = alive(&[&kept]);
+            drop((of_both, alone));
+            let known = |registry: &Registry| {
+                let sorted = |pids: Vec<&u32>| {
+                    let mut pids: Vec<u32> = pids.into_iter().copied().collect();
+                    pids.sort_unstable();
+                    pids
+                };
+                let of = |queue| sorted(registry.queues[&queue].alive.keys().collect());
+                (of(1), of(2), sorted(registry.peers.keys().collect()))
+            };
+            registry.take_from(1, &kept);
+            assert_eq!(known(&registry), (vec![10, 11], vec![10], vec![10, 11]));
+            registry.take_from(1, &kept);
+            assert_eq!(known(&registry), (vec![11], vec![], vec![11]));
+            registry.take_from(1, &kept);
+            assert_eq!(known(&registry), (vec![11], vec![], vec![11]));
+        }
+    }
 }
