@@ -29,12 +29,36 @@ impl Queue {
     /// # Errors
     /// [`OpenError`] tells what is wrong with the descriptor. [`OpenError::Schema`] when the
     /// queue's creator named a schema: use [`open_options`](Self::open_options).
+    ///
+    /// ```
+    /// use parkline_core::{OpenError, Queue};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let same = Queue::open(queue.try_clone_fd()?)?;
+    /// assert_eq!(same.id(), queue.id());
+    /// let no_queue = Queue::open(std::fs::File::open("/dev/null")?);
+    /// assert!(matches!(no_queue, Err(OpenError::NotMemfd { .. })));
+    /// let numbers = Queue::builder().create_typed::<u64>()?;
+    /// let as_bytes = Queue::open(numbers.try_clone_fd()?);
+    /// assert!(matches!(as_bytes, Err(OpenError::WrongType { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
         Self::open_typed(fd)
     }
 
     /// Begins to open a queue that must have a given schema:
     /// `Queue::open_options().schema("orders", 3).open(fd)`.
+    ///
+    /// ```
+    /// use parkline_core::{OpenError, Queue};
+    ///
+    /// let queue = Queue::builder().schema("orders", 3).create()?;
+    /// assert!(Queue::open_options().schema("orders", 3).open(queue.try_clone_fd()?).is_ok());
+    /// let unnamed = Queue::open_options().open(queue.try_clone_fd()?);
+    /// assert!(matches!(unnamed, Err(OpenError::Schema { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open_options() -> OpenOptions {
         OpenOptions::default()
     }
@@ -50,6 +74,18 @@ impl<M: Message + ?Sized> Queue<M> {
     ///
     /// # Errors
     /// As [`Queue::open`], and [`OpenError::WrongType`] when the queue carries another type.
+    ///
+    /// ```
+    /// use parkline_core::{OpenError, Queue};
+    ///
+    /// let queue = Queue::builder().create_typed::<u64>()?;
+    /// let same = Queue::<u64>::open_typed(queue.try_clone_fd()?)?;
+    /// queue.sender()?.try_send(&42)?;
+    /// assert_eq!(same.receiver()?.try_recv()?, 42);
+    /// let of_signed = Queue::<i64>::open_typed(queue.try_clone_fd()?);
+    /// assert!(matches!(of_signed, Err(OpenError::WrongType { .. })), "same size, another name");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open_typed(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
         OpenOptions::default().open_typed(fd)
     }
@@ -99,6 +135,16 @@ impl OpenOptions {
     ///
     /// # Errors
     /// As [`Queue::open`]; [`OpenError::Schema`] when the queue's schema is not the one asked for.
+    ///
+    /// ```
+    /// use parkline_core::{OpenError, Queue};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// assert!(Queue::open_options().open(queue.try_clone_fd()?).is_ok());
+    /// let named = Queue::open_options().schema("orders", 1).open(queue.try_clone_fd()?);
+    /// assert!(matches!(named, Err(OpenError::Schema { .. })), "the creator named none");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(self, fd: impl Into<OwnedFd>) -> Result<Queue, OpenError> {
         self.open_typed(fd)
     }
@@ -108,6 +154,17 @@ impl OpenOptions {
     /// # Errors
     /// As [`Queue::open_typed`]; [`OpenError::Schema`] when the queue's schema is not the one asked
     /// for.
+    ///
+    /// ```
+    /// use parkline_core::{OpenError, Queue};
+    ///
+    /// let queue = Queue::builder().schema("prices", 1).create_typed::<u64>()?;
+    /// let prices = Queue::open_options().schema("prices", 1);
+    /// assert!(prices.open_typed::<u64>(queue.try_clone_fd()?).is_ok());
+    /// let of_floats = prices.open_typed::<f64>(queue.try_clone_fd()?);
+    /// assert!(matches!(of_floats, Err(OpenError::WrongType { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open_typed<M: Message + ?Sized>(
         self,
         fd: impl Into<OwnedFd>,
