@@ -34,10 +34,13 @@ use crate::ring::stats::Stats;
 ///
 /// let queue = Queue::builder().capacity(1000).max_message(256).create()?;
 /// assert_eq!(queue.capacity(), 1024, "a power of two");
+/// assert_eq!((queue.max_message(), queue.handles(), queue.leases()), (256, 64, 4));
+/// assert_eq!(queue.schema(), None);
 /// let same = Queue::open(queue.try_clone_fd()?)?;
 /// queue.sender()?.try_send(b"hello")?;
 /// assert_eq!(same.len(), 1);
 /// assert_eq!(same.receiver()?.try_recv()?, b"hello");
+/// assert!(queue.is_empty());
 /// assert!(Queue::open(std::fs::File::open("/dev/null")?).is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -63,6 +66,16 @@ impl Queue {
     ///
     /// With larger messages the defaults are fewer handles and leases: as many as keep the queue
     /// below 64 MiB, see [`Builder::memory`]. Numbers that you set are kept.
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    ///
+    /// let queue = Queue::builder().capacity(16).create()?;
+    /// assert_eq!((queue.capacity(), queue.max_message()), (16, 1024));
+    /// let refused = Queue::builder().handles(0).create();
+    /// assert!(matches!(refused, Err(CreateError::Zero { what: "handles" })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn builder() -> Builder {
         let wishes = Wishes {
             capacity: 1024,
@@ -88,6 +101,19 @@ impl<M: Message + ?Sized> Queue<M> {
     /// # Safety
     /// No process may write to a block that it does not own by the protocol: a view is a plain
     /// reference, and a write under it is undefined behaviour in this process.
+    ///
+    /// ```
+    /// use parkline_core::Queue;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let untrusting = Queue::open(queue.try_clone_fd()?)?;
+    /// // SAFETY: no other process has this queue, and none gets it.
+    /// let queue = unsafe { queue.trust_peers() };
+    /// queue.sender()?.try_send(b"in place")?;
+    /// assert_eq!(queue.receiver()?.try_lease()?.as_slice(), Some(&b"in place"[..]));
+    /// assert_eq!(untrusting.receiver()?.try_lease()?.as_slice(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[expect(unsafe_code, reason = "the one statement of trust behind all in-place views")]
     pub unsafe fn trust_peers(mut self) -> Self {
         self.trusted = true;
@@ -101,6 +127,18 @@ impl<M: Message + ?Sized> Queue<M> {
     /// messages of a dead handle for which the ring has no room: a receiver can take such a record.
     /// While another handle recovers or frees a record, this waits for it, 100 ms at most. Other
     /// errors name what the kernel refused.
+    ///
+    /// ```
+    /// use parkline_core::{AttachError, Queue};
+    ///
+    /// let queue = Queue::builder().handles(1).create()?;
+    /// let mut sender = queue.sender()?;
+    /// sender.try_send(b"hello")?;
+    /// assert!(matches!(queue.sender(), Err(AttachError::NoFreeHandle { handles: 1 })));
+    /// drop(sender);
+    /// assert!(queue.sender().is_ok(), "the record is free again");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn sender(&self) -> Result<Sender<M>, AttachError> {
         Sender::new(self.attach(Heir::No)?).map_err(attach_fault)
     }
@@ -114,6 +152,18 @@ impl<M: Message + ?Sized> Queue<M> {
     /// [`AttachError::NoFreeHandle`] when all records are taken. While another handle recovers or
     /// frees a record, this waits for it, 100 ms at most. Other errors name what the kernel
     /// refused.
+    ///
+    /// ```
+    /// use parkline_core::{AttachError, Queue};
+    ///
+    /// let queue = Queue::builder().handles(2).create()?;
+    /// queue.sender()?.try_send(b"hello")?;
+    /// let mut receivers = (queue.receiver()?, queue.receiver()?);
+    /// assert!(matches!(queue.receiver(), Err(AttachError::NoFreeHandle { handles: 2 })));
+    /// assert_eq!(receivers.1.try_recv()?, b"hello");
+    /// assert!(receivers.0.try_recv().is_err(), "each message goes to one receiver");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn receiver(&self) -> Result<Receiver<M>, AttachError> {
         Receiver::new(self.attach(Heir::Yes)?).map_err(attach_fault)
     }
@@ -300,7 +350,7 @@ impl<M: Message + ?Sized> Queue<M> {
     /// ```
     /// let queue = parkline_core::Queue::builder().create()?;
     /// let alive = queue.sender()?;
-    /// assert_eq!(queue.recover()?.handles, 0, "nobody died");
+    /// assert_eq!(queue.recover()?.handles, 0, "no process died");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     #[cfg(not(loom))]
@@ -367,6 +417,18 @@ impl<M: Message + ?Sized> Queue<M> {
     ///
     /// # Errors
     /// [`Timeout`](JoinTimeoutError::Timeout) when a message is not acknowledged by then.
+    ///
+    /// ```
+    /// use parkline_core::{JoinTimeoutError, Queue};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let soon = Duration::from_millis(1);
+    /// assert_eq!(queue.join_blocking_timeout(soon), Ok(()));
+    /// queue.sender()?.try_send(b"not received")?;
+    /// assert_eq!(queue.join_blocking_timeout(soon), Err(JoinTimeoutError::Timeout));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn join_blocking_timeout(&self, timeout: Duration) -> Result<(), JoinTimeoutError> {
         let joined = self.join_until(Instant::now().checked_add(timeout));
         Ok(joined.ok_or(JoinTimeoutError::Timeout)??)
@@ -376,6 +438,18 @@ impl<M: Message + ?Sized> Queue<M> {
     ///
     /// # Errors
     /// [`Timeout`](JoinTimeoutError::Timeout) when a message is not acknowledged by then.
+    ///
+    /// ```
+    /// use parkline_core::{JoinTimeoutError, Queue};
+    /// use std::time::Instant;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// assert_eq!(queue.join_blocking_deadline(Instant::now()), Ok(()), "there is no message");
+    /// queue.sender()?.try_send(b"not received")?;
+    /// let refused = queue.join_blocking_deadline(Instant::now());
+    /// assert_eq!(refused, Err(JoinTimeoutError::Timeout));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn join_blocking_deadline(&self, deadline: Instant) -> Result<(), JoinTimeoutError> {
         Ok(self.join_until(Some(deadline)).ok_or(JoinTimeoutError::Timeout)??)
     }
@@ -395,6 +469,16 @@ impl<M: Message + ?Sized> Queue<M> {
     ///
     /// # Errors
     /// When the process has no descriptor left, or has closed the queue's own.
+    ///
+    /// ```
+    /// use parkline_core::Queue;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let fd = queue.try_clone_fd()?; // to another process, or as here to a thread
+    /// let peer = std::thread::spawn(move || Queue::open(fd).map(|same| same.id()));
+    /// assert_eq!(peer.join().unwrap()?, queue.id());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[cfg(not(loom))]
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.segment.try_clone_fd()
@@ -465,6 +549,15 @@ impl<M: Message + ?Sized> core::fmt::Debug for Queue<M> {
 
 impl Builder {
     /// How many messages the queue can hold: 1 to 524,288, rounded up to a power of two.
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    ///
+    /// assert_eq!(Queue::builder().capacity(100).create()?.capacity(), 128);
+    /// let refused = Queue::builder().capacity(524_289).create();
+    /// assert!(matches!(refused, Err(CreateError::TooLarge { max: 524_288, .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn capacity(mut self, messages: usize) -> Self {
         self.wishes.capacity = messages;
         self
@@ -473,6 +566,18 @@ impl Builder {
     /// The longest message in bytes: 0 to 1 GiB. Every slot takes the memory of the longest
     /// message, and every handle that of one message and of each of its leases: see
     /// [`memory`](Self::memory).
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Fault, Queue, TrySendError};
+    ///
+    /// let mut sender = Queue::builder().max_message(4).create()?.sender()?;
+    /// sender.try_send(b"four")?;
+    /// let too_large = Fault::MessageTooLarge { len: 8, max: 4 };
+    /// assert_eq!(sender.try_send(b"too long"), Err(TrySendError::Fault((), too_large)));
+    /// let refused = Queue::builder().max_message((1 << 30) + 1).create();
+    /// assert!(matches!(refused, Err(CreateError::TooLarge { what: "max_message", .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.wishes.max_message = bytes;
         self
@@ -481,6 +586,17 @@ impl Builder {
     /// How many senders and receivers there can be at a time, in all processes together: 1 to
     /// 16,384. The default is 64; fewer, but at least 2, if the queue would take 64 MiB or more
     /// even with one lease per handle.
+    ///
+    /// ```
+    /// use parkline_core::{AttachError, CreateError, Queue};
+    ///
+    /// let queue = Queue::builder().handles(2).create()?;
+    /// let (sender, receiver) = (queue.sender()?, queue.receiver()?);
+    /// assert!(matches!(queue.sender(), Err(AttachError::NoFreeHandle { handles: 2 })));
+    /// let refused = Queue::builder().handles(16_385).create();
+    /// assert!(matches!(refused, Err(CreateError::TooLarge { what: "handles", .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn handles(mut self, handles: usize) -> Self {
         self.wishes.handles = Share::Asked(handles);
         self
@@ -489,6 +605,20 @@ impl Builder {
     /// How many messages each receiver can lease at a time: 0 for no leases. A message that the
     /// receiver owes, because it came back while the queue was full, occupies one. The default is
     /// 4; fewer, but at least 1, if the queue would take 64 MiB or more.
+    ///
+    /// ```
+    /// use parkline_core::{Fault, Queue, TryRecvError};
+    ///
+    /// let queue = Queue::builder().leases(1).create()?;
+    /// queue.sender()?.try_send_many([&b"first"[..], b"second"])?;
+    /// let mut receiver = queue.receiver()?;
+    /// let first = receiver.try_lease()?;
+    /// let refused = receiver.try_lease().unwrap_err();
+    /// assert_eq!(refused, TryRecvError::Fault(Fault::LeasesOut { max: 1 }));
+    /// first.ack();
+    /// assert!(receiver.try_lease().is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn leases(mut self, leases: usize) -> Self {
         self.wishes.leases = Share::Asked(leases);
         self
@@ -503,6 +633,15 @@ impl Builder {
 
     /// How often a waiting thread or task attempts again without a wake, 1 ms to 1 h, 100 ms by
     /// default: the longest delay of a wake that was lost with a killed process.
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    /// use std::time::Duration;
+    ///
+    /// assert!(Queue::builder().watchdog(Duration::from_millis(10)).create().is_ok());
+    /// let refused = Queue::builder().watchdog(Duration::from_micros(999)).create();
+    /// assert!(matches!(refused, Err(CreateError::Watchdog { .. })));
+    /// ```
     pub fn watchdog(mut self, period: Duration) -> Self {
         self.wishes.watchdog = period;
         self
@@ -513,6 +652,21 @@ impl Builder {
     /// [`Receiver::forward_dead_letters`], [`Receiver::discard_dead_letters`]) then puts the
     /// message there. A receiver without such a place receives it again, and its attempts go on
     /// counting.
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    ///
+    /// let queue = Queue::builder().max_attempts(2).create()?;
+    /// queue.sender()?.try_send(b"poison")?;
+    /// let mut receiver = queue.receiver()?;
+    /// receiver.discard_dead_letters();
+    /// receiver.try_lease()?.nack();
+    /// receiver.try_lease()?.nack();
+    /// assert!(receiver.try_lease().is_err(), "no third time");
+    /// let refused = Queue::builder().max_attempts(0).create();
+    /// assert!(matches!(refused, Err(CreateError::Zero { what: "max_attempts" })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_attempts(mut self, attempts: u16) -> Self {
         self.wishes.max_attempts = attempts;
         self
@@ -565,6 +719,17 @@ impl Builder {
     ///
     /// Each block of an unused handle takes one page only, so the defaults of `handles` and
     /// `leases` are 64 and 4 at any size of messages.
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    ///
+    /// let files = Queue::builder().capacity(16_384).max_message(1 << 30); // 16 TiB
+    /// assert!(matches!(files.create(), Err(CreateError::Memory(_))));
+    /// let queue = files.lazy_memory().create()?;
+    /// queue.sender()?.try_send(b"a short one")?;
+    /// assert_eq!((queue.handles(), queue.leases()), (64, 4));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn lazy_memory(mut self) -> Self {
         self.wishes.lazy = true;
         self
@@ -573,6 +738,16 @@ impl Builder {
     /// Makes the handles that this process creates of the new queue map all of its memory at once:
     /// see [`Queue::prefault`]. The memory is allocated now, even with
     /// [`lazy_memory`](Self::lazy_memory).
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    ///
+    /// let queue = Queue::builder().prefault().create()?;
+    /// queue.sender()?.try_send(b"no page fault")?;
+    /// let huge = Queue::builder().capacity(16_384).max_message(1 << 30).lazy_memory().prefault();
+    /// assert!(matches!(huge.create(), Err(CreateError::Memory(_))), "16 TiB");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn prefault(mut self) -> Self {
         self.prefault = true;
         self
@@ -580,6 +755,12 @@ impl Builder {
 
     /// Includes this process's mappings of the new queue in core dumps: see
     /// [`Queue::keep_in_core_dumps`].
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().keep_in_core_dumps().create()?;
+    /// queue.sender()?.try_send(b"in a core dump")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn keep_in_core_dumps(mut self) -> Self {
         self.in_core_dumps = true;
         self
@@ -615,6 +796,16 @@ impl Builder {
     ///
     /// # Errors
     /// As [`memory`](Self::memory).
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    ///
+    /// let builder = Queue::builder().capacity(16);
+    /// assert_eq!(builder.memory_typed::<u64>()?, builder.max_message(8).memory()?);
+    /// let refused = builder.handles(0).memory_typed::<u64>();
+    /// assert!(matches!(refused, Err(CreateError::Zero { what: "handles" })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn memory_typed<T: Message>(self) -> Result<u64, CreateError> {
         self.of_type::<T>().memory()
     }
@@ -651,6 +842,18 @@ impl Builder {
     ///
     /// # Errors
     /// As [`create`](Self::create).
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    ///
+    /// let queue = Queue::builder().capacity(4).create_typed::<[u32; 2]>()?;
+    /// queue.sender()?.try_send(&[1, 2])?;
+    /// assert_eq!(queue.receiver()?.try_recv()?, [1, 2]);
+    /// assert_eq!(queue.max_message(), 8);
+    /// let refused = Queue::builder().capacity(0).create_typed::<[u32; 2]>();
+    /// assert!(matches!(refused, Err(CreateError::Zero { what: "capacity" })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn create_typed<T: Message>(self) -> Result<Queue<T>, CreateError> {
         self.of_type::<T>().build()
     }
