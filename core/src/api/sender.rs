@@ -98,6 +98,21 @@ impl<M: Message + ?Sized> Sender<M> {
     ///
     /// # If a peer dies
     /// Nothing changes. If this process dies in the call, the message is sent or it is not.
+    ///
+    /// ```
+    /// use parkline_core::{Fault, Queue, TrySendError};
+    ///
+    /// let queue = Queue::builder().capacity(1).max_message(5).create()?;
+    /// let mut sender = queue.sender()?;
+    /// assert_eq!(sender.try_send(b"hello"), Ok(()));
+    /// assert_eq!(sender.try_send(b"again"), Err(TrySendError::Full(())));
+    /// let too_large = Fault::MessageTooLarge { len: 8, max: 5 };
+    /// assert_eq!(sender.try_send(b"too long"), Err(TrySendError::Fault((), too_large)));
+    /// queue.receiver()?.try_recv()?;
+    /// queue.close()?;
+    /// assert_eq!(sender.try_send(b"late"), Err(TrySendError::Closed(())));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn try_send(&mut self, message: &M) -> Result<(), TrySendError> {
         self.commit_one(message)?;
@@ -108,17 +123,53 @@ impl<M: Message + ?Sized> Sender<M> {
     /// Sends a message; the calling thread waits while the queue is full.
     ///
     /// # Errors
-    /// [`Closed`](SendError::Closed), and faults as [`try_send`](Self::try_send).
+    /// [`Closed`](SendError::Closed), also while it waits; faults as [`try_send`](Self::try_send).
+    ///
+    /// # Ordering
+    /// As [`try_send`](Self::try_send).
+    ///
+    /// # If a peer dies
+    /// As [`try_send`](Self::try_send). If the wake of this thread is lost with a killed process,
+    /// the thread attempts again within the watchdog's period.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, SendError};
+    /// use std::thread;
+    ///
+    /// let queue = Queue::builder().capacity(1).create()?;
+    /// let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+    /// let worker = thread::spawn(move || [receiver.recv_blocking(), receiver.recv_blocking()]);
+    /// sender.send_blocking(b"a")?;
+    /// sender.send_blocking(b"b")?; // waits while the first is in the queue
+    /// assert_eq!(worker.join().unwrap(), [Ok(b"a".to_vec()), Ok(b"b".to_vec())]);
+    /// queue.close()?;
+    /// assert_eq!(sender.send_blocking(b"too late"), Err(SendError::Closed(())));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send_blocking(&mut self, message: &M) -> Result<(), SendError> {
         let sent = self.wait_until(None, |sender| sender.try_send(message));
         sent.unwrap_or(Err(SendError::Closed(())))
     }
 
     /// As [`send_blocking`](Self::send_blocking), for at most `timeout`, which bounds the whole
-    /// call.
+    /// call. With zero it does not wait; a `timeout` beyond the clock's range, as `Duration::MAX`,
+    /// never passes.
     ///
     /// # Errors
     /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent.
+    /// Otherwise as [`send_blocking`](Self::send_blocking).
+    ///
+    /// ```
+    /// use parkline_core::{Queue, SendTimeoutError};
+    /// use std::time::Duration;
+    ///
+    /// let mut sender = Queue::builder().capacity(1).create()?.sender()?;
+    /// let soon = Duration::from_millis(1);
+    /// assert_eq!(sender.send_blocking_timeout(b"first", soon), Ok(()));
+    /// let refused = sender.send_blocking_timeout(b"second", soon);
+    /// assert_eq!(refused, Err(SendTimeoutError::Timeout(())));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send_blocking_timeout(
         &mut self,
         message: &M,
@@ -130,7 +181,22 @@ impl<M: Message + ?Sized> Sender<M> {
     /// As [`send_blocking`](Self::send_blocking), until `deadline` at most.
     ///
     /// # Errors
-    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent.
+    /// As [`send_blocking_timeout`](Self::send_blocking_timeout).
+    ///
+    /// ```
+    /// use parkline_core::{Queue, SendTimeoutError};
+    /// use std::time::Instant;
+    ///
+    /// let queue = Queue::builder().capacity(1).create()?;
+    /// let mut sender = queue.sender()?;
+    /// assert_eq!(sender.send_blocking_deadline(b"there is room", Instant::now()), Ok(()));
+    /// let refused = sender.send_blocking_deadline(b"full", Instant::now());
+    /// assert_eq!(refused, Err(SendTimeoutError::Timeout(())));
+    /// queue.close()?;
+    /// let refused = sender.send_blocking_deadline(b"too late", Instant::now());
+    /// assert_eq!(refused, Err(SendTimeoutError::Closed(())));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send_blocking_deadline(
         &mut self,
         message: &M,
@@ -151,6 +217,10 @@ impl<M: Message + ?Sized> Sender<M> {
     /// # Errors
     /// As [`try_send`](Self::try_send), if the first message is refused. If a later one is, the
     /// count tells which; the next call tells why.
+    ///
+    /// # If a peer dies
+    /// If this process dies in the call, the first messages are sent and the others are not. Then
+    /// no receiver is woken for them, and those that wait find them within the watchdog's period.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().capacity(2).create()?;
@@ -183,6 +253,21 @@ impl<M: Message + ?Sized> Sender<M> {
     ///
     /// # Errors
     /// As [`send_blocking`](Self::send_blocking), if the first message is refused.
+    ///
+    /// # If a peer dies
+    /// As [`try_send_many`](Self::try_send_many) and [`send_blocking`](Self::send_blocking).
+    ///
+    /// ```
+    /// use parkline_core::{Queue, SendError};
+    ///
+    /// let queue = Queue::builder().capacity(2).create_typed::<u32>()?;
+    /// let mut sender = queue.sender()?;
+    /// assert_eq!(sender.send_many_blocking(&[1, 2, 3]), Ok(2), "the queue is full");
+    /// queue.close()?;
+    /// assert_eq!(sender.send_many_blocking(&[3]), Err(SendError::Closed(())));
+    /// assert_eq!(sender.send_many_blocking(&[]), Ok(0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn send_many_blocking<'m, I>(&mut self, messages: I) -> Result<usize, SendError>
     where
         M: 'm,
@@ -302,6 +387,9 @@ impl Sender<[u8]> {
     /// # Errors
     /// As [`try_send`](Self::try_send).
     ///
+    /// # If a peer dies
+    /// Nothing changes. If this process dies before the commit, nothing is sent.
+    ///
     /// ```
     /// use std::io::Write;
     ///
@@ -331,7 +419,21 @@ impl Sender<[u8]> {
     /// for room.
     ///
     /// # Errors
-    /// [`Fault::MessageTooLarge`], [`Fault::Forked`].
+    /// [`Fault::MessageTooLarge`], [`Fault::Forked`], [`Fault::Corrupt`].
+    ///
+    /// ```
+    /// use parkline_core::{Fault, Queue, TrySendError};
+    ///
+    /// let queue = Queue::builder().capacity(1).max_message(5).create()?;
+    /// let mut sender = queue.sender()?;
+    /// sender.try_send(b"first")?;
+    /// let mut message = sender.reserve_now(5)?;
+    /// message.write_at(0, b"later");
+    /// assert!(matches!(message.try_commit(), Err(TrySendError::Full(_))));
+    /// let refused = sender.reserve_now(6).unwrap_err();
+    /// assert_eq!(refused, Fault::MessageTooLarge { len: 6, max: 5 });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reserve_now(&mut self, len: usize) -> Result<Reservation<'_>, Fault> {
         let frame = self.attachment.port()?.frame_of(len)?;
         Ok(Reservation { sender: self, frame, written: 0, settled: 0 })
@@ -342,6 +444,20 @@ impl Sender<[u8]> {
     ///
     /// # Errors
     /// As [`send_blocking`](Self::send_blocking).
+    ///
+    /// ```
+    /// use parkline_core::{Queue, SendError};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut sender = queue.sender()?;
+    /// let mut message = sender.reserve_blocking(5)?;
+    /// message.write_at(0, b"hello");
+    /// message.try_commit().expect("there is room");
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"hello");
+    /// queue.close()?;
+    /// assert_eq!(sender.reserve_blocking(5).unwrap_err(), SendError::Closed(()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reserve_blocking(&mut self, len: usize) -> Result<Reservation<'_>, SendError> {
         let room = self.wait_until(None, |sender| sender.check_room(len));
         room.unwrap_or(Err(SendError::Closed(())))?;
@@ -352,6 +468,18 @@ impl Sender<[u8]> {
     ///
     /// # Errors
     /// Those that [`try_send`](Self::try_send) would return.
+    ///
+    /// ```
+    /// use parkline_core::{Fault, Queue, TrySendError};
+    ///
+    /// let mut sender = Queue::builder().capacity(1).max_message(8).create()?.sender()?;
+    /// assert_eq!(sender.check_room(8), Ok(()));
+    /// let too_large = Fault::MessageTooLarge { len: 9, max: 8 };
+    /// assert_eq!(sender.check_room(9), Err(TrySendError::Fault((), too_large)));
+    /// sender.try_send(b"message")?;
+    /// assert_eq!(sender.check_room(8), Err(TrySendError::Full(())));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn check_room(&mut self, len: usize) -> Result<(), TrySendError> {
         let port = self.attachment.port().map_err(fault)?;
         port.frame_of(len).map_err(fault)?;
@@ -446,6 +574,21 @@ impl<M: Message + ?Sized> core::fmt::Debug for Sender<M> {
 ///
 /// The message has the reserved length, unless it is [truncated](Self::truncate). Bytes that are
 /// not written are zeros: a receiver never sees what an earlier message left in the block.
+///
+/// ```
+/// use std::io::Write;
+///
+/// let queue = parkline_core::Queue::builder().create()?;
+/// let mut sender = queue.sender()?;
+/// let mut message = sender.try_reserve(4)?;
+/// message.write_all(b"abc")?;
+/// assert_eq!((message.len(), message.is_empty(), message.written()), (4, false, 3));
+/// message.try_commit().expect("there is room");
+/// assert_eq!(queue.receiver()?.try_recv()?, b"abc\0");
+/// drop(sender.try_reserve(4)?);
+/// assert!(queue.is_empty(), "dropping sends nothing");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "nothing is sent until it is committed"]
 pub struct Reservation<'a> {
     sender: &'a mut Sender<[u8]>,
@@ -481,6 +624,19 @@ impl Reservation<'_> {
     }
 
     /// Makes the message shorter; with a larger `len` it does nothing.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// let mut sender = queue.sender()?;
+    /// let mut message = sender.try_reserve(16)?;
+    /// message.write_at(0, b"short");
+    /// message.truncate(5);
+    /// message.truncate(9);
+    /// assert_eq!(message.len(), 5, "it does not grow");
+    /// message.try_commit().expect("there is room");
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"short");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn truncate(&mut self, len: usize) {
         if let Ok(shorter) = u32::try_from(len)
             && len < self.frame.len()
@@ -495,6 +651,23 @@ impl Reservation<'_> {
     ///
     /// # Panics
     /// If `bytes` do not fit into the reserved length at `offset`.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// let mut sender = queue.sender()?;
+    /// let mut message = sender.try_reserve(5)?;
+    /// message.write_at(3, b"lo");
+    /// message.write_at(0, b"he");
+    /// message.try_commit().expect("there is room");
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"he\0lo");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// ```should_panic
+    /// # let mut sender = parkline_core::Queue::builder().create().unwrap().sender().unwrap();
+    /// let mut message = sender.try_reserve(5).unwrap();
+    /// message.write_at(3, b"far"); // 3 bytes at 3 in a message of 5
+    /// ```
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) {
         let fits = offset.checked_add(bytes.len()).is_some_and(|end| end <= self.len());
         assert!(fits, "{} bytes at {offset} in a message of {}", bytes.len(), self.len());
@@ -509,6 +682,21 @@ impl Reservation<'_> {
     /// The message's bytes in place, if the opener declared all peers trusted by
     /// [`Queue::trust_peers`](crate::Queue::trust_peers). Bytes that are not written yet are
     /// zeroed, which costs one pass over them; [`assume_written`](Self::assume_written) avoids it.
+    ///
+    /// ```
+    /// use parkline_core::Queue;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// assert!(queue.sender()?.try_reserve(5)?.as_mut_slice().is_none(), "peers are not trusted");
+    /// // SAFETY: no other process has this queue, and none gets it.
+    /// let queue = unsafe { queue.trust_peers() };
+    /// let mut sender = queue.sender()?;
+    /// let mut message = sender.try_reserve(5)?;
+    /// message.as_mut_slice().unwrap().copy_from_slice(b"hello");
+    /// message.try_commit().expect("there is room");
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[expect(unsafe_code, reason = "in-place views, for those who vouched for their peers")]
     pub fn as_mut_slice(&mut self) -> Option<&mut [u8]> {
         if !self.sender.attachment.trusted {
@@ -528,6 +716,19 @@ impl Reservation<'_> {
     /// # Safety
     /// The caller writes every byte. In a byte that was not written, a receiver reads what an
     /// earlier message, of any sender, left there.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// let mut sender = queue.sender()?;
+    /// let mut message = sender.try_reserve(5)?;
+    /// // SAFETY: the next two calls write all 5 bytes.
+    /// unsafe { message.assume_written() };
+    /// message.write_at(3, b"lo");
+    /// message.write_at(0, b"hel");
+    /// message.try_commit().expect("there is room");
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[expect(unsafe_code, reason = "other messages can leak if the promise is broken")]
     pub unsafe fn assume_written(&mut self) {
         self.settled = self.len();
@@ -537,6 +738,27 @@ impl Reservation<'_> {
     ///
     /// # Errors
     /// As [`Sender::try_send`]; the reservation comes back with its bytes.
+    ///
+    /// # Ordering
+    /// As [`Sender::try_send`].
+    ///
+    /// # If a peer dies
+    /// As [`Sender::try_send`].
+    ///
+    /// ```
+    /// use parkline_core::{Queue, TrySendError};
+    ///
+    /// let queue = Queue::builder().capacity(1).create()?;
+    /// let mut sender = queue.sender()?;
+    /// sender.try_send(b"first")?;
+    /// let mut message = sender.reserve_now(6)?;
+    /// message.write_at(0, b"second");
+    /// let Err(TrySendError::Full(message)) = message.try_commit() else { panic!("it is full") };
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"first");
+    /// assert!(message.try_commit().is_ok());
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"second");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_commit(mut self) -> Result<(), TrySendError<Self>> {
         self.commit_in_place().map_err(|refused| refused.map(|()| self))
     }
@@ -545,6 +767,22 @@ impl Reservation<'_> {
     ///
     /// # Errors
     /// As [`Sender::send_blocking`]; the reservation comes back with its bytes.
+    ///
+    /// # If a peer dies
+    /// As [`Sender::send_blocking`].
+    ///
+    /// ```
+    /// use parkline_core::{Queue, SendError};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut sender = queue.sender()?;
+    /// assert!(sender.try_reserve(5)?.commit_blocking().is_ok());
+    /// let message = sender.try_reserve(5)?;
+    /// queue.close()?;
+    /// let Err(SendError::Closed(message)) = message.commit_blocking() else { panic!("closed") };
+    /// assert_eq!(message.len(), 5, "it comes back");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn commit_blocking(mut self) -> Result<(), SendError<Self>> {
         self.zero_up_to(self.len());
         let frame = self.frame;
