@@ -138,7 +138,8 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// As [`on_dead_letter`](Self::on_dead_letter), but sends dead letters to a second queue. They
     /// arrive there flagged as redelivered, and their attempts start again. If that queue is full,
     /// closed or has a smaller `max_message`, this handle receives the message after all; nothing
-    /// is lost.
+    /// is lost. If this process dies between the send and the acknowledgement, the message is in
+    /// both queues.
     ///
     /// ```
     /// use parkline_core::Queue;
@@ -203,6 +204,19 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// Nothing changes. The acknowledgement is the last step. If this process dies in the call
     /// before that, the message stays in the queue or is delivered again. If it dies after that,
     /// the message is lost. A [lease](Self::try_lease) is delivered again until it is acknowledged.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, TryRecvError};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut receiver = queue.receiver()?;
+    /// assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+    /// queue.sender()?.try_send(b"last")?;
+    /// queue.close()?;
+    /// assert_eq!(receiver.try_recv()?, b"last");
+    /// assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[inline]
     pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
         let mut received = None;
@@ -225,15 +239,52 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// [`Closed`](RecvError::Closed), and faults as [`try_recv`](Self::try_recv). Messages that
     /// dead receivers had not acknowledged come before the end. `Closed` is returned only when no
     /// receiver holds a message either: see [`Queue::close`](crate::Queue::close).
+    ///
+    /// # Ordering
+    /// As [`try_recv`](Self::try_recv).
+    ///
+    /// # If a peer dies
+    /// As [`try_recv`](Self::try_recv). If the wake of this thread is lost with a killed process,
+    /// the thread attempts again within the watchdog's period.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, RecvError};
+    /// use std::thread;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut receiver = queue.receiver()?;
+    /// let worker = thread::spawn(move || [receiver.recv_blocking(), receiver.recv_blocking()]);
+    /// queue.sender()?.try_send(b"hello")?;
+    /// queue.close()?; // wakes the worker, too
+    /// assert_eq!(worker.join().unwrap(), [Ok(b"hello".to_vec()), Err(RecvError::Closed)]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn recv_blocking(&mut self) -> Result<M::Owned, RecvError> {
         self.wait_until(None, Self::try_recv).unwrap_or(Err(RecvError::Closed))
     }
 
     /// As [`recv_blocking`](Self::recv_blocking), for at most `timeout`, which bounds the whole
-    /// call.
+    /// call. With zero it does not wait; a `timeout` beyond the clock's range, as `Duration::MAX`,
+    /// never passes.
     ///
     /// # Errors
     /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    /// Otherwise as [`recv_blocking`](Self::recv_blocking).
+    ///
+    /// ```
+    /// use parkline_core::{Queue, RecvTimeoutError};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut receiver = queue.receiver()?;
+    /// let soon = Duration::from_millis(1);
+    /// assert_eq!(receiver.recv_blocking_timeout(soon), Err(RecvTimeoutError::Timeout));
+    /// queue.sender()?.try_send(b"hello")?;
+    /// assert_eq!(receiver.recv_blocking_timeout(soon)?, b"hello");
+    /// queue.close()?;
+    /// assert_eq!(receiver.recv_blocking_timeout(soon), Err(RecvTimeoutError::Closed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn recv_blocking_timeout(
         &mut self,
         timeout: Duration,
@@ -244,7 +295,20 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// As [`recv_blocking`](Self::recv_blocking), until `deadline` at most.
     ///
     /// # Errors
-    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    /// As [`recv_blocking_timeout`](Self::recv_blocking_timeout).
+    ///
+    /// ```
+    /// use parkline_core::{Queue, RecvTimeoutError};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut receiver = queue.receiver()?;
+    /// queue.sender()?.try_send(b"hello")?;
+    /// let deadline = Instant::now() + Duration::from_millis(5); // for both messages together
+    /// assert_eq!(receiver.recv_blocking_deadline(deadline)?, b"hello");
+    /// assert_eq!(receiver.recv_blocking_deadline(deadline), Err(RecvTimeoutError::Timeout));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn recv_blocking_deadline(
         &mut self,
         deadline: Instant,
@@ -319,6 +383,22 @@ impl<M: Message + ?Sized> Receiver<M> {
     ///
     /// # Errors
     /// As [`recv_blocking`](Self::recv_blocking).
+    ///
+    /// # If a peer dies
+    /// As [`try_recv_many`](Self::try_recv_many) and [`recv_blocking`](Self::recv_blocking).
+    ///
+    /// ```
+    /// use parkline_core::{Queue, RecvError};
+    ///
+    /// let queue = Queue::builder().create_typed::<u32>()?;
+    /// queue.sender()?.try_send_many(&[1, 2, 3])?;
+    /// queue.close()?;
+    /// let (mut receiver, mut messages) = (queue.receiver()?, Vec::new());
+    /// assert_eq!(receiver.recv_many_blocking(&mut messages, 10), Ok(3));
+    /// assert_eq!(messages, [1, 2, 3]);
+    /// assert_eq!(receiver.recv_many_blocking(&mut messages, 10), Err(RecvError::Closed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn recv_many_blocking(
         &mut self,
         messages: &mut Vec<M::Owned>,
@@ -338,6 +418,9 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// # Errors
     /// As [`try_recv`](Self::try_recv), and [`Fault::LeasesOut`] while all leases of this handle
     /// are in use.
+    ///
+    /// # Ordering
+    /// As [`try_recv`](Self::try_recv).
     ///
     /// # If a peer dies
     /// If this process dies before the acknowledgement, the message is delivered again, flagged
@@ -379,15 +462,52 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// # Errors
     /// As [`recv_blocking`](Self::recv_blocking); [`Fault::LeasesOut`] if the queue has no
     /// [`leases`](crate::Builder::leases) at all.
+    ///
+    /// # If a peer dies
+    /// As [`try_lease`](Self::try_lease) and [`recv_blocking`](Self::recv_blocking).
+    ///
+    /// ```
+    /// use parkline_core::{Fault, Queue, RecvError};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut receiver = queue.receiver()?;
+    /// queue.sender()?.try_send(b"job")?;
+    /// queue.close()?;
+    /// receiver.lease_blocking()?.ack();
+    /// assert_eq!(receiver.lease_blocking().unwrap_err(), RecvError::Closed);
+    /// let mut receiver = Queue::builder().leases(0).create()?.receiver()?;
+    /// let no_leases = RecvError::Fault(Fault::LeasesOut { max: 0 });
+    /// assert_eq!(receiver.lease_blocking().unwrap_err(), no_leases);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn lease_blocking(&mut self) -> Result<Lease<M>, RecvError> {
         self.wait_until(None, Self::try_lease).unwrap_or(Err(RecvError::Closed))
     }
 
     /// As [`lease_blocking`](Self::lease_blocking), for at most `timeout`, which bounds the whole
-    /// call.
+    /// call. Zero and `Duration::MAX` are as for
+    /// [`recv_blocking_timeout`](Self::recv_blocking_timeout).
     ///
     /// # Errors
-    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty, or all leases of this
+    /// handle stayed in use: nothing was taken. Otherwise as
+    /// [`lease_blocking`](Self::lease_blocking).
+    ///
+    /// ```
+    /// use parkline_core::{Queue, RecvTimeoutError};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().leases(1).create()?;
+    /// queue.sender()?.try_send_many([&b"first"[..], b"second"])?;
+    /// let mut receiver = queue.receiver()?;
+    /// let soon = Duration::from_millis(1);
+    /// let first = receiver.lease_blocking_timeout(soon)?;
+    /// let refused = receiver.lease_blocking_timeout(soon).unwrap_err();
+    /// assert_eq!(refused, RecvTimeoutError::Timeout, "the only lease is in use");
+    /// first.ack();
+    /// assert_eq!(receiver.lease_blocking_timeout(soon)?.read()?, b"second");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn lease_blocking_timeout(
         &mut self,
         timeout: Duration,
@@ -399,7 +519,21 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// As [`lease_blocking`](Self::lease_blocking), until `deadline` at most.
     ///
     /// # Errors
-    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    /// As [`lease_blocking_timeout`](Self::lease_blocking_timeout).
+    ///
+    /// ```
+    /// use parkline_core::{Queue, RecvTimeoutError};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut receiver = queue.receiver()?;
+    /// queue.sender()?.try_send(b"job")?;
+    /// let deadline = Instant::now() + Duration::from_millis(5);
+    /// receiver.lease_blocking_deadline(deadline)?.ack();
+    /// let refused = receiver.lease_blocking_deadline(deadline).unwrap_err();
+    /// assert_eq!(refused, RecvTimeoutError::Timeout);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn lease_blocking_deadline(
         &mut self,
         deadline: Instant,
