@@ -33,6 +33,7 @@ use crate::ring::frame::{Block, Frame};
 /// drop(receiver.try_lease()?);
 /// let again = receiver.try_lease()?;
 /// assert!(again.redelivered() && again.attempts() == 2);
+/// assert_eq!((again.len(), again.is_empty()), (3, false));
 /// again.ack();
 /// assert!(receiver.try_lease().is_err(), "it is done");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -80,19 +81,42 @@ impl<M: Message + ?Sized> Lease<M> {
         self.frame.attempts()
     }
 
-    /// Copies the message out.
+    /// Copies the message out. It stays leased.
     ///
     /// # Errors
     /// [`Fault::Forked`]; [`Fault::Corrupt`] if a peer overwrote the segment.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create_typed::<u64>()?;
+    /// queue.sender()?.try_send(&42)?;
+    /// let mut receiver = queue.receiver()?;
+    /// let lease = receiver.try_lease()?;
+    /// assert_eq!((lease.read()?, lease.read()?), (42, 42));
+    /// drop(lease);
+    /// assert_eq!(receiver.try_recv()?, 42, "to read is not to acknowledge");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn read(&self) -> Result<M::Owned, Fault> {
         let message = InBlock::of(self.attachment.port()?, self.cell, self.frame);
         message.and_then(M::read).map_err(|corrupt| self.attachment.keep(corrupt))
     }
 
-    /// Copies the start of the message into `buffer`; returns how many bytes.
+    /// Copies the start of the message into `buffer`; returns how many bytes: the
+    /// length of the message or of `buffer`, whichever is less.
     ///
     /// # Errors
-    /// [`Fault::Forked`].
+    /// As [`read`](Self::read).
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"hello")?;
+    /// let mut receiver = queue.receiver()?;
+    /// let lease = receiver.try_lease()?;
+    /// let (mut short, mut long) = ([0; 2], [0; 8]);
+    /// assert_eq!((lease.copy_to(&mut short)?, lease.copy_to(&mut long)?), (2, 5));
+    /// assert_eq!((&short, &long), (b"he", b"hello\0\0\0"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn copy_to(&self, buffer: &mut [u8]) -> Result<usize, Fault> {
         let len = buffer.len().min(self.len());
         let block = self.block()?;
@@ -100,10 +124,23 @@ impl<M: Message + ?Sized> Lease<M> {
         Ok(len)
     }
 
-    /// Copies the message from `offset` on into `buffer`; returns how many bytes.
+    /// Copies the message from `offset` on into `buffer`; returns how many bytes: 0 if `offset` is
+    /// at or beyond the end.
     ///
     /// # Errors
-    /// [`Fault::Forked`].
+    /// As [`read`](Self::read).
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"hello")?;
+    /// let mut receiver = queue.receiver()?;
+    /// let lease = receiver.try_lease()?;
+    /// let mut buffer = [0; 8];
+    /// assert_eq!(lease.copy_from(3, &mut buffer)?, 2);
+    /// assert_eq!(&buffer[..2], b"lo");
+    /// assert_eq!(lease.copy_from(9, &mut buffer)?, 0, "beyond the end");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn copy_from(&self, offset: usize, buffer: &mut [u8]) -> Result<usize, Fault> {
         let len = buffer.len().min(self.len().saturating_sub(offset));
         let block = self.block()?;
@@ -113,6 +150,18 @@ impl<M: Message + ?Sized> Lease<M> {
 
     /// The message's bytes in place, if the opener declared all peers trusted by
     /// [`Queue::trust_peers`](crate::Queue::trust_peers).
+    ///
+    /// ```
+    /// use parkline_core::Queue;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"hello")?;
+    /// assert_eq!(queue.receiver()?.try_lease()?.as_slice(), None, "peers are not trusted");
+    /// // SAFETY: no other process has this queue, and none gets it.
+    /// let queue = unsafe { queue.trust_peers() };
+    /// assert_eq!(queue.receiver()?.try_lease()?.as_slice(), Some(&b"hello"[..]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[expect(unsafe_code, reason = "in-place views, for those who vouched for their peers")]
     pub fn as_slice(&self) -> Option<&[u8]> {
         if !self.attachment.trusted {
@@ -164,6 +213,12 @@ impl<M: Message + ?Sized> Lease<M> {
     /// Returns the message to the end of the queue, flagged as redelivered: the same as dropping
     /// the lease. It goes back after a close too, because messages sent before the close can still
     /// be received.
+    ///
+    /// # Ordering
+    /// What happened before this happens before the next receive of the message returns.
+    ///
+    /// # If a peer dies
+    /// If this process dies in the call, the message is delivered again.
     ///
     /// ```
     /// let queue = parkline_core::Queue::builder().capacity(1).create()?;
