@@ -30,6 +30,7 @@ use crate::wait::gate::{Gate, Wake};
 ///
 /// let stop = Queue::builder().create_event()?;
 /// let same = Event::open(stop.try_clone_fd()?)?; // in another process, or as here in a thread
+/// assert_eq!(same.id(), stop.id());
 /// let worker = std::thread::spawn(move || same.wait_blocking());
 /// stop.set()?;
 /// worker.join().unwrap()?;
@@ -87,6 +88,17 @@ impl Event {
     ///
     /// # Errors
     /// As [`Queue::open`](crate::Queue::open); [`OpenError::WrongType`] when it is not an event.
+    ///
+    /// ```
+    /// use parkline_core::{Event, OpenError, Queue};
+    ///
+    /// let event = Queue::builder().create_event()?;
+    /// assert_eq!(Event::open(event.try_clone_fd()?)?.id(), event.id());
+    /// let queue = Queue::builder().create()?;
+    /// let no_event = Event::open(queue.try_clone_fd()?);
+    /// assert!(matches!(no_event, Err(OpenError::WrongType { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
         let segment =
             Arc::new(Segment::open_as(fd.into(), TypeMark::EVENT, SchemaAsked::default())?);
@@ -105,6 +117,18 @@ impl Event {
     /// # If a peer dies
     /// If this process dies in the call, the event is set or it is not. If it is, waiters notice
     /// within the watchdog's period at the latest.
+    ///
+    /// ```
+    /// use parkline_core::{Event, Queue};
+    ///
+    /// let event = Queue::builder().create_event()?;
+    /// let same = Event::open(event.try_clone_fd()?)?;
+    /// assert!(!same.is_set());
+    /// event.set()?;
+    /// event.set()?; // no harm
+    /// assert!(same.is_set());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn set(&self) -> Result<(), Fault> {
         self.change(Flag::set)
     }
@@ -120,6 +144,19 @@ impl Event {
     /// # If a peer dies
     /// If this process dies in the call, the event is cleared or it is not. Waits that began before
     /// the set return within the watchdog's period at the latest.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, WaitTimeoutError};
+    /// use std::time::Duration;
+    ///
+    /// let event = Queue::builder().create_event()?;
+    /// event.set()?;
+    /// event.clear()?;
+    /// assert!(!event.is_set());
+    /// let wait = event.wait_blocking_timeout(Duration::from_millis(1));
+    /// assert_eq!(wait, Err(WaitTimeoutError::Timeout), "it began after the clear");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn clear(&self) -> Result<(), Fault> {
         self.change(Flag::clear)
     }
@@ -144,12 +181,25 @@ impl Event {
     /// # If a peer dies
     /// If a wake was lost with a killed process, this returns within the watchdog's period, even if
     /// the event was set and cleared again.
+    ///
+    /// ```
+    /// use parkline_core::{Event, Queue};
+    ///
+    /// let start = Queue::builder().create_event()?;
+    /// let same = Event::open(start.try_clone_fd()?)?;
+    /// let worker = std::thread::spawn(move || same.wait_blocking());
+    /// start.set()?;
+    /// assert_eq!(worker.join().unwrap(), Ok(()));
+    /// assert_eq!(start.wait_blocking(), Ok(()), "at once: it stays set");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_blocking(&self) -> Result<(), Fault> {
         // Without a deadline there is always an answer.
         self.wait_until(None).unwrap_or(Err(Fault::Forked))
     }
 
-    /// As [`wait_blocking`](Self::wait_blocking), for at most `timeout`.
+    /// As [`wait_blocking`](Self::wait_blocking), for at most `timeout`. With zero it does not wait;
+    /// a `timeout` beyond the clock's range, as `Duration::MAX`, never passes.
     ///
     /// # Errors
     /// [`Timeout`](WaitTimeoutError::Timeout) when the event was not set by then.
@@ -174,6 +224,18 @@ impl Event {
     ///
     /// # Errors
     /// [`Timeout`](WaitTimeoutError::Timeout) when the event was not set by then.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, WaitTimeoutError};
+    /// use std::time::Instant;
+    ///
+    /// let event = Queue::builder().create_event()?;
+    /// let refused = event.wait_blocking_deadline(Instant::now());
+    /// assert_eq!(refused, Err(WaitTimeoutError::Timeout));
+    /// event.set()?;
+    /// assert_eq!(event.wait_blocking_deadline(Instant::now()), Ok(()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn wait_blocking_deadline(&self, deadline: Instant) -> Result<(), WaitTimeoutError> {
         Ok(self.wait_until(Some(deadline)).ok_or(WaitTimeoutError::Timeout)??)
     }
@@ -194,6 +256,17 @@ impl Event {
     ///
     /// # Errors
     /// When the process has no descriptor left, or has closed the event's own.
+    ///
+    /// ```
+    /// use parkline_core::{Event, Queue};
+    ///
+    /// let event = Queue::builder().create_event()?;
+    /// let fd = event.try_clone_fd()?;
+    /// event.set()?;
+    /// drop(event);
+    /// assert!(Event::open(fd)?.is_set(), "it lives as long as its descriptor");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.segment.try_clone_fd()
     }
