@@ -62,6 +62,7 @@ impl Message for Token {
 ///
 /// let semaphore = Queue::builder().create_semaphore(2)?;
 /// let same = Semaphore::open(semaphore.try_clone_fd()?)?; // in another process, or as here in this
+/// assert_eq!(same.id(), semaphore.id());
 /// let (first, second) = (semaphore.acquire_blocking()?, same.acquire_blocking()?);
 /// assert!(semaphore.try_acquire()?.is_none());
 /// drop(second);
@@ -91,6 +92,16 @@ impl Builder {
     ///
     /// # Errors
     /// As [`memory`](Self::memory).
+    ///
+    /// ```
+    /// use parkline_core::{CreateError, Queue};
+    ///
+    /// let builder = Queue::builder().handles(8);
+    /// assert!(builder.memory_semaphore(3)? < builder.memory_semaphore(1000)?);
+    /// let refused = builder.memory_semaphore(0);
+    /// assert!(matches!(refused, Err(CreateError::Zero { what: "permits" })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn memory_semaphore(self, permits: usize) -> Result<u64, CreateError> {
         Semaphore::builder(self, permits)?.memory()
     }
@@ -144,6 +155,19 @@ impl Semaphore {
     /// # Errors
     /// As [`Queue::open`]; [`OpenError::WrongType`] when it is not a semaphore,
     /// [`OpenError::Attach`] when no handle can be made, as for [`Queue::receiver`].
+    ///
+    /// ```
+    /// use parkline_core::{OpenError, Queue, Semaphore};
+    ///
+    /// let semaphore = Queue::builder().handles(2).create_semaphore(3)?;
+    /// let same = Semaphore::open(semaphore.try_clone_fd()?)?;
+    /// assert_eq!(same.permits(), 3);
+    /// let third = Semaphore::open(semaphore.try_clone_fd()?);
+    /// assert!(matches!(third, Err(OpenError::Attach(_))), "there are 2 handles");
+    /// let no_semaphore = Semaphore::open(Queue::builder().create()?.try_clone_fd()?);
+    /// assert!(matches!(no_semaphore, Err(OpenError::WrongType { .. })));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn open(fd: impl Into<OwnedFd>) -> Result<Self, OpenError> {
         Self::of(Queue::open_typed(fd)?)
     }
@@ -170,6 +194,15 @@ impl Semaphore {
     /// If this process dies in the call or after it, the permit comes back when another process
     /// recovers it: a waiting one does within the watchdog's period, [`recover`](Self::recover)
     /// does at once.
+    ///
+    /// ```
+    /// let semaphore = parkline_core::Queue::builder().create_semaphore(1)?;
+    /// let permit = semaphore.try_acquire()?;
+    /// assert!(permit.is_some() && semaphore.try_acquire()?.is_none());
+    /// drop(permit);
+    /// assert!(semaphore.try_acquire()?.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_acquire(&self) -> Result<Option<Permit>, Fault> {
         if self.queue.segment().ring().is_none() {
             // Before the lock: in a forked child another thread of the parent may have held it.
@@ -194,14 +227,29 @@ impl Semaphore {
     /// As [`try_acquire`](Self::try_acquire).
     ///
     /// # If a peer dies
-    /// The permits of the peer come back within the watchdog's period, and so does a wake that was
-    /// lost with it.
+    /// The permits of the peer come back within the watchdog's period. If the wake of this thread
+    /// is lost with a killed process, the thread attempts again within the same period.
+    ///
+    /// ```
+    /// let semaphore = parkline_core::Queue::builder().create_semaphore(1)?;
+    /// let first = semaphore.acquire_blocking()?;
+    /// assert_eq!(semaphore.available_permits(), 0);
+    /// let second = std::thread::scope(|scope| {
+    ///     let worker = scope.spawn(|| semaphore.acquire_blocking()); // waits for the first
+    ///     first.release();
+    ///     worker.join().unwrap()
+    /// })?;
+    /// assert!(semaphore.try_acquire()?.is_none(), "the second has it");
+    /// second.release();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn acquire_blocking(&self) -> Result<Permit, Fault> {
         // Without a deadline there is always an answer.
         self.acquire_until(None).unwrap_or(Err(Fault::Forked))
     }
 
-    /// As [`acquire_blocking`](Self::acquire_blocking), for at most `timeout`.
+    /// As [`acquire_blocking`](Self::acquire_blocking), for at most `timeout`. With zero it does not
+    /// wait; a `timeout` beyond the clock's range, as `Duration::MAX`, never passes.
     ///
     /// # Errors
     /// [`Timeout`](WaitTimeoutError::Timeout) when none became free.
@@ -226,6 +274,18 @@ impl Semaphore {
     ///
     /// # Errors
     /// [`Timeout`](WaitTimeoutError::Timeout) when none became free.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, WaitTimeoutError};
+    /// use std::time::Instant;
+    ///
+    /// let semaphore = Queue::builder().create_semaphore(1)?;
+    /// let only = semaphore.acquire_blocking_deadline(Instant::now())?;
+    /// let refused = semaphore.acquire_blocking_deadline(Instant::now());
+    /// assert_eq!(refused.unwrap_err(), WaitTimeoutError::Timeout);
+    /// drop(only);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn acquire_blocking_deadline(&self, deadline: Instant) -> Result<Permit, WaitTimeoutError> {
         Ok(self.acquire_until(Some(deadline)).ok_or(WaitTimeoutError::Timeout)??)
     }
@@ -262,6 +322,15 @@ impl Semaphore {
     ///
     /// # Errors
     /// As [`Queue::recover`].
+    ///
+    /// ```
+    /// let semaphore = parkline_core::Queue::builder().create_semaphore(1)?;
+    /// let mine = semaphore.acquire_blocking()?;
+    /// assert_eq!(semaphore.recover()?, 0, "no process died");
+    /// assert!(semaphore.try_acquire()?.is_none(), "a living process keeps its permit");
+    /// drop(mine);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn recover(&self) -> Result<usize, AttachError> {
         self.queue.recover().map(|found| found.messages)
     }
@@ -275,6 +344,17 @@ impl Semaphore {
     ///
     /// # Errors
     /// When the process has no descriptor left.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, Semaphore};
+    ///
+    /// let semaphore = Queue::builder().create_semaphore(1)?;
+    /// let _only = semaphore.acquire_blocking()?;
+    /// let fd = semaphore.try_clone_fd()?; // to another process, or as here to a thread
+    /// let peer = std::thread::spawn(move || Semaphore::open(fd).unwrap().try_acquire());
+    /// assert!(peer.join().unwrap()?.is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn try_clone_fd(&self) -> io::Result<OwnedFd> {
         self.queue.try_clone_fd()
     }
@@ -296,6 +376,15 @@ impl Permit {
     /// # If a peer dies
     /// If this process dies in the call, a recovery by another process releases the permit: within
     /// the watchdog's period if any process waits.
+    ///
+    /// ```
+    /// let semaphore = parkline_core::Queue::builder().create_semaphore(1)?;
+    /// let permit = semaphore.acquire_blocking()?;
+    /// assert!(semaphore.try_acquire()?.is_none());
+    /// permit.release();
+    /// assert!(semaphore.try_acquire()?.is_some());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn release(self) {}
 }
 
