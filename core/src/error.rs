@@ -99,7 +99,8 @@ pub struct Shortage {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CreateError {
-    /// `capacity`, `handles`, `max_attempts` or the length of a name was 0.
+    /// `capacity`, `handles`, `max_attempts`, the permits of a semaphore or the length of a name was
+    /// 0.
     #[error("{what} is 0, it must be at least 1")]
     Zero {
         /// Which number.
@@ -381,12 +382,35 @@ pub enum RecvTimeoutError {
 
 impl<T> TrySendError<T> {
     /// The message that was refused.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, TrySendError};
+    ///
+    /// let mut sender = Queue::builder().capacity(1).create()?.sender()?;
+    /// sender.try_send(b"first")?;
+    /// let mut message = sender.reserve_now(6)?;
+    /// message.write_at(0, b"second");
+    /// let refused = message.try_commit().unwrap_err();
+    /// assert!(matches!(refused, TrySendError::Full(_)));
+    /// assert_eq!(refused.into_inner().len(), 6, "the reservation, to be committed later");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_inner(self) -> T {
         let (Self::Full(message) | Self::Closed(message) | Self::Fault(message, _)) = self;
         message
     }
 
     /// The error, if waiting could not change it; or the message to try again with.
+    ///
+    /// # Errors
+    /// The message, if the queue was full.
+    ///
+    /// ```
+    /// use parkline_core::{SendError, TrySendError};
+    ///
+    /// assert_eq!(TrySendError::Closed("late").settled(), Ok(SendError::Closed("late")));
+    /// assert_eq!(TrySendError::Full("again").settled(), Err("again"));
+    /// ```
     pub fn settled(self) -> Result<SendError<T>, T> {
         match self {
             Self::Full(message) => Err(message),
@@ -396,6 +420,18 @@ impl<T> TrySendError<T> {
     }
 
     /// The same refusal of another message.
+    ///
+    /// ```
+    /// use parkline_core::{Queue, TrySendError};
+    ///
+    /// let mut sender = Queue::builder().capacity(1).create()?.sender()?;
+    /// let message = sender.try_reserve(5)?;
+    /// // `?` cannot return the reservation, because that borrows the sender.
+    /// message.try_commit().map_err(|refused| refused.map(drop))?;
+    /// let refused = sender.reserve_now(5)?.try_commit().map_err(|refused| refused.map(drop));
+    /// assert_eq!(refused, Err(TrySendError::Full(())));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn map<U>(self, other: impl FnOnce(T) -> U) -> TrySendError<U> {
         match self {
             Self::Full(message) => TrySendError::Full(other(message)),
@@ -407,6 +443,13 @@ impl<T> TrySendError<T> {
 
 impl TryRecvError {
     /// The error, if waiting could not change it.
+    ///
+    /// ```
+    /// use parkline_core::{RecvError, TryRecvError};
+    ///
+    /// assert_eq!(TryRecvError::Closed.settled(), Some(RecvError::Closed));
+    /// assert_eq!(TryRecvError::Empty.settled(), None, "a message may come");
+    /// ```
     pub fn settled(self) -> Option<RecvError> {
         match self {
             Self::Empty => None,
@@ -416,6 +459,14 @@ impl TryRecvError {
     }
 }
 
+/// The same refusal, of a call that had a deadline.
+///
+/// ```
+/// use parkline_core::{SendError, SendTimeoutError};
+///
+/// let refused: SendTimeoutError = SendError::Closed(()).into();
+/// assert_eq!(refused, SendTimeoutError::Closed(()));
+/// ```
 impl<T> From<SendError<T>> for SendTimeoutError<T> {
     fn from(error: SendError<T>) -> Self {
         match error {
@@ -425,6 +476,13 @@ impl<T> From<SendError<T>> for SendTimeoutError<T> {
     }
 }
 
+/// The same refusal, of a call that had a deadline.
+///
+/// ```
+/// use parkline_core::{RecvError, RecvTimeoutError};
+///
+/// assert_eq!(RecvTimeoutError::from(RecvError::Closed), RecvTimeoutError::Closed);
+/// ```
 impl From<RecvError> for RecvTimeoutError {
     fn from(error: RecvError) -> Self {
         match error {
