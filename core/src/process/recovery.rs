@@ -61,6 +61,18 @@ const HINTS: usize = 256;
 const LONG: Duration = Duration::from_millis(10);
 
 /// What was found of dead handles.
+///
+/// ```
+/// use parkline_core::{Queue, Recovered};
+///
+/// let queue = Queue::builder().create()?;
+/// queue.sender()?.try_send(b"job")?;
+/// let mut receiver = queue.receiver()?;
+/// let job = receiver.try_lease()?;
+/// assert_eq!(queue.recover()?, Recovered::default(), "no process died");
+/// assert_eq!(job.read()?, b"job", "a living receiver keeps its message");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovered {
