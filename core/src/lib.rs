@@ -11,7 +11,7 @@
 //! let worker = std::thread::spawn(move || {
 //!     let mut jobs = Queue::open(fd).unwrap().receiver().unwrap();
 //!     while let Ok(job) = jobs.recv_blocking() {
-//!         println!("{}", String::from_utf8_lossy(&job));
+//!         assert_eq!(job, b"hello");
 //!     }
 //! });
 //! queue.sender()?.send_blocking(b"hello")?;

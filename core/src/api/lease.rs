@@ -194,8 +194,10 @@ impl<M: Message + ?Sized> Lease<M> {
     /// ```
     /// let queue = parkline_core::Queue::builder().create()?;
     /// queue.sender()?.try_send(b"job")?;
-    /// queue.receiver()?.try_lease()?.ack();
-    /// queue.join_blocking()?;
+    /// let mut receiver = queue.receiver()?;
+    /// receiver.try_lease()?.ack();
+    /// assert!(receiver.try_lease().is_err(), "it is done");
+    /// assert_eq!(queue.join_blocking(), Ok(()));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn ack(mut self) {
