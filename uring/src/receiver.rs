@@ -65,6 +65,9 @@ impl<M: Message + ?Sized> Waits<WaitsFor> for Receiver<M> {
 
 /// The async calls of a [`Receiver`], and of one that is [`Shared`] between tasks.
 ///
+/// A timeout counts from the call, not from the first poll. A future that is first polled after its
+/// deadline attempts once. A timeout beyond the clock's range, as `Duration::MAX`, never passes.
+///
 /// ```
 /// use parkline_uring::{AsyncReceiver, Queue, RecvTimeoutError, block_on};
 /// use std::time::Duration;
@@ -94,8 +97,27 @@ where
     /// If it is dropped before it is ready, nothing was taken; a wake that was meant for it goes to another
     /// waiter.
     ///
+    /// # Ordering
+    /// As [`Receiver::try_recv`].
+    ///
     /// # If a peer dies
-    /// A wake that was lost with a killed process is made up for within the watchdog's period.
+    /// As [`Receiver::try_recv`]. A wake that was lost with a killed process is made up for within the
+    /// watchdog's period.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReceiver, Queue, RecvError, block_on};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut receiver = queue.receiver()?;
+    /// queue.sender()?.try_send(b"last")?;
+    /// queue.close()?;
+    /// block_on(async {
+    ///     assert_eq!(receiver.recv().await?, b"last");
+    ///     assert_eq!(receiver.recv().await, Err(RecvError::Closed));
+    ///     Ok::<(), RecvError>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn recv(&mut self) -> impl Future<Output = Result<M::Owned, RecvError>> + Send {
         async {
             let received = recv_until(self, None, Receiver::try_recv).await;
@@ -106,7 +128,21 @@ where
     /// As [`recv`](Self::recv), for at most `timeout`, which bounds the whole call.
     ///
     /// # Errors
-    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken. Otherwise
+    /// as [`recv`](Self::recv).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReceiver, Queue, RecvTimeoutError, block_on};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut receiver = queue.receiver()?;
+    /// let soon = Duration::from_millis(1);
+    /// assert_eq!(block_on(receiver.recv_timeout(soon)), Err(RecvTimeoutError::Timeout));
+    /// queue.sender()?.try_send(b"hello")?;
+    /// assert_eq!(block_on(receiver.recv_timeout(soon))?, b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn recv_timeout(
         &mut self,
         timeout: Duration,
@@ -117,7 +153,23 @@ where
     /// As [`recv`](Self::recv), until `deadline` at most.
     ///
     /// # Errors
-    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    /// As [`recv_timeout`](Self::recv_timeout).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReceiver, Queue, RecvTimeoutError, block_on};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut receiver = queue.receiver()?;
+    /// queue.sender()?.try_send(b"hello")?;
+    /// let deadline = Instant::now() + Duration::from_millis(5); // for both messages together
+    /// block_on(async {
+    ///     assert_eq!(receiver.recv_deadline(deadline).await?, b"hello");
+    ///     assert_eq!(receiver.recv_deadline(deadline).await, Err(RecvTimeoutError::Timeout));
+    ///     Ok::<(), RecvTimeoutError>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn recv_deadline(
         &mut self,
         deadline: Instant,
@@ -137,6 +189,22 @@ where
     ///
     /// # If a peer dies
     /// As [`Receiver::try_recv_many`].
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReceiver, Queue, RecvError, block_on};
+    ///
+    /// let queue = Queue::builder().create_typed::<u32>()?;
+    /// queue.sender()?.try_send_many(&[1, 2, 3])?;
+    /// queue.close()?;
+    /// let (mut receiver, mut messages) = (queue.receiver()?, Vec::new());
+    /// block_on(async {
+    ///     assert_eq!(receiver.recv_many(&mut messages, 2).await, Ok(2));
+    ///     assert_eq!(receiver.recv_many(&mut messages, 2).await, Ok(1));
+    ///     assert_eq!(receiver.recv_many(&mut messages, 2).await, Err(RecvError::Closed));
+    /// });
+    /// assert_eq!(messages, [1, 2, 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn recv_many(
         &mut self,
         messages: &mut Vec<M::Owned>,
@@ -157,7 +225,11 @@ where
     /// leases at all.
     ///
     /// # Cancel safety
-    /// If it is dropped before it is ready, nothing was taken.
+    /// If it is dropped before it is ready, nothing was taken; a wake that was meant for it goes to another
+    /// waiter.
+    ///
+    /// # If a peer dies
+    /// As [`Receiver::try_lease`] and [`recv`](Self::recv).
     ///
     /// ```
     /// use parkline_uring::{AsyncReceiver, Queue, RecvTimeoutError, block_on};
@@ -187,7 +259,22 @@ where
     /// As [`lease`](Self::lease), for at most `timeout`, which bounds the whole call.
     ///
     /// # Errors
-    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty, or all leases of the handle
+    /// stayed out: nothing was taken. Otherwise as [`lease`](Self::lease).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReceiver, Queue, RecvTimeoutError, block_on};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"job")?;
+    /// let mut receiver = queue.receiver()?;
+    /// let soon = Duration::from_millis(1);
+    /// block_on(receiver.lease_timeout(soon))?.ack();
+    /// let refused = block_on(receiver.lease_timeout(soon));
+    /// assert_eq!(refused.unwrap_err(), RecvTimeoutError::Timeout);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn lease_timeout(
         &mut self,
         timeout: Duration,
@@ -198,7 +285,22 @@ where
     /// As [`lease`](Self::lease), until `deadline` at most.
     ///
     /// # Errors
-    /// [`Timeout`](RecvTimeoutError::Timeout) when the queue stayed empty: nothing was taken.
+    /// As [`lease_timeout`](Self::lease_timeout).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReceiver, Queue, RecvTimeoutError, block_on};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"job")?;
+    /// let mut receiver = queue.receiver()?;
+    /// let deadline = Instant::now() + Duration::from_millis(5);
+    /// let job = block_on(receiver.lease_deadline(deadline))?;
+    /// assert_eq!(job.read()?, b"job");
+    /// let refused = block_on(receiver.lease_deadline(deadline));
+    /// assert_eq!(refused.unwrap_err(), RecvTimeoutError::Timeout);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn lease_deadline(
         &mut self,
         deadline: Instant,
@@ -206,7 +308,20 @@ where
         recv_in_time(self, Some(deadline), Receiver::try_lease)
     }
 
-    /// Makes this one handle of many tasks.
+    /// Makes this one handle of many tasks: each has a clone, and each message goes to one of them.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReceiver, Queue, RecvError, block_on};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"hello")?;
+    /// queue.close()?;
+    /// let mut receiver = queue.receiver()?.share();
+    /// let mut same = receiver.clone();
+    /// assert_eq!(block_on(same.recv())?, b"hello");
+    /// assert_eq!(block_on(receiver.recv()), Err(RecvError::Closed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn share(self) -> Shared<Self>
     where
         Self: Handle,
