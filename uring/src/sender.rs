@@ -79,6 +79,9 @@ impl Waits for Reservation<'_> {
 
 /// The async calls of a [`Sender`], and of one that is [`Shared`] between tasks.
 ///
+/// A timeout counts from the call, not from the first poll. A future that is first polled after its
+/// deadline attempts once. A timeout beyond the clock's range, as `Duration::MAX`, never passes.
+///
 /// ```
 /// use parkline_uring::{AsyncSender, Queue, SendTimeoutError, block_on};
 /// use std::time::Duration;
@@ -104,8 +107,27 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
     /// If it is dropped before it is ready, nothing was sent; a wake that was meant for it goes to another
     /// waiter.
     ///
+    /// # Ordering
+    /// As [`Sender::try_send`].
+    ///
     /// # If a peer dies
-    /// A wake that was lost with a killed process is made up for within the watchdog's period.
+    /// As [`Sender::try_send`]. A wake that was lost with a killed process is made up for within the
+    /// watchdog's period.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncSender, Queue, SendError, block_on};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut sender = queue.sender()?;
+    /// block_on(async {
+    ///     sender.send(b"hello").await?;
+    ///     queue.close()?;
+    ///     assert_eq!(sender.send(b"too late").await, Err(SendError::Closed(())));
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// assert_eq!(queue.receiver()?.try_recv()?, b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn send(&mut self, message: &M) -> impl Future<Output = Result<(), SendError>> + Send {
         async move {
             // The future keeps the message already: the attempt keeps where it is.
@@ -118,7 +140,20 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
     /// As [`send`](Self::send), for at most `timeout`, which bounds the whole call.
     ///
     /// # Errors
-    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent.
+    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent. Otherwise as
+    /// [`send`](Self::send).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncSender, Queue, SendTimeoutError, block_on};
+    /// use std::time::Duration;
+    ///
+    /// let mut sender = Queue::builder().capacity(1).create()?.sender()?;
+    /// let soon = Duration::from_millis(1);
+    /// assert_eq!(block_on(sender.send_timeout(b"first", soon)), Ok(()));
+    /// let refused = block_on(sender.send_timeout(b"second", soon));
+    /// assert_eq!(refused, Err(SendTimeoutError::Timeout(())));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn send_timeout(
         &mut self,
         message: &M,
@@ -130,7 +165,21 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
     /// As [`send`](Self::send), until `deadline` at most.
     ///
     /// # Errors
-    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full: nothing was sent.
+    /// As [`send_timeout`](Self::send_timeout).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncSender, Queue, SendTimeoutError, block_on};
+    /// use std::time::{Duration, Instant};
+    ///
+    /// let mut sender = Queue::builder().capacity(1).create()?.sender()?;
+    /// let deadline = Instant::now() + Duration::from_millis(5); // for both messages together
+    /// block_on(async {
+    ///     assert_eq!(sender.send_deadline(b"first", deadline).await, Ok(()));
+    ///     let refused = sender.send_deadline(b"second", deadline).await;
+    ///     assert_eq!(refused, Err(SendTimeoutError::Timeout(())));
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn send_deadline(
         &mut self,
         message: &M,
@@ -148,6 +197,20 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
     ///
     /// # Cancel safety
     /// If it is dropped before it is ready, nothing was sent.
+    ///
+    /// # If a peer dies
+    /// As [`Sender::try_send_many`] and [`send`](Self::send).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncSender, Queue, SendError, block_on};
+    ///
+    /// let queue = Queue::builder().capacity(2).create_typed::<u32>()?;
+    /// let mut sender = queue.sender()?;
+    /// assert_eq!(block_on(sender.send_many(&[1, 2, 3])), Ok(2), "there is room for 2");
+    /// queue.close()?;
+    /// assert_eq!(block_on(sender.send_many(&[3])), Err(SendError::Closed(())));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn send_many<'m, I>(
         &mut self,
         messages: I,
@@ -161,7 +224,19 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
         send_by(self, move |it| it.try_send_many(messages.clone()))
     }
 
-    /// Makes this one handle of many tasks.
+    /// Makes this one handle of many tasks: each has a clone.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncSender, Queue, TrySendError, block_on};
+    ///
+    /// let queue = Queue::builder().capacity(2).handles(1).create()?;
+    /// let mut sender = queue.sender()?.share();
+    /// assert!(queue.sender().is_err(), "the queue has one handle");
+    /// block_on(sender.clone().send(b"by one task"))?;
+    /// block_on(sender.send(b"by another"))?;
+    /// assert_eq!(sender.lock().try_send(b"one more"), Err(TrySendError::Full(())));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn share(self) -> Shared<Self>
     where
         Self: Handle,
@@ -247,6 +322,9 @@ pub trait AsyncReserve: BorrowMut<Sender> + Send {
     /// # Cancel safety
     /// If it is dropped before it is ready, nothing was reserved.
     ///
+    /// # If a peer dies
+    /// As [`AsyncSender::send`]; if this process dies before the commit, nothing is sent.
+    ///
     /// ```
     /// use parkline_uring::{AsyncCommit, AsyncReserve, Queue, block_on};
     ///
@@ -272,7 +350,21 @@ pub trait AsyncReserve: BorrowMut<Sender> + Send {
     /// As [`reserve`](Self::reserve), until `deadline` at most.
     ///
     /// # Errors
-    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full.
+    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full. Otherwise as
+    /// [`reserve`](Self::reserve).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReserve, Queue, SendTimeoutError, block_on};
+    /// use std::time::Instant;
+    ///
+    /// let mut sender = Queue::builder().capacity(1).create()?.sender()?;
+    /// let now = Instant::now();
+    /// assert_eq!(block_on(sender.reserve_deadline(5, now))?.len(), 5);
+    /// sender.try_send(b"first")?;
+    /// let refused = block_on(sender.reserve_deadline(5, now));
+    /// assert_eq!(refused.unwrap_err(), SendTimeoutError::Timeout(()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn reserve_deadline(
         &mut self,
         len: usize,
@@ -284,7 +376,21 @@ pub trait AsyncReserve: BorrowMut<Sender> + Send {
     /// As [`reserve`](Self::reserve), for at most `timeout`.
     ///
     /// # Errors
-    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full.
+    /// As [`reserve_deadline`](Self::reserve_deadline).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReserve, Queue, SendTimeoutError, block_on};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().capacity(1).create()?;
+    /// let mut sender = queue.sender()?;
+    /// let soon = Duration::from_millis(1);
+    /// assert_eq!(block_on(sender.reserve_timeout(5, soon))?.len(), 5);
+    /// queue.close()?;
+    /// let refused = block_on(sender.reserve_timeout(5, soon));
+    /// assert_eq!(refused.unwrap_err(), SendTimeoutError::Closed(()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn reserve_timeout(
         &mut self,
         len: usize,
@@ -316,6 +422,22 @@ pub trait AsyncCommit: sealed::Commit {
     ///
     /// # Cancel safety
     /// If it is dropped before it is ready, nothing was sent, and what was written is gone.
+    ///
+    /// # If a peer dies
+    /// As [`AsyncSender::send`].
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncCommit, Queue, SendError, block_on};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let mut sender = queue.sender()?;
+    /// assert!(block_on(sender.try_reserve(5)?.commit()).is_ok());
+    /// let message = sender.try_reserve(5)?;
+    /// queue.close()?;
+    /// let Err(SendError::Closed(message)) = block_on(message.commit()) else { panic!("closed") };
+    /// assert_eq!(message.len(), 5, "it comes back");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn commit(self) -> impl Future<Output = Result<(), SendError<Self>>> + Send {
         async { commit_until(self, None).await.map_err(without_deadline) }
     }
@@ -323,7 +445,22 @@ pub trait AsyncCommit: sealed::Commit {
     /// As [`commit`](Self::commit), until `deadline` at most.
     ///
     /// # Errors
-    /// [`Timeout`](SendTimeoutError::Timeout) gives the reservation back, too.
+    /// [`Timeout`](SendTimeoutError::Timeout) when the queue stayed full; the reservation comes back
+    /// with what was written. Otherwise as [`commit`](Self::commit).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncCommit, Queue, SendTimeoutError, block_on};
+    /// use std::time::Instant;
+    ///
+    /// let queue = Queue::builder().capacity(1).create()?;
+    /// let mut sender = queue.sender()?;
+    /// sender.try_send(b"first")?;
+    /// let refused = block_on(sender.reserve_now(6)?.commit_deadline(Instant::now()));
+    /// let Err(SendTimeoutError::Timeout(message)) = refused else { panic!("it is full") };
+    /// queue.receiver()?.try_recv()?;
+    /// assert!(block_on(message.commit_deadline(Instant::now())).is_ok());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn commit_deadline(
         self,
         deadline: Instant,
@@ -334,7 +471,19 @@ pub trait AsyncCommit: sealed::Commit {
     /// As [`commit`](Self::commit), for at most `timeout`.
     ///
     /// # Errors
-    /// [`Timeout`](SendTimeoutError::Timeout) gives the reservation back, too.
+    /// As [`commit_deadline`](Self::commit_deadline).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncCommit, Queue, SendTimeoutError, block_on};
+    /// use std::time::Duration;
+    ///
+    /// let mut sender = Queue::builder().capacity(1).create()?.sender()?;
+    /// let soon = Duration::from_millis(1);
+    /// assert!(block_on(sender.reserve_now(5)?.commit_timeout(soon)).is_ok());
+    /// let refused = block_on(sender.reserve_now(5)?.commit_timeout(soon));
+    /// assert!(matches!(refused, Err(SendTimeoutError::Timeout(_))));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn commit_timeout(
         self,
         timeout: Duration,
