@@ -24,6 +24,9 @@ mod sealed {
 
 /// Waiting in a task until all messages are acknowledged.
 ///
+/// A timeout counts from the call, not from the first poll; one beyond the clock's range, as
+/// `Duration::MAX`, never passes.
+///
 /// ```
 /// use parkline_uring::{AsyncJoin, JoinTimeoutError, Queue, block_on};
 /// use std::time::Duration;
@@ -50,8 +53,24 @@ pub trait AsyncJoin: sealed::Begin {
     /// # Cancel safety
     /// If it is dropped, nothing changes.
     ///
+    /// # Ordering
+    /// What happened before an acknowledgement that it waits for happens before this is ready.
+    ///
     /// # If a peer dies
     /// The messages that it held are delivered again, and waited for.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncJoin, AsyncReceiver, Queue, block_on};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// queue.sender()?.try_send(b"job")?;
+    /// let mut receiver = queue.receiver()?;
+    /// let worker = std::thread::spawn(move || block_on(receiver.recv()));
+    /// assert_eq!(block_on(queue.join()), Ok(()));
+    /// assert!(queue.is_empty(), "the join has waited for the worker");
+    /// assert_eq!(worker.join().unwrap()?, b"job");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn join(&self) -> impl Future<Output = Result<(), Fault>> + Send {
         let joining = self.begin();
         async { join_until(joining, None).await.unwrap_or(Ok(())) }
@@ -61,6 +80,18 @@ pub trait AsyncJoin: sealed::Begin {
     ///
     /// # Errors
     /// [`Timeout`](JoinTimeoutError::Timeout) when a message is not acknowledged by then.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncJoin, JoinTimeoutError, Queue, block_on};
+    /// use std::time::Duration;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let soon = Duration::from_millis(1);
+    /// assert_eq!(block_on(queue.join_timeout(soon)), Ok(()));
+    /// queue.sender()?.try_send(b"not received")?;
+    /// assert_eq!(block_on(queue.join_timeout(soon)), Err(JoinTimeoutError::Timeout));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn join_timeout(
         &self,
         timeout: Duration,
@@ -72,6 +103,18 @@ pub trait AsyncJoin: sealed::Begin {
     ///
     /// # Errors
     /// [`Timeout`](JoinTimeoutError::Timeout) when a message is not acknowledged by then.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncJoin, JoinTimeoutError, Queue, block_on};
+    /// use std::time::Instant;
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// let now = Instant::now();
+    /// assert_eq!(block_on(queue.join_deadline(now)), Ok(()), "there is no message");
+    /// queue.sender()?.try_send(b"not received")?;
+    /// assert_eq!(block_on(queue.join_deadline(now)), Err(JoinTimeoutError::Timeout));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn join_deadline(
         &self,
         deadline: Instant,
