@@ -16,6 +16,9 @@ mod sealed {
 
 /// Waiting in a task until an [`Event`] is set.
 ///
+/// A timeout counts from the call, not from the first poll; one beyond the clock's range, as
+/// `Duration::MAX`, never passes.
+///
 /// ```
 /// use parkline_uring::{AsyncEvent, Queue, WaitTimeoutError, block_on};
 /// use std::time::Duration;
@@ -39,9 +42,23 @@ pub trait AsyncEvent: sealed::Sealed + Borrow<Event> {
     /// # Cancel safety
     /// If it is dropped, nothing changes.
     ///
+    /// # Ordering
+    /// What happened before the set happens before this is ready.
+    ///
     /// # If a peer dies
-    /// A wake that was lost with a killed process is made up for within the watchdog's period, if the event
-    /// is still set then.
+    /// A wake that was lost with a killed process is made up for within the watchdog's period, even if the
+    /// event was set and cleared again.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncEvent, Queue, block_on};
+    ///
+    /// let event = Queue::builder().create_event()?;
+    /// let wait = event.wait();
+    /// event.set()?;
+    /// event.clear()?;
+    /// assert_eq!(block_on(wait), Ok(()), "it was set since the call");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn wait(&self) -> impl Future<Output = Result<(), Fault>> + Send {
         let expecting = self.borrow().expecting();
         // Without a deadline there is an answer.
@@ -52,6 +69,18 @@ pub trait AsyncEvent: sealed::Sealed + Borrow<Event> {
     ///
     /// # Errors
     /// [`Timeout`](WaitTimeoutError::Timeout) when it was not set by then.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncEvent, Queue, WaitTimeoutError, block_on};
+    /// use std::time::Duration;
+    ///
+    /// let event = Queue::builder().create_event()?;
+    /// let soon = Duration::from_millis(1);
+    /// assert_eq!(block_on(event.wait_timeout(soon)), Err(WaitTimeoutError::Timeout));
+    /// event.set()?;
+    /// assert_eq!(block_on(event.wait_timeout(soon)), Ok(()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn wait_timeout(
         &self,
         timeout: Duration,
@@ -63,6 +92,18 @@ pub trait AsyncEvent: sealed::Sealed + Borrow<Event> {
     ///
     /// # Errors
     /// [`Timeout`](WaitTimeoutError::Timeout) when it was not set by then.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncEvent, Queue, WaitTimeoutError, block_on};
+    /// use std::time::Instant;
+    ///
+    /// let event = Queue::builder().create_event()?;
+    /// let now = Instant::now();
+    /// assert_eq!(block_on(event.wait_deadline(now)), Err(WaitTimeoutError::Timeout));
+    /// event.set()?;
+    /// assert_eq!(block_on(event.wait_deadline(now)), Ok(()), "it attempts once");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn wait_deadline(
         &self,
         deadline: Instant,
