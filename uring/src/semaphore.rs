@@ -16,6 +16,9 @@ mod sealed {
 
 /// Acquiring in a task a permit of a [`Semaphore`].
 ///
+/// A timeout counts from the call, not from the first poll; one beyond the clock's range, as
+/// `Duration::MAX`, never passes.
+///
 /// ```
 /// use parkline_uring::{AsyncSemaphore, Queue, WaitTimeoutError, block_on};
 /// use std::time::Duration;
@@ -40,8 +43,25 @@ pub trait AsyncSemaphore: sealed::Sealed + Borrow<Semaphore> {
     /// If it is dropped before it is ready, nothing was acquired; a wake that was meant for it goes to
     /// another waiter.
     ///
+    /// # Ordering
+    /// As [`Semaphore::try_acquire`].
+    ///
     /// # If a peer dies
-    /// The permits that it had come back, and go to the tasks that wait.
+    /// As [`Semaphore::acquire_blocking`].
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncSemaphore, Queue, block_on};
+    ///
+    /// let semaphore = Queue::builder().create_semaphore(1)?;
+    /// let only = block_on(semaphore.acquire())?;
+    /// assert!(semaphore.try_acquire()?.is_none());
+    /// let worker = std::thread::spawn(move || only.release());
+    /// let again = block_on(semaphore.acquire())?; // waits for the worker
+    /// assert_eq!(semaphore.available_permits(), 0);
+    /// drop(again);
+    /// worker.join().unwrap();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn acquire(&self) -> impl Future<Output = Result<Permit, Fault>> + Send {
         let semaphore = self.borrow();
         // Without a deadline there is an answer.
@@ -52,6 +72,19 @@ pub trait AsyncSemaphore: sealed::Sealed + Borrow<Semaphore> {
     ///
     /// # Errors
     /// [`Timeout`](WaitTimeoutError::Timeout) when none became free.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncSemaphore, Queue, WaitTimeoutError, block_on};
+    /// use std::time::Duration;
+    ///
+    /// let semaphore = Queue::builder().create_semaphore(1)?;
+    /// let soon = Duration::from_millis(1);
+    /// let only = block_on(semaphore.acquire_timeout(soon))?;
+    /// let refused = block_on(semaphore.acquire_timeout(soon));
+    /// assert_eq!(refused.unwrap_err(), WaitTimeoutError::Timeout);
+    /// drop(only);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn acquire_timeout(
         &self,
         timeout: Duration,
@@ -63,6 +96,19 @@ pub trait AsyncSemaphore: sealed::Sealed + Borrow<Semaphore> {
     ///
     /// # Errors
     /// [`Timeout`](WaitTimeoutError::Timeout) when none became free.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncSemaphore, Queue, WaitTimeoutError, block_on};
+    /// use std::time::Instant;
+    ///
+    /// let semaphore = Queue::builder().create_semaphore(1)?;
+    /// let now = Instant::now();
+    /// let only = block_on(semaphore.acquire_deadline(now))?;
+    /// let refused = block_on(semaphore.acquire_deadline(now));
+    /// assert_eq!(refused.unwrap_err(), WaitTimeoutError::Timeout);
+    /// drop(only);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     fn acquire_deadline(
         &self,
         deadline: Instant,
