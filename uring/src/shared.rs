@@ -11,7 +11,7 @@ use crate::lock::lock;
 use crate::owed::drive_owed;
 use crate::waiting::Waits;
 
-/// What can be shared: a [`Sender`] or a [`Receiver`].
+/// What can be shared: a [`Sender`] or a [`Receiver`], by [`Shared::new`].
 pub trait Handle: sealed::Handle {}
 
 impl<H: sealed::Handle> Handle for H {}
@@ -75,15 +75,36 @@ pub struct Shared<H>(Arc<Mutex<H>>);
 
 impl<H: Handle> Shared<H> {
     /// Shares a handle; the same as `handle.share()`.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReceiver, Queue, Shared, block_on};
+    ///
+    /// let queue = Queue::builder().create()?;
+    /// queue.sender()?.try_send_many([&b"one"[..], b"two"])?;
+    /// let receiver = Shared::new(queue.receiver()?);
+    /// let (mut first, mut second) = (receiver.clone(), receiver);
+    /// assert_eq!(block_on(first.recv())?, b"one");
+    /// assert_eq!(block_on(second.recv())?, b"two");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn new(mut handle: H) -> Self {
         drive_owed();
         handle.begin_to_share();
         Self(Arc::new(Mutex::new(handle)))
     }
 
-    /// The handle itself, for calls that do not wait. Other tasks wait for the lock meanwhile: do not
-    /// keep it over an await. Dead letters that such a call finds are handled when the lock is
-    /// released.
+    /// The handle itself, for calls that do not wait. Other tasks wait for the lock meanwhile, and a
+    /// thread that locks twice waits for itself: do not keep it over an await. Dead letters that such
+    /// a call finds are handled when the lock is released.
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncSender, Queue, TrySendError};
+    ///
+    /// let sender = Queue::builder().capacity(1).create()?.sender()?.share();
+    /// assert_eq!(sender.lock().try_send(b"first"), Ok(()));
+    /// assert_eq!(sender.clone().lock().try_send(b"second"), Err(TrySendError::Full(())));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn lock(&self) -> Locked<'_, H> {
         Locked { guard: self.lock_alone(), after: AfterUnlock(None) }
     }
