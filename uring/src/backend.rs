@@ -95,9 +95,12 @@ impl Unavailable {
 /// When it is the fallback, that is said once by a `tracing` warning too.
 ///
 /// ```
-/// match parkline_uring::backend() {
-///     parkline_uring::Backend::IoUring => println!("io_uring"),
-///     parkline_uring::Backend::Futex(why) => println!("fallback: {why}"),
+/// use parkline_uring::{Backend, Unavailable, backend, try_io_uring};
+///
+/// match backend() {
+///     Backend::IoUring => assert_eq!(try_io_uring(), Ok(())),
+///     Backend::Futex(Unavailable::Asked) => assert!(std::env::var("PARKLINE_BACKEND").is_ok()),
+///     Backend::Futex(why) => assert_eq!(try_io_uring(), Err(*why)),
 /// }
 /// ```
 pub fn backend() -> &'static Backend {
@@ -140,6 +143,18 @@ fn choose() -> Backend {
 ///
 /// # Errors
 /// The first thing that is missing, and what to change.
+///
+/// ```
+/// use parkline_uring::{Backend, Unavailable, backend, try_io_uring};
+///
+/// match (try_io_uring(), backend()) {
+///     (Ok(()), Backend::IoUring) => {}
+///     // The environment has PARKLINE_BACKEND=futex.
+///     (_, Backend::Futex(Unavailable::Asked)) => {}
+///     (Err(why), Backend::Futex(same)) => assert_eq!(why, *same),
+///     (tried, backend) => panic!("{tried:?}, but {backend:?}"),
+/// }
+/// ```
 pub fn try_io_uring() -> Result<(), Unavailable> {
     let refused = |error| Unavailable::setup(&error);
     let mut ring = Ring::of_runtime().map_err(refused)?;
