@@ -23,7 +23,8 @@ thread_local! {
 ///
 /// Any future will do; one that waits for something else wakes the thread by its waker as usual.
 /// Without io_uring the thread sleeps on a futex, and the process's helper thread waits for the
-/// queues.
+/// queues. Inside another `block_on`, or in a task of a runtime, it keeps that thread from its other
+/// tasks until it returns.
 ///
 /// ```
 /// use parkline_uring::{AsyncReceiver, AsyncSender, Queue, block_on};
