@@ -149,7 +149,8 @@ impl<M: Message + ?Sized> Lease<M> {
     }
 
     /// The message's bytes in place, if the opener declared all peers trusted by
-    /// [`Queue::trust_peers`](crate::Queue::trust_peers).
+    /// [`Queue::trust_peers`](crate::Queue::trust_peers). `None` without that trust, in a forked
+    /// child, and of a corrupt queue.
     ///
     /// ```
     /// use parkline_core::Queue;
@@ -243,7 +244,8 @@ impl<M: Message + ?Sized> Lease<M> {
     /// Until then the handle keeps the message, which occupies one of its leases. If the handle or
     /// its process ends first, the message goes back at once. After the delay it goes back at the
     /// first of these: a receive of this handle; a wait of this process on this queue (a sleeping
-    /// thread wakes for it); or, with `parkline-uring`, when the delay is over.
+    /// thread wakes for it); or, with `parkline-uring`, when the delay is over. A delay of more than
+    /// 100 years is one of 100 years.
     ///
     /// ```
     /// use std::time::Duration;

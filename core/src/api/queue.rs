@@ -125,8 +125,9 @@ impl<M: Message + ?Sized> Queue<M> {
     /// # Errors
     /// [`AttachError::NoFreeHandle`] when all records are taken, or when each free record holds
     /// messages of a dead handle for which the ring has no room: a receiver can take such a record.
-    /// While another handle recovers or frees a record, this waits for it, 100 ms at most. Other
-    /// errors name what the kernel refused.
+    /// While another handle recovers or frees a record, this waits for it, 100 ms at most.
+    /// [`AttachError::SearchTooLong`] says to call again; the other errors of [`AttachError`] say
+    /// what is wrong with the queue or what the kernel refused.
     ///
     /// ```
     /// use parkline_core::{AttachError, Queue};
@@ -150,8 +151,7 @@ impl<M: Message + ?Sized> Queue<M> {
     ///
     /// # Errors
     /// [`AttachError::NoFreeHandle`] when all records are taken. While another handle recovers or
-    /// frees a record, this waits for it, 100 ms at most. Other errors name what the kernel
-    /// refused.
+    /// frees a record, this waits for it, 100 ms at most. Otherwise as [`sender`](Self::sender).
     ///
     /// ```
     /// use parkline_core::{AttachError, Queue};
@@ -193,8 +193,9 @@ impl<M: Message + ?Sized> Queue<M> {
     ///
     /// # Errors
     /// [`AttachError::Memory`] when less memory is left than is needed: a reading, not a
-    /// reservation. [`AttachError::Forked`], [`AttachError::Os`]. Making a handle then fails with
-    /// [`AttachError::Os`] if the kernel cannot do it (before Linux 5.14).
+    /// reservation. [`AttachError::Forked`], [`AttachError::DescriptorClosed`], [`AttachError::Os`].
+    /// Making a handle then fails with [`AttachError::Os`] if the kernel cannot do it (before Linux
+    /// 5.14).
     ///
     /// ```
     /// use parkline_core::{AttachError, Queue};
@@ -286,7 +287,8 @@ impl<M: Message + ?Sized> Queue<M> {
         len.map_or(0, |len| len as usize)
     }
 
-    /// Whether no message waits. Another handle may send before you act on it.
+    /// Whether no message waits: [`len`](Self::len) is 0. Another handle may send before you act on
+    /// it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -328,7 +330,7 @@ impl<M: Message + ?Sized> Queue<M> {
         closed
     }
 
-    /// Whether a process closed the queue. Messages may still be in it.
+    /// Whether a process closed the queue. Messages may still be in it. `false` in a forked child.
     pub fn is_closed(&self) -> bool {
         self.segment.ring().is_some_and(|ring| ring.is_closing())
     }
@@ -340,9 +342,14 @@ impl<M: Message + ?Sized> Queue<M> {
     /// process with a waiting thread or task searches for dead handles once per
     /// [`watchdog`](Builder::watchdog) period. Call it where no process waits, or for the result.
     ///
+    /// It begins no further handle after 20 ms, and counts those that it did not come to in
+    /// [`unseen`](Recovered::unseen): call it again until that is 0.
+    ///
     /// # Errors
-    /// [`AttachError::Forked`], [`AttachError::Proc`]; [`AttachError::Corrupt`] when a process
-    /// overwrote a dead handle's record, after all other records were recovered.
+    /// [`AttachError::Forked`], [`AttachError::DescriptorClosed`]; [`AttachError::Proc`],
+    /// [`AttachError::Leased`] or [`AttachError::Os`] when there is a dead handle and the kernel
+    /// refuses what its recovery needs; [`AttachError::Corrupt`] when a process overwrote a dead
+    /// handle's record, after the other records were recovered.
     ///
     /// # If a peer dies
     /// If this process dies in the call, the next recovery completes it.
@@ -390,6 +397,9 @@ impl<M: Message + ?Sized> Queue<M> {
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].
     ///
+    /// # Ordering
+    /// What happened before the acknowledgements that it waits for happens before this returns.
+    ///
     /// # If a peer dies
     /// The messages that the peer held are delivered again, and the join waits for them. A dead
     /// letter counts as acknowledged once it is handled, forwarded or discarded.
@@ -413,7 +423,8 @@ impl<M: Message + ?Sized> Queue<M> {
         self.join_until(None).unwrap_or(Ok(()))
     }
 
-    /// As [`join_blocking`](Self::join_blocking), for at most `timeout`.
+    /// As [`join_blocking`](Self::join_blocking), for at most `timeout`. With zero it does not wait;
+    /// a `timeout` beyond the clock's range, as `Duration::MAX`, never passes.
     ///
     /// # Errors
     /// [`Timeout`](JoinTimeoutError::Timeout) when a message is not acknowledged by then.

@@ -182,7 +182,8 @@ impl Semaphore {
         Ok(Self { queue, receiver })
     }
 
-    /// Acquires a permit if one is free now; `None` if none is. Never waits for another process.
+    /// Acquires a permit if one is free now; `None` if none is. Never waits for another process;
+    /// threads of this process that acquire at the same moment take turns.
     ///
     /// # Errors
     /// [`Fault::Forked`], [`Fault::Corrupt`].

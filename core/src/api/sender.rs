@@ -647,7 +647,8 @@ impl Reservation<'_> {
     }
 
     /// Copies `bytes` to `offset`, and zeroes the bytes before them that are not written yet. A
-    /// message that is written from front to back is written once.
+    /// message that is written from front to back is written once. In a forked child nothing is
+    /// written, and the commit returns [`Fault::Forked`].
     ///
     /// # Panics
     /// If `bytes` do not fit into the reserved length at `offset`.
@@ -682,6 +683,7 @@ impl Reservation<'_> {
     /// The message's bytes in place, if the opener declared all peers trusted by
     /// [`Queue::trust_peers`](crate::Queue::trust_peers). Bytes that are not written yet are
     /// zeroed, which costs one pass over them; [`assume_written`](Self::assume_written) avoids it.
+    /// `None` without that trust, in a forked child, and of a corrupt queue.
     ///
     /// ```
     /// use parkline_core::Queue;
