@@ -6,10 +6,10 @@
     >>> q.get()
     {'id': 1}
 
-Its own methods are those of `queue.Queue`, and block the calling thread without the GIL; those of its
-view `q.aio` are `asyncio.Queue`'s. A handle can be pickled into another process at any time. See
-`Queue` for what is different from the standard library's queues. `Event` and `Semaphore` are shared in
-the same way.
+Its own methods are those of `queue.Queue`. They block the calling thread without the GIL. The methods
+of its view `q.aio` are those of `asyncio.Queue`. A handle can be pickled into another process at any
+time. `Queue` lists the differences from the standard library's queues. Processes share an `Event` and a
+`Semaphore` in the same way.
 """
 
 from ._aio import AioQueue

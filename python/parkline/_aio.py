@@ -22,10 +22,10 @@ class AioQueue(Generic[T]):
     and in trio. A waiting task costs no thread. A cancelled `get` has taken no item, a cancelled `put`
     has put none.
 
-    A call that need not wait goes on at once. Where the loop has not run for a millisecond or two, the
-    next call lets it run once before it takes or puts anything: timeouts, signal handlers and other
-    tasks go on while another process keeps the queue busy. In trio such a call is a checkpoint then,
-    and whenever it waits, not each time: use `trio.lowlevel.checkpoint()` where each has to be one.
+    A call that need not wait goes on at once. If the loop has not run for a millisecond or two, the
+    next call lets it run once before it takes or puts anything. So timeouts, signal handlers and other
+    tasks go on while another process keeps the queue busy. In trio a call is a checkpoint only when it
+    lets the loop run or waits: use `trio.lowlevel.checkpoint()` where each call has to be one.
     """
 
     __slots__ = ("_queue",)
@@ -34,7 +34,7 @@ class AioQueue(Generic[T]):
         self._queue = queue
 
     async def put(self, item: T) -> None:
-        """Puts an item, waiting while the queue is full. It is encoded now, before the wait."""
+        """Puts an item, waiting while the queue is full. The item is encoded before the wait."""
         wait = self._queue._begin_put(item)
         if wait is not None:
             await complete(wait)
@@ -42,18 +42,18 @@ class AioQueue(Generic[T]):
     async def get(self) -> T:
         """Takes the oldest item, waiting while there is none.
 
-        It is acknowledged after it was decoded, that of a joinable queue by `task_done`. Raises `ShutDown`
-        when the queue was shut down, and nothing is left that could come again."""
+        The item is acknowledged once it is decoded. In a joinable queue `task_done` acknowledges it. Raises
+        `ShutDown` when the queue was shut down and no item is left that could be delivered again."""
         item: T = self._queue._take()
         if item is PENDING:
             item = await complete(self._queue._begin_get())
         return item
 
     async def put_many(self, items: Iterable[T]) -> int:
-        """Puts items one after the other, each encoded when it is its turn, waiting where there is no room.
-        Returns how many.
+        """Puts items one after the other, waiting while there is no room. Each is encoded just before it is
+        put. Returns how many it put.
 
-        Cancelled, it has put those that it came to."""
+        If it is cancelled, the items before the one that waited are put."""
         count = 0
         for item in items:
             await self.put(item)
@@ -63,8 +63,8 @@ class AioQueue(Generic[T]):
         return count
 
     async def get_many(self, max_items: int) -> list[T]:
-        """Takes up to `max_items` and `maxsize`, in order: what is there, but waits for the first.
-        `get_many(0)` is `[]` at once."""
+        """Takes the items that are there, in order, up to `max_items` and `maxsize`. Waits only for the
+        first. `get_many(0)` returns `[]` at once."""
         items = self._queue._take_many(max_items, False)
         if items:
             return items
@@ -84,11 +84,11 @@ class AioQueue(Generic[T]):
         return self._queue.get(False)
 
     async def join(self) -> None:
-        """Waits until all that was put before is got, and, if the queue is joinable, done."""
+        """Waits until all items that were put before are got. In a joinable queue, until they are done."""
         await complete(self._queue._begin_join())
 
     def task_done(self) -> None:
-        """Says that this task is done with the oldest item that it got."""
+        """Acknowledges the oldest item that this task got."""
         self._queue.task_done()
 
     def qsize(self) -> int:
@@ -109,11 +109,11 @@ class AioQueue(Generic[T]):
         return self._queue.maxsize
 
     def shutdown(self, immediate: bool = False) -> None:
-        """Shuts the queue down for everybody: see `Queue.shutdown`."""
+        """Shuts the queue down in all processes: see `Queue.shutdown`."""
         self._queue.shutdown(immediate)
 
     def close(self) -> None:
-        """Lets go of this handle: see `Queue.close`."""
+        """Closes this handle: see `Queue.close`."""
         self._queue.close()
 
     def __aiter__(self) -> AsyncIterator[T]:

@@ -7,12 +7,12 @@ import sys
 if sys.version_info >= (3, 13):
 
     class ShutDown(queue.ShutDown, asyncio.QueueShutDown):
-        """The queue was shut down, and, for a get, all that was put before has been got."""
+        """The queue was shut down. A get raises it only when no item is left."""
 
 else:
 
     class ShutDown(Exception):
-        """The queue was shut down, and, for a get, all that was put before has been got."""
+        """The queue was shut down. A get raises it only when no item is left."""
 
 
 class Empty(queue.Empty, asyncio.QueueEmpty):
@@ -38,26 +38,26 @@ class MessageTooLarge(ValueError):
 
 
 class Undecodable(ValueError):
-    """An item was got and cannot be decoded: what the decoding raised is the `__cause__`.
+    """A get took an item and cannot decode it. The exception of the decoding is the `__cause__`.
 
-    It is not lost. That of a joinable queue went back, and comes again, to any getter, until it was
-    handed out `max_attempts` times. That of another queue is this call's."""
+    The item is not lost. In a joinable queue it went back, and is delivered again, to any getter, until
+    it was delivered `max_attempts` times. In another queue it was done, and `encoded` is its only copy."""
 
     def __init__(self, text: str, encoded: bytes, attempts: int) -> None:
         super().__init__(text, encoded, attempts)
         self.encoded = encoded
-        """The item as it was in the queue: what a queue with `codec="raw"` would have got."""
+        """The item as it was in the queue, as a get of a queue with `codec="raw"` returns it."""
         self.attempts = attempts
-        """How often the item was handed out, this time included."""
+        """How often the item was delivered, this time included."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class NoFreeHandle(RuntimeError):
-    """All of the queue's `handles` are taken, by all processes together; or, beside very many file locks,
-    none was found free in time: call again."""
+    """All of the queue's `handles` are taken, by all processes together. Or the memfd has very many file
+    locks, and no free handle was found in time: call again."""
 
 
 class Corrupt(RuntimeError):
-    """Some process wrote into the shared memory what no honest peer writes."""
+    """A process wrote values into the shared memory that the protocol does not allow."""

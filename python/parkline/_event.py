@@ -26,7 +26,7 @@ class AioEvent:
         return True
 
     def set(self) -> None:
-        """Sets it, and wakes everybody who waits, in all processes."""
+        """Sets it, and wakes all tasks and threads that wait, in all processes."""
         self._event.set()
 
     def clear(self) -> None:
@@ -45,11 +45,11 @@ class Event(_parkline.Event):
     """A flag that processes share: the signal to start, or to stop.
 
     Its methods are those of `threading.Event`; `aio` is the same event with those of `asyncio.Event`. A
-    handle pickles into any process of this host, as a queue's does, and a forked child goes on with the
-    one that it inherited. Any number of processes can have it.
+    handle can be pickled into any process of this host, like a queue's, and a forked child goes on with
+    the one that it inherited. Any number of processes can have it.
 
-    A killed process can leave it set or not, and nothing in between. Who waits learns of its set within
-    `watchdog` seconds, unless the event is cleared before.
+    A process that is killed in a `set` has set the event or has not; there is nothing in between. If it
+    has, waiters learn of it within `watchdog` seconds, unless the event is cleared before.
     """
 
     __slots__ = ()

@@ -1,8 +1,9 @@
 """How the descriptor of a queue, an event or a semaphore goes to another process within a pickle.
 
-To a process that is being started (`spawn`, `forkserver`, `fork`) it is passed on by multiprocessing.
-To one that runs already a pickle names it, and the other opens it through `/proc`: as often as it
-likes, and without a thread that hands it out. So the sender has to keep its own until then.
+multiprocessing passes it on to a process that is being started (`spawn`, `forkserver`, `fork`). For a
+process that runs already the pickle names the descriptor, and that process opens it through `/proc`.
+This needs no thread in the sender, and works any number of times. So the sender must keep its own
+descriptor until the other process has opened it.
 """
 
 import errno
@@ -16,7 +17,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Named:
-    """The descriptor `fd` of the process `pid`, which is `inode` of `device`."""
+    """The descriptor `fd` of the process `pid`. It names the file `inode` of `device`."""
 
     pid: int
     fd: int
@@ -27,7 +28,7 @@ class Named:
         """Opens it here."""
         path = f"/proc/{self.pid}/fd/{self.fd}"
         try:
-            # Without a wait for the end of a lease on the file.
+            # O_NONBLOCK: does not wait for the end of a lease on the file.
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise OSError(error.errno, self._refusal(error)) from error
@@ -66,11 +67,11 @@ class Named:
         return f"{what}, or is in another pid namespace: it has to keep it until it has arrived"
 
     def _barrier(self) -> str:
-        """What keeps this process out of that one."""
+        """Why this process may not open a descriptor of that process."""
         try:
             with open(f"/proc/{self.pid}/status") as status:
                 user = next(int(line.split()[2]) for line in status if line.startswith("Uid:"))
-                # What belongs to a process that is closed to others is root's.
+                # root owns the /proc files of a process that is not dumpable.
                 owner = os.fstat(status.fileno()).st_uid
         except (OSError, StopIteration):
             return f"this process may not see process {self.pid}, which sent it (/proc is hidden)"

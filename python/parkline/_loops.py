@@ -1,7 +1,7 @@
-"""The event loops of this process: each has a ring, whose descriptor it polls beside its others.
+"""The event loops of this process: each has a ring, and polls the ring's descriptor beside its others.
 
-The loops of asyncio and uvloop poll it by `add_reader`, trio by a system task. What waits is in Rust;
-here is only who is told when a descriptor is readable.
+The loops of asyncio and uvloop poll it by `add_reader`, trio by a system task. The waits are in Rust;
+this file only registers the callbacks of readable descriptors.
 """
 
 import asyncio
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 class Future(Protocol):
-    """What a waiting task awaits, and its loop resolves."""
+    """The future that a waiting task awaits, and that its loop resolves."""
 
     def done(self) -> bool: ...
     def set_result(self, result: None, /) -> None: ...
 
 
-# Weak on both sides: a loop holds its ring by what it polls, and lets go of it when it is closed.
+# Weak on both sides: a loop keeps its ring alive by the callbacks, and drops them when it is closed.
 _by_loop: "weakref.WeakKeyDictionary[Any, weakref.ref[EventLoop]]" = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
@@ -62,7 +62,7 @@ def _say_how() -> None:
         return
     _is_said = True
     _, why = backend()
-    if why is not None and os.environ.get("PARKLINE_BACKEND") != "futex":  # as was asked for
+    if why is not None and os.environ.get("PARKLINE_BACKEND") != "futex":  # the user chose "futex"
         logging.getLogger("parkline").warning("tasks wait on a helper thread, not in io_uring: %s", why)
 
 
@@ -128,7 +128,7 @@ class _TrioFuture:
 
 
 async def complete(wait: Any) -> Any:
-    """Polls `wait` until it is over, in whatever loop this runs. Cancelled, it has done nothing."""
+    """Polls `wait` until it is over, in the running loop. If it is cancelled, it has done nothing."""
     if async_library() == "trio":
         return await _complete_in_trio(wait)
     loop = asyncio.get_running_loop()

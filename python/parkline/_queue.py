@@ -12,7 +12,7 @@ from ._errors import ShutDown
 
 T = TypeVar("T")
 
-# The interpreter waits at its exit for all threads: none of them may wait in a queue for ever.
+# The interpreter waits for all threads when it exits, so no thread may stay blocked in a queue.
 threading._register_atexit(_parkline._end_blocking_calls)  # type: ignore[attr-defined]
 
 
@@ -20,27 +20,30 @@ class Queue(_parkline.Queue[T], Generic[T]):
     """A bounded queue, for any number of putters and getters in any number of processes.
 
     Its methods are those of `queue.Queue`; `aio` is the same queue with those of `asyncio.Queue`. A
-    handle pickles into any process of this host; the queue lives as long as one process has it.
+    handle can be pickled into any process of this host. The queue lives as long as one process has it.
 
-    `maxsize`: for how many items there is room, rounded up to a power of two; there is no unbounded one.
-    `max_message`: the longest encoded item in bytes. Every item takes the room of the longest, of
-        memory that the kernel finds when it is first used. `lazy_memory=False` reserves it now, and raises
-        `MemoryError` where the machine or the control group has less left, before anything is allocated.
+    `maxsize`: the number of items that the queue has room for, rounded up to a power of two. It has to be
+        bounded.
+    `max_message`: the longest encoded item in bytes. Every item takes the room of the longest. The
+        kernel allocates that memory when it is first used. `lazy_memory=False` allocates it now, and
+        raises `MemoryError` if the machine or the control group has less left, before it allocates any.
     `codec`: "pickle" (protocol 5; large buffers are copied once on each side), "raw" (bytes in, bytes
-        out, no pickle: for peers that one does not trust), or a pair of callables, to bytes and back.
-    `joinable`: an item is out on lease until `task_done()`. If its process dies before, or its handle is
-        closed, it comes again; after `max_attempts` times it is given up. A task or thread that is cancelled
-        or raises leaves its item with the handle. Without `joinable` an item is done once it is decoded.
-    `leases`: how many items one handle can have out; 256 for a joinable queue, up to 4 for others. With all of them out, a
-        `get` waits for a `task_done`. Others have an item on lease while they decode it, 4 at a time.
-        With 0 an item is done before it is decoded, and gone if the process dies in the midst of that;
-        a joinable queue needs at least 1.
-    `handles`: how many processes can put, and get, at a time: each that does takes one for either. 64. With
-        `lazy_memory=False` a queue that is not joinable has fewer, at least 2, if it were over 64 MiB else.
-    `Queue.memory(..)` tells the bytes that a shape takes.
-    `watchdog`: seconds after which whoever waits looks whether others have died.
+        out, no pickle: for peers that you do not trust), or a pair of callables, to bytes and back.
+    `joinable`: an item is out on lease until `task_done()`. If its process dies first, or its handle is
+        closed, the item is delivered again; after `max_attempts` deliveries it is discarded. A task or
+        thread that is cancelled or raises leaves its item with the handle. Without `joinable` an item is
+        done once it is decoded.
+    `leases`: how many items one handle can have out; 256 for a joinable queue, up to 4 for others. While
+        all are out, a `get` waits for a `task_done`. A queue that is not joinable has an item on lease
+        while it decodes it. With 0 an item is done before it is decoded, and lost if the process dies
+        while it decodes. A joinable queue needs at least 1.
+    `handles`: how many processes can put, and how many can get, at a time: a process takes one handle for
+        each of the two. 64. With `lazy_memory=False` a queue that is not joinable has fewer, at least 2,
+        if it would take more than 64 MiB otherwise.
+    `Queue.memory(..)` returns the bytes that a shape takes.
+    `watchdog`: seconds after which a waiting call or task checks whether other processes have died.
     `schema`: a name of 1 to 64 bytes and a version, `("orders", 3)`, that say what the items are. Every
-        opener has to name the same one, a Rust program too; a pickled handle carries it.
+        opener has to name the same one, a Rust program too. A pickled handle carries it.
     """
 
     __slots__ = ("_aio",)
@@ -55,9 +58,9 @@ class Queue(_parkline.Queue[T], Generic[T]):
         joinable: bool = False,
         schema: tuple[str, int] | None = None,
     ) -> "Queue[T]":
-        """Opens the queue of a descriptor (`fileno()`) that came from somewhere, a Rust program for
-        example. The descriptor is duplicated and stays yours. Raises `ValueError` if `schema` is not the
-        one that the queue was made with; `None` opens a queue that was made with none."""
+        """Opens the queue of a descriptor (`fileno()`), for example one from a Rust program. The
+        descriptor is duplicated and stays yours. Raises `ValueError` if `schema` is not the one that the
+        queue was made with. `None` opens a queue that was made with none."""
         return cls(1, codec=codec, joinable=joinable, schema=schema, _fd=fd)
 
     @property

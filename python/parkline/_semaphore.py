@@ -50,19 +50,20 @@ class AioSemaphore:
 
 
 class Semaphore(_parkline.Semaphore):
-    """A number of permits that processes share. What a killed process had acquired comes back.
+    """A number of permits that processes share. The permits of a killed process are released.
 
     Its methods are those of `threading.BoundedSemaphore`, `with` too; `aio` is the same semaphore with
-    those of `asyncio.Semaphore`. A handle pickles into any process of this host, as a queue's does; a
-    forked child goes on with the one that it inherited, and with no permit.
+    those of `asyncio.Semaphore`. A handle can be pickled into any process of this host, like a queue's. A
+    forked child goes on with the handle that it inherited, and with no permit.
 
-    A permit is released through the handle that acquired it, by any task or thread: nobody releases
-    what another process has, or more than there is. Tasks of one process are served in the order of
-    arrival; between processes, and to whoever comes just when one is released, nothing is promised.
+    A permit is released through the handle that acquired it, by any task or thread. So no process can
+    release the permits of another, or more than were acquired. Waiting tasks of one process are served in
+    the order of arrival. There is no order between processes, and a task that arrives just as a permit is
+    released may take it first.
 
     `value`: how many permits there are, at least 1.
     `handles`: how many processes can have it at a time. Each has room for all permits.
-    `watchdog`: seconds after which whoever waits looks whether others have died.
+    `watchdog`: seconds after which a waiting call or task checks whether other processes have died.
     """
 
     __slots__ = ()

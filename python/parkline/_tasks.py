@@ -1,4 +1,4 @@
-"""Who is running: the task of an event loop, or outside of one the thread."""
+"""What is running: a task of an event loop, or outside of a task the thread."""
 
 import asyncio
 import sys
@@ -32,8 +32,8 @@ _thread = _Thread()
 
 
 def holder() -> Any:
-    """An object that stands for the running task or thread, and for no other, also later: a number would
-    be given again. It keeps no task alive."""
+    """An object that stands for the running task or thread, and never for another one: the number of a
+    thread or task would be reused. It keeps no task alive."""
     library = async_library()
     if library == "trio":
         import trio

@@ -1,4 +1,4 @@
-"""Turns: a task that never has to wait lets its loop run now and then. `src/turn.rs` tells when."""
+"""Turns: a task that never has to wait lets its loop run now and then. `src/turn.rs` decides when."""
 
 import asyncio
 import threading
@@ -10,7 +10,7 @@ from ._tasks import async_library
 
 
 class _Asked(threading.local):
-    """The loop of this thread that was asked to say when it runs, and has not said so."""
+    """The loop of this thread that was asked to call `_ran` when it runs, and has not called it."""
 
     loop: "weakref.ref[Any] | None" = None
 
@@ -25,7 +25,7 @@ def _ran() -> None:
 
 
 def must_pause() -> bool:
-    """Whether the loop has not run since the last call of this, which asked it to say so.
+    """Whether the loop has not run since the last call of this function, which asked it to call `_ran`.
 
     Without a loop, False: a coroutine that is driven by hand keeps no loop from running.
     """

@@ -39,12 +39,12 @@ def work(jobs: parkline.Queue[int], results: parkline.Queue[tuple[int, int, int]
     async def main() -> None:
         await asyncio.gather(*(one() for _ in range(COROUTINES)))
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent sees to it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and ends the workers
     asyncio.run(main())
 
 
 class Bar:
-    """What goes on, on one line of a terminal, or a line a second elsewhere."""
+    """The progress: one line of a terminal, or a line a second elsewhere."""
 
     def __init__(self) -> None:
         self._is_live = sys.stderr.isatty()
@@ -100,7 +100,7 @@ async def run(items: int) -> int:
         bar.show(jobs, len(found), items, note)
     bar.end()
     await putting
-    # A worker that died after it had put its result, and before it said so, leaves one more.
+    # A worker that died after it had put its result, and before its `task_done`, leaves one more result.
     joining = joining or asyncio.create_task(jobs.aio.join())
     while not joining.done():
         try:

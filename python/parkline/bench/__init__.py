@@ -1,1 +1,1 @@
-"""What the queue costs, beside what else there is: `python -m parkline.bench`."""
+"""What the queue costs, beside other queues: `python -m parkline.bench`."""

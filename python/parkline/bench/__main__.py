@@ -1,4 +1,4 @@
-"""Measures the queue beside what else there is, in one run: `python -m parkline.bench`.
+"""Measures the queue beside other queues, in one run: `python -m parkline.bench`.
 
 Each round measures every peer once, one after the other; the table has the median of the rounds, in
 operations a second, and how many times `multiprocessing.Queue` that is. Peers that are not installed

@@ -1,6 +1,6 @@
-"""The others: each is made before the fork, and put to and got from on either side of it.
+"""The other queues: each is made before the fork, and used by the processes on both sides of it.
 
-A peer that is not installed, or does not do what a workload asks, says so.
+A peer that is not installed, or cannot run a workload, says so.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ class Ours(Peer):
 
 
 class Wrapped(Peer):
-    """What has `put` and `get`."""
+    """An object that has `put` and `get`."""
 
     def __init__(self, queue: Any) -> None:
         self.queue = queue
@@ -60,7 +60,7 @@ class ConnectionPair(Peer):
 
 
 class BarePipe(Peer):
-    """`os.pipe`: items of one size, and no more than the kernel passes on whole."""
+    """`os.pipe`: items of one size, which is at most what the kernel transfers whole."""
 
     def __init__(self, size: int) -> None:
         self._reading, self._writing = os.pipe()
@@ -108,7 +108,7 @@ class QuickQueue(Wrapped):
 
 
 class Iceoryx2(Peer):
-    """Publish and subscribe, set to lose nothing; receiving is asking again and again."""
+    """Publish and subscribe, set to lose nothing. A receive polls."""
 
     def __init__(self, size: int) -> None:
         iox2 = importlib.import_module("iceoryx2")
@@ -138,8 +138,8 @@ class Iceoryx2(Peer):
                 time.sleep(0.001)
             self._end.update_connections()
         delivered = 0
-        # Also with that strategy `send` comes back having delivered to nobody while the buffer is full
-        # (seen with 0.10, in half of the runs), and the sample is lost: the receiver waits for ever.
+        # With that strategy too, `send` can return 0 deliveries while the buffer is full (seen with 0.10,
+        # in half of the runs). The sample is then lost, and the receiver waits without end.
         while not delivered:
             sample = self._end.loan_slice_uninit(len(item))
             ctypes.memmove(sample.payload_ptr, item, len(item))
@@ -163,7 +163,7 @@ class AioOurs:
 
 
 class AioExecutor:
-    """`run_in_executor` over `multiprocessing.Queue`: a thread for each that waits."""
+    """`run_in_executor` over `multiprocessing.Queue`: one thread for each waiting task."""
 
     def __init__(self) -> None:
         self.queue: Any = FORK.Queue(ROOM)
@@ -285,7 +285,7 @@ def object_peers() -> dict[str, Maker]:
 
 
 def shared_peers() -> dict[str, Maker]:
-    """Those that several processes may use on each side."""
+    """The peers that several processes may use on each side."""
     return {
         "parkline": lambda: Ours("raw", 64),
         "hyperq": lambda: HyperQ(True),

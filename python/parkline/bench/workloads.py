@@ -25,7 +25,7 @@ BATCH = 100
 
 
 class Measured:
-    """What one peer did."""
+    """The result of one peer."""
 
     def __init__(self, operations: int, seconds: float, note: str = "") -> None:
         self.rate = operations / seconds
@@ -119,7 +119,7 @@ def batches(name: str, items: int) -> Measured:
 
 
 def round_trips(make: Maker, item: Any, trips: int) -> Measured:
-    """There and back: both sides sleep in between."""
+    """Round trips: both sides sleep in between."""
     there, back = make(), make()
 
     def ask() -> None:
