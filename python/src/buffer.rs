@@ -1,6 +1,6 @@
 //! The buffer protocol: the memory of a Python object, borrowed.
 //!
-//! Declared here since it is in the stable ABI from 3.11 on only; in 3.10 the functions and the
+//! Declared here, because it is in the stable ABI only from 3.11 on. In 3.10 the functions and the
 //! layout are the same.
 #![expect(unsafe_code, reason = "speaks Python's buffer protocol, and fills objects it made")]
 
@@ -11,7 +11,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-/// Contiguous bytes, and nothing else asked for.
+/// The request for contiguous bytes, without format or shape.
 const SIMPLE: c_int = 0;
 
 /// `Py_buffer`.
@@ -35,7 +35,7 @@ unsafe extern "C" {
     fn PyBuffer_Release(view: *mut View);
 }
 
-/// The contiguous memory of an object, which cannot move or shrink meanwhile.
+/// The contiguous memory of an object, which cannot move or shrink while this view exists.
 pub(crate) struct Buffer(Box<View>);
 
 // SAFETY: a view is plain data; it is read and released with the GIL held only.
@@ -64,8 +64,8 @@ impl Buffer {
         self.0.readonly != 0
     }
 
-    /// The bytes. They do not change while the GIL is held here, unless a library writes to them without
-    /// the GIL.
+    /// The bytes. They do not change while this thread holds the GIL, unless a library writes to them
+    /// without the GIL.
     pub(crate) fn bytes<'py>(&'py self, _held: Python<'py>) -> &'py [u8] {
         if self.0.buf.is_null() {
             return &[];

@@ -1,14 +1,13 @@
-//! How items become bytes, and bytes items.
+//! Codecs: items are encoded to bytes, and bytes are decoded to items.
 //!
-//! A message of the pickle codec is one of
+//! A message of the pickle codec is one of these, so that large buffers (protocol 5) are copied
+//! straight into the block and straight out of it:
 //!
 //! | first byte | |
 //! |---|---|
 //! | `0x80` | a pickle, as `pickle.dumps` makes it |
 //! | `1` | seven zeros, then the bytes of a `bytes` object |
-//! | `2` | three zeros, the number of buffers as u32, `length << 1 \| readonly` of the pickle and each buffer as u64, then they themselves, each at a whole word |
-//!
-//! so that large buffers (protocol 5) go straight into the block and come straight out of it.
+//! | `2` | three zeros, the number of buffers as u32, `length << 1 \| readonly` of the pickle and each buffer as u64, then the pickle and the buffers, each at a whole word |
 
 use std::sync::{Mutex, PoisonError};
 
@@ -27,14 +26,14 @@ const BYTES: u8 = 1;
 const OUT_OF_BAND: u8 = 2;
 const BYTES_HEAD: [u8; PART_ALIGN] = [BYTES, 0, 0, 0, 0, 0, 0, 0];
 
-/// Smaller buffers are quicker within the pickle.
+/// A buffer smaller than this is quicker within the pickle.
 const SMALLEST_OUT_OF_BAND: usize = 4096;
 /// A pickler that wrote more has a memo that takes long to clear.
 const LONGEST_TO_USE_AGAIN: usize = 1 << 16;
-/// From here on the GIL is released while a message is copied out.
+/// From this length on the GIL is released while a message is copied out.
 const LONG_COPY: usize = 1 << 18;
 
-/// How items of one queue travel.
+/// How the items of one queue are encoded.
 pub(crate) enum Codec {
     Raw,
     Pickle(Picklers),
@@ -65,7 +64,7 @@ impl Codec {
         Ok(Self::Pair { encode: pair.0, decode: pair.1 })
     }
 
-    /// What this was made of.
+    /// The Python value that this was made from.
     pub(crate) fn spec<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         match self {
             Self::Raw => "raw".into_bound_py_any(py),
@@ -77,7 +76,7 @@ impl Codec {
     }
 
     /// # Errors
-    /// Those of pickle, of the callable, `TypeError` for what is no bytes.
+    /// Those of pickle or of the callable; `TypeError` for an object that is not bytes.
     pub(crate) fn encode(&self, item: &Bound<'_, PyAny>) -> PyResult<Encoded> {
         match self {
             Self::Raw => Piece::of(item).map(Encoded::one),
@@ -162,7 +161,7 @@ fn fill(py: Python<'_>, message: &Message, offset: usize, to: &mut [u8]) -> PyRe
     copied.map_err(|fault| errors::fault(py, fault))
 }
 
-/// A pickle and its buffers. What the head says is a peer's word.
+/// A pickle and its buffers. A peer can write anything into the head, so each number is checked.
 fn copy_parts<'py>(
     py: Python<'py>,
     message: &Message,
@@ -216,11 +215,11 @@ impl Picklers {
         let py = item.py();
         let idle = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let pickler = idle.map_or_else(|| Pickler::new(py), Ok)?;
-        // One that failed, or whose memo is large for long, is not used again.
+        // A pickler that failed, or that wrote a long pickle, is not used again.
         pickler.dump.bind(py).call1((item,))?;
         let (pickle, buffers) = (pickler.sink.get().take(py)?, pickler.collector.get().take());
         if pickle.as_bytes().len() <= LONGEST_TO_USE_AGAIN {
-            // It would keep what it has seen, and refer to it in the next pickle.
+            // Else it would keep the objects that it has seen, and refer to them in the next pickle.
             pickler.clear_memo.bind(py).call0()?;
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push(pickler);
         }
@@ -264,7 +263,7 @@ impl Pickler {
 struct Sink(Mutex<Vec<Py<PyBytes>>>);
 
 impl Sink {
-    /// What was written: in one piece as a rule, more are put together.
+    /// The bytes that were written: mostly one piece. More pieces are joined.
     fn take<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let pieces = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         if let [only] = &*pieces {
@@ -277,7 +276,7 @@ impl Sink {
 
 #[pymethods]
 impl Sink {
-    /// A large object comes as it is, and may change later.
+    /// pickle hands over a large object itself, which may change later.
     fn write(&self, piece: &Bound<'_, PyAny>) -> PyResult<usize> {
         let bytes = match piece.cast_exact::<PyBytes>() {
             Ok(bytes) => bytes.clone(),
@@ -289,7 +288,7 @@ impl Sink {
     }
 }
 
-/// What pickle calls with each buffer.
+/// The callback that pickle calls with each buffer.
 #[pyclass(frozen, module = "parkline._parkline")]
 #[derive(Default)]
 struct Collector(Mutex<Vec<Buffer>>);

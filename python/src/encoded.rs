@@ -28,7 +28,7 @@ pub(crate) enum Piece {
 }
 
 impl Piece {
-    /// The memory of anything that has a buffer.
+    /// The memory of an object that has a buffer.
     pub(crate) fn of(object: &Bound<'_, PyAny>) -> PyResult<Self> {
         match object.cast_exact::<PyBytes>() {
             Ok(bytes) => Ok(Self::Bytes(bytes.clone().unbind())),
@@ -70,7 +70,7 @@ impl Encoded {
         }
     }
 
-    /// What can be sent without the GIL: whatever could still be changed is copied.
+    /// The same item, to be sent without the GIL: memory that could still change is copied.
     pub(crate) fn settle(self, py: Python<'_>) -> SettledItem {
         let parts = match self.parts {
             Parts::One(piece) => vec![piece.settle(py)],

@@ -44,7 +44,7 @@ pub(crate) fn fault(py: Python<'_>, fault: Fault) -> PyErr {
     match fault {
         Fault::MessageTooLarge { len, max } => message_too_large(py, (text, len, max)),
         Fault::Corrupt(_) => corrupt(py, (text,)),
-        // `Forked`. That all leases are out is no error here: a get waits.
+        // `Forked`. All leases out is no error here: a get waits.
         _ => PyRuntimeError::new_err(text),
     }
 }
@@ -73,7 +73,7 @@ pub(crate) fn create(error: CreateError) -> PyErr {
         CreateError::Memory(_) => PyMemoryError::new_err(text),
         CreateError::Os { cause, .. } => os(&cause, text),
         CreateError::Open(error) => open(error),
-        // A shape that cannot be.
+        // An impossible shape.
         _ => PyValueError::new_err(text),
     }
 }
@@ -83,7 +83,7 @@ pub(crate) fn open(error: OpenError) -> PyErr {
     match error {
         OpenError::Os { cause, .. } => os(&cause, text),
         OpenError::Attach(error) => Python::attach(|py| attach(py, error)),
-        // A descriptor of something else.
+        // A descriptor of another kind of file.
         _ => PyValueError::new_err(text),
     }
 }
@@ -106,7 +106,7 @@ pub(crate) fn descriptor(cause: io::Error) -> PyErr {
 const EBADF: i32 = Errno::BADF.raw_os_error();
 const EMFILE: i32 = Errno::MFILE.raw_os_error();
 
-/// What the kernel answered to a call of this package, and what to do about it.
+/// The error of the kernel for a call of this package, and what to do about it.
 pub(crate) fn refused(what: &str, cause: &io::Error) -> PyErr {
     let remedy = match cause.raw_os_error() {
         Some(EMFILE) => {
@@ -122,7 +122,7 @@ fn os(cause: &io::Error, text: String) -> PyErr {
     PyOSError::new_err((cause.raw_os_error(), text))
 }
 
-/// What remembers the process that something was made in.
+/// The check whether this process made a thing or inherited it by a fork.
 pub(crate) fn guard() -> PyResult<ForkGuard> {
     ForkGuard::new().map_err(|cause| refused("map a page", &cause))
 }

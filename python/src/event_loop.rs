@@ -1,9 +1,10 @@
 //! An event loop of this process: the ring that it polls, and the tasks that it has to wake.
 //!
-//! A waker does not touch Python. It leaves its name with the loop and rings a bell, an eventfd that
-//! the loop polls beside the ring. The loop then resolves the futures of the tasks with those names. So
-//! no thread of ours ever asks for the GIL, and an interpreter that exits waits for none of them. In a
-//! call that the loop itself makes the bell is not rung, because the loop reads the names after it.
+//! A waker does not touch Python. It leaves the name of its task with the loop and rings a bell, an
+//! eventfd that the loop polls beside the ring. The loop then resolves the futures of the named tasks.
+//! So no thread of this package ever asks for the GIL, and an interpreter that exits waits for none of
+//! them. Within a call of the loop itself a waker does not ring the bell, because the loop reads the
+//! names after the call.
 //!
 //! A loop that is closed runs no task any more, and its waits give up: a wake-up that a task got, and
 //! did not use, goes to another waiter.
@@ -100,7 +101,7 @@ impl EventLoop {
         Ok(sources)
     }
 
-    /// Wakes the tasks whose pause is over, so that they attempt again.
+    /// Wakes the tasks with a pause that is over, so that they attempt again.
     fn go_on(&self, py: Python<'_>) -> PyResult<()> {
         let pass = || {
             if let Some(pauses) = &self.pauses {
@@ -118,7 +119,7 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Drains the ring, and resolves the futures of the tasks whose wait is over.
+    /// Drains the ring, and resolves the futures of the tasks with a wait that is over.
     fn drive(&self, py: Python<'_>) -> PyResult<()> {
         let drive = || {
             if let Some(ring) = &self.ring {
@@ -148,7 +149,7 @@ impl EventLoop {
     }
 
     /// Makes a call that may wake tasks of this loop, and then resolves their futures. Returns the result
-    /// of the call, and what a future raised.
+    /// of the call, and the exception that a future raised.
     pub(crate) fn attend<R>(&self, py: Python<'_>, call: impl FnOnce() -> R) -> (R, PyResult<()>) {
         if thread::current().id() != self.thread {
             return (call(), Ok(()));
@@ -180,8 +181,8 @@ impl EventLoop {
     /// Resolves the futures of all named tasks.
     ///
     /// # Errors
-    /// What the first of them raises, because a signal handler can run in their Python code. All others
-    /// are resolved.
+    /// The exception of the first future that raises, because a signal handler can run in the Python code
+    /// of a future. All others are resolved.
     fn deliver(&self, py: Python<'_>) -> PyResult<()> {
         let names = std::mem::take(&mut *locked(&self.mail.names));
         let mut delivered = Ok(());

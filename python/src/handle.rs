@@ -1,6 +1,6 @@
 //! A handle of a queue, an event or a semaphore, and its descriptor.
 //!
-//! A handle is open or closed. A forked child inherits the handles of its parent, but not their place
+//! A handle is open or closed. A forked child inherits the handles of its parent, but not their records
 //! in shared memory, so the first call of the child opens each one again.
 
 use std::io;
@@ -95,7 +95,7 @@ pub(crate) fn duplicate(fd: RawFd) -> PyResult<OwnedFd> {
     if fd < 0 {
         return Err(PyValueError::new_err("a file descriptor cannot be negative"));
     }
-    // SAFETY: it is used at once, to duplicate it; one that is not open is refused by the kernel.
+    // SAFETY: it is used at once, to duplicate it; the kernel refuses a number that is not open.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     borrowed
         .try_clone_to_owned()

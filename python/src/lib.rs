@@ -1,5 +1,5 @@
-//! The native part of the Python package: what waits, what copies, and what must be quick. The rest
-//! is Python, in `parkline/`.
+//! The native part of the Python package: the waits, the copies, and the calls that must be quick. The
+//! rest is Python, in `parkline/`.
 
 mod bell;
 mod blocking;

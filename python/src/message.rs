@@ -1,11 +1,11 @@
-//! A message that a get took, and that is not an item yet.
+//! A message that a get took and has not decoded yet.
 
 use parkline_uring::{Fault, Lease};
 
 pub(crate) enum Message {
-    /// Dropped, it goes back into the queue.
+    /// If it is dropped, the message goes back into the queue.
     Leased(Lease),
-    /// Of a queue without leases: this process has the only copy.
+    /// From a queue without leases: this process has the only copy.
     Copied(Vec<u8>),
 }
 
@@ -17,7 +17,7 @@ impl Message {
         }
     }
 
-    /// How often it was handed out, this time included, as far as that is known.
+    /// How often it was delivered, this time included, as far as that is known.
     pub(crate) fn attempts(&self) -> u32 {
         match self {
             Self::Leased(lease) => lease.attempts().into(),
@@ -25,7 +25,7 @@ impl Message {
         }
     }
 
-    /// Copies it from `offset` on into `to`, as far as both reach.
+    /// Copies its bytes from `offset` on into `to`, until either ends.
     ///
     /// # Errors
     /// [`Fault::Forked`].
@@ -41,7 +41,7 @@ impl Message {
         }
     }
 
-    /// Acknowledges it: it does not come again.
+    /// Acknowledges it: it is not delivered again.
     pub(crate) fn ack(self) {
         if let Self::Leased(lease) = self {
             lease.ack();

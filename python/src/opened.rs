@@ -1,5 +1,5 @@
-//! A queue as this process has it open: the segment, the two handles, each made when it is first needed,
-//! and the items that are out on lease.
+//! A queue as this process has it open: the segment, the two handles, and the items that are out on
+//! lease. Each handle is made when it is first needed.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -29,25 +29,25 @@ pub(crate) struct Opened {
     out: Mutex<VecDeque<Out>>,
     pub(crate) getters: Arc<Waiters>,
     pub(crate) putters: Arc<Waiters>,
-    /// How often the item of the last get was handed out, that get included.
+    /// How often the item of the last get was delivered, that get included.
     last_attempts: AtomicU32,
     pub(crate) late: Late,
 }
 
-/// What a get left for the next one of this process.
+/// What a get left for the next get of this process.
 pub(crate) enum Left {
     /// An interrupt ended the batch that had got it.
     Item(Py<PyAny>),
     /// An interrupt ended its decoding, and the queue has no copy of it.
     Message(Vec<u8>),
-    /// What a batch met after its last good item.
+    /// The error that a batch met after its last good item.
     Error(PyErr),
 }
 
 /// All that was left, oldest first.
 #[derive(Default)]
 pub(crate) struct Late {
-    /// Loaded before the lock is taken: there is nothing as a rule.
+    /// Loaded before the lock is taken, because mostly nothing is left.
     is_there: AtomicBool,
     left: Mutex<VecDeque<Left>>,
 }
@@ -134,10 +134,10 @@ impl Opened {
 
     /// The answer of a get, in threads and in tasks, or what it waits for.
     ///
-    /// A queue that was shut down has ended when no message is left that could come again. Before a get
-    /// says so, it recovers dead handles, and waits while other processes hold items that are not done.
-    /// It does not wait for the items of this handle, because its caller may hold them, and can be done
-    /// with them only after this call.
+    /// A queue that was shut down has ended when no message is left that could be delivered again. Before
+    /// a get returns the end, it recovers dead handles, and waits while other processes hold items that
+    /// are not done. It does not wait for the items of this handle, because its caller may hold them, and
+    /// can acknowledge them only after this call.
     pub(crate) fn answer(
         &self,
         receiver: &Shared<Receiver>,
@@ -161,7 +161,7 @@ impl Opened {
             Err(TryRecvError::Fault(Fault::LeasesOut { .. })) => it.try_recv().map(drop),
             Err(error) => Err(error),
         };
-        // As many as the queue and its handles can hold. A message that comes back later stays.
+        // As many as the queue and its handles can hold. A message that is returned later stays.
         let held = self.queue.handles() * (self.queue.leases() + 1);
         for _ in 0..self.queue.capacity() + held {
             match receiver.lock().answer(attempt) {
@@ -202,8 +202,8 @@ impl Opened {
         was_out
     }
 
-    /// How often the last item that `holder` got, and that is not done, was handed out. If there is none,
-    /// this tells of the item of the last get through this handle.
+    /// How often the last item that `holder` got, and that is not done, was delivered. If there is none,
+    /// the same for the item of the last get through this handle.
     pub(crate) fn attempts(&self, holder: &Bound<'_, PyAny>) -> u32 {
         let out = self.out();
         let last = out.iter().rfind(|it| holder.is(&it.holder));

@@ -34,7 +34,7 @@ impl Pauses {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the tasks whose pause is over.
+    /// Wakes the tasks with a pause that is over.
     pub(crate) fn pass(&self) {
         self.bell.answer();
         let now = Instant::now();
@@ -43,7 +43,7 @@ impl Pauses {
         due.into_iter().for_each(|(_, waker)| waker.wake());
     }
 
-    /// Makes the descriptor readable when the first pause is over; whether it will be.
+    /// Has the descriptor become readable when the first pause is over; `false` if the timer cannot be set.
     fn start(&self) -> bool {
         let Some(first) = self.paused().iter().map(|(at, _)| *at).min() else { return true };
         // A time of 0 would stop it.

@@ -22,7 +22,7 @@ use crate::{errors, turn};
 
 /// How many items of a joinable queue a process can hold that are not done.
 const LEASES_OF_JOINABLE: usize = 256;
-/// The default of core is smaller, because of so many leases.
+/// The default of core for handles is smaller where a handle has so many leases.
 const HANDLES_OF_JOINABLE: usize = 64;
 
 #[pyclass(subclass, frozen, weakref, module = "parkline._parkline")]
@@ -157,9 +157,9 @@ impl Queue {
         self.put(py, item, false, None)
     }
 
-    /// Takes the oldest item, waiting while there is none. It is acknowledged after it was decoded, that of
-    /// a joinable queue by `task_done`. Raises `Empty`; `Undecodable`; `ShutDown` when the queue was shut
-    /// down and nothing is left that could come again.
+    /// Takes the oldest item, waiting while there is none. The item is acknowledged once it is decoded; in
+    /// a joinable queue `task_done` acknowledges it. Raises `Empty`; `Undecodable`; `ShutDown` when the
+    /// queue was shut down and no item is left that could be delivered again.
     #[pyo3(signature = (block = true, timeout = None))]
     fn get(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
         let opened = self.handle.opened()?;
@@ -178,8 +178,8 @@ impl Queue {
     }
 
     /// Puts items in order, waiting while there is no room. All are encoded before any is put.
-    /// Returns how many; `Full` says how many were put until the time was over. Without items it is 0
-    /// at once.
+    /// Returns how many it put; `Full` says how many were put before the time was over. Without items it
+    /// returns 0 at once.
     #[pyo3(signature = (items, timeout = None))]
     fn put_many(
         &self,
@@ -201,8 +201,8 @@ impl Queue {
         Ok(all)
     }
 
-    /// Takes up to `max_items` and `maxsize`, in order: what is there, but waits for the first.
-    /// `get_many(0)` is `[]` at once.
+    /// Takes the items that are there, in order, up to `max_items` and `maxsize`. Waits only for the
+    /// first. `get_many(0)` returns `[]` at once.
     #[pyo3(signature = (max_items, block = true, timeout = None))]
     fn get_many<'py>(
         &self,
@@ -242,7 +242,7 @@ impl Queue {
         Ok(queue.len() >= queue.capacity())
     }
 
-    /// For how many items there is room: a power of two.
+    /// The number of items that the queue has room for: a power of two.
     #[getter]
     fn maxsize(&self) -> PyResult<usize> {
         Ok(self.handle.opened()?.queue.capacity())
@@ -291,8 +291,8 @@ impl Queue {
         self.handle.is_closed()
     }
 
-    /// Says that this task or thread is done with the oldest item that it got; if it has none,
-    /// with the oldest that this handle got. `ValueError` when there is none at all.
+    /// Acknowledges the oldest item that this task or thread got; if it has none, the oldest that this
+    /// handle got. Raises `ValueError` when there is none at all.
     fn task_done(&self, py: Python<'_>) -> PyResult<()> {
         let opened = self.handle.opened()?;
         if !self.joinable {
@@ -306,22 +306,22 @@ impl Queue {
         Err(PyValueError::new_err("task_done() called too many times"))
     }
 
-    /// How often the last item that this task or thread got was handed out, this time included.
+    /// How often the last item that this task or thread got was delivered, this time included.
     #[getter]
     fn last_attempts(&self, py: Python<'_>) -> PyResult<u32> {
         let opened = self.handle.opened()?;
         Ok(opened.attempts(&holder(py)?))
     }
 
-    /// Whether the last item that this task or thread got was handed out before, to a holder that died
-    /// with it or gave it back.
+    /// Whether the last item that this task or thread got was delivered before, to a process that died
+    /// with it or returned it.
     #[getter]
     fn last_redelivered(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(self.last_attempts(py)? > 1)
     }
 
-    /// Waits until all items that were put before are got, and, if the queue is joinable, done. An item
-    /// that a killed process held counts until another process is done with it. Raises `TimeoutError`.
+    /// Waits until all items that were put before are got; in a joinable queue, until they are done. An
+    /// item that a killed process held counts until another process is done with it. Raises `TimeoutError`.
     #[pyo3(signature = (timeout = None))]
     fn join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         let opened = self.handle.opened()?;
@@ -335,8 +335,8 @@ impl Queue {
         }
     }
 
-    /// Shuts the queue down in all processes: nothing more can be put, its items can still be got, and a
-    /// call that waits in vain raises `ShutDown`. With `immediate` its items are thrown away.
+    /// Shuts the queue down in all processes: no item can be put any more, its items can still be got, and
+    /// a call that waits for more raises `ShutDown`. With `immediate` its items are discarded.
     #[pyo3(signature = (immediate = false))]
     fn shutdown(&self, py: Python<'_>, immediate: bool) -> PyResult<()> {
         let opened = self.handle.opened()?;
@@ -349,8 +349,8 @@ impl Queue {
         thrown.map_err(|fault| errors::fault(py, fault))
     }
 
-    /// Closes this handle. Items that it got, and that are not done, come again, through other handles.
-    /// Calls that are under way end as if it were open.
+    /// Closes this handle. Items that it got, and that are not done, are delivered again, through other
+    /// handles. Calls that are under way end as if it were open.
     fn close(&self, py: Python<'_>) {
         let opened = self.handle.close();
         // The last one unmaps the queue.
@@ -383,7 +383,7 @@ impl Queue {
         found.map(|it| it.messages).map_err(|error| errors::attach(py, error))
     }
 
-    /// What happened at this queue, in all processes together.
+    /// Counters of this queue, of all processes together.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let Stats {
             sent, received, redelivered, dead_lettered, owed, recovered, parks, wakes, ..
@@ -462,7 +462,7 @@ impl Queue {
         PyList::new(py, batch.items)
     }
 
-    /// `None` if it was put, or the wait for room, and for the loop to run.
+    /// `None` if the item was put; else the wait for room, and for the loop to run.
     fn _begin_put(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<Option<Wait>> {
         let opened = self.handle.opened()?;
         let item = self.codec.encode(item)?;
@@ -496,7 +496,7 @@ impl Queue {
         Self { handle, codec, joinable: self.joinable }
     }
 
-    /// The wait for all to be done.
+    /// The wait of a join.
     fn _begin_join(&self) -> PyResult<Wait> {
         let opened = self.handle.opened()?;
         let mut joining = opened.queue.joining();
@@ -508,7 +508,7 @@ impl Queue {
     }
 }
 
-/// What decides how much memory a queue takes. Core chooses what is not given.
+/// The parameters that decide how much memory a queue takes. Core chooses those that are `None`.
 fn shape(
     maxsize: usize,
     max_message: usize,
@@ -562,7 +562,7 @@ impl Got {
 
 impl Drop for Got {
     fn drop(&mut self) {
-        // A lease goes back by itself. The queue has no copy of a message that was copied out.
+        // A dropped lease returns its message. The queue has no copy of a message that was copied out.
         if let Some(Ok(Message::Copied(bytes))) = self.answer.take() {
             self.opened.late.put([Left::Message(bytes)]);
         }

@@ -51,13 +51,13 @@ impl Opened {
     /// Keeps an acquired permit.
     ///
     /// # Errors
-    /// `ValueError` if the handle was closed meanwhile: the permit goes back.
+    /// `ValueError` if the handle was closed meanwhile: the permit is released.
     fn keep(&self, permit: Permit) -> PyResult<()> {
         self.permits().as_mut().ok_or_else(closed::<Self>)?.push(permit);
         Ok(())
     }
 
-    /// Acquires a permit if one is free; whether one was.
+    /// Acquires a permit if one is free; `false` if none is.
     fn try_acquire(&self, py: Python<'_>) -> PyResult<bool> {
         let taken = self.semaphore.try_acquire().map_err(|fault| errors::fault(py, fault))?;
         let is_there = taken.is_some();
@@ -211,7 +211,7 @@ impl Semaphore {
         Ok(format!("<parkline.Semaphore {free}/{all} free, {out} held here, {wait} wait here>"))
     }
 
-    /// `None` if a permit was acquired, or the wait for one, and for the loop to run.
+    /// `None` if a permit was acquired; else the wait for one, and for the loop to run.
     fn _begin_acquire(&self, py: Python<'_>) -> PyResult<Option<Wait>> {
         let opened = self.0.opened()?;
         if !turn::is_over(py)? && opened.try_acquire(py)? {

@@ -56,7 +56,7 @@ impl Opened {
         answer.transpose().map_err(|error| refused(py, error))
     }
 
-    /// Takes what is there into `batch`, until it has `most` items, or as many as the queue has room
+    /// Takes the items that are there into `batch`, until it has `most`, or as many as the queue has room
     /// for.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ impl Opened {
     }
 
     fn take_until_one_fails(&self, py: Python<'_>, most: usize, batch: &mut Batch) -> PyResult<()> {
-        // A limit, because other processes may put more for ever.
+        // A limit, because other processes may go on putting items.
         let most = most.min(self.queue.capacity());
         while batch.items.len() < most {
             if let Some(left) = self.late.take() {
@@ -163,13 +163,13 @@ impl Opened {
         }
     }
 
-    /// What becomes of a message whose decoding raised `error`.
+    /// Handles a message that could not be decoded, because of `error`: returns the error to raise.
     #[cold]
     fn refuse(&self, py: Python<'_>, message: Message, error: PyErr) -> PyErr {
         let is_interrupt = !error.is_instance_of::<PyException>(py);
         let bytes = if is_interrupt { None } else { self.bytes_of(py, &message) };
         let (Some(bytes), attempts) = (bytes, message.attempts()) else {
-            // A lease goes back.
+            // A dropped lease returns its message.
             if let Message::Copied(bytes) = message {
                 self.late.put([Left::Message(bytes)]);
             }
@@ -218,12 +218,12 @@ impl Opened {
         }
     }
 
-    /// All encoded before any is sent.
+    /// Encodes all items before any is sent.
     pub(crate) fn encode_all(&self, items: &Bound<'_, PyAny>) -> PyResult<VecDeque<Encoded>> {
         items.try_iter()?.map(|item| self.codec.encode(&item?)).collect()
     }
 
-    /// Sends the first of `items` for which there is room; whether some are left.
+    /// Sends `items` in order while there is room; `true` if some are left.
     pub(crate) fn try_offer_many(
         &self,
         py: Python<'_>,
@@ -238,7 +238,7 @@ impl Opened {
         Ok(false)
     }
 
-    /// Sends an item, waiting for room until `until`; whether there was.
+    /// Sends an item, waiting for room until `until`; `false` if there was none.
     pub(crate) fn offer_until(
         &self,
         py: Python<'_>,
@@ -261,7 +261,7 @@ impl Opened {
     }
 }
 
-/// What a get raises that has no message.
+/// The error of a get that has no message.
 pub(crate) fn refused(py: Python<'_>, error: RecvError) -> PyErr {
     match error {
         RecvError::Closed => shut_down(py),

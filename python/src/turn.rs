@@ -1,15 +1,15 @@
 //! An event loop's fairness: how long the tasks of this thread go on before their loop runs again.
 //!
 //! A call that finds what it asks for does not suspend its task. While another process keeps a queue
-//! non-empty, a loop of such calls would be all that the thread does: no timer, no signal handler
-//! and no other task would run. So the tasks of a thread have turns. A call that begins after the
-//! end of a turn suspends its task once, *before* it takes, sends or acquires anything: a task that is
+//! non-empty, a loop of such calls would take the whole thread: no timer, no signal handler and no
+//! other task would run. So the tasks of a thread have turns. A call that begins after the end of a
+//! turn suspends its task once, *before* it takes, sends or acquires anything. So a task that is
 //! cancelled there has lost nothing.
 //!
-//! A turn ends when the loop runs, and only the loop knows that. After [`TURN`] the next call asks the
-//! loop to say when it runs (`parkline/_turn.py`), and goes on. If the loop has not said so after
-//! another [`TURN`], it has not run. A task that waits now and then pays for one such question a
-//! [`TURN`] at most.
+//! A turn ends when the loop runs, and only the loop knows that. After [`TURN`] the next call schedules
+//! a callback in the loop (`parkline/_turn.py`), and goes on. If the callback has not run after another
+//! [`TURN`], the loop has not run. A task that waits now and then schedules one callback in a [`TURN`]
+//! at most.
 
 use std::cell::Cell;
 
@@ -17,7 +17,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use rustix::time::{ClockId, clock_gettime};
 
-/// In nanoseconds. To let a loop run costs 2 to 7 us.
+/// In nanoseconds. One run of a loop costs 2 to 7 us.
 const TURN: u64 = 1_000_000;
 /// How many calls pass between two readings of the clock, as long as they all pass within [`SHORT`].
 const CALLS: u32 = 8;
@@ -84,7 +84,7 @@ impl Turn {
 fn must_pause(py: Python<'_>) -> PyResult<bool> {
     static MUST_PAUSE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let must_pause = MUST_PAUSE.import(py, "parkline._turn", "must_pause")?.call0()?.is_truthy()?;
-    // If not, the loop was asked just now, or there is none.
+    // If not, the callback was scheduled just now, or there is no loop.
     let began = if must_pause { 0 } else { NOT_YET };
     THIS.with(|turn| turn.begin_at(began));
     Ok(must_pause)

@@ -1,4 +1,4 @@
-//! One wait of a task: the future that waits, until it is ready or given up.
+//! One wait of a task: its future, until it is ready or the task gives up.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,12 +13,12 @@ use crate::errors;
 
 type Future = Pin<Box<dyn core::future::Future<Output = Outcome> + Send>>;
 
-/// What the wait brought, as a call that makes the task's result of it. If it is dropped instead, the
-/// message or the permit that it owns goes back. It keeps open what the task waited at, so that the last
-/// handle is not closed within a poll.
+/// The result of the wait, as a closure that makes the task's Python value of it. If it is dropped
+/// instead, the message or the permit that it owns is returned. It keeps the queue or semaphore open, so
+/// that the last handle is not closed within a poll.
 pub(crate) type Outcome = Box<dyn FnOnce(Python<'_>) -> PyResult<Py<PyAny>> + Send>;
 
-/// The result of a wait that brings nothing.
+/// The result of a wait without a value.
 pub(crate) fn nothing(py: Python<'_>, ended: Result<(), Fault>) -> PyResult<Py<PyAny>> {
     ended.map(|()| py.None()).map_err(|fault| errors::fault(py, fault))
 }
@@ -50,7 +50,7 @@ impl Waiter {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Polls the future. It is pending for ever after it was given up.
+    /// Polls the future. After `give_up` it stays pending.
     pub(crate) fn poll(&self, waker: &Waker) -> Poll<Outcome> {
         let mut state = self.state();
         let polled = match &mut state.future {
@@ -69,7 +69,7 @@ impl Waiter {
         polled
     }
 
-    /// Gives up, if the wait is not over. A wake that the task got goes to another waiter.
+    /// Gives up, if the wait is not over. A wake that the task got is passed on to another waiter.
     pub(crate) fn give_up(&self) {
         let (counted, future) = {
             let mut state = self.state();

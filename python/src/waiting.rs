@@ -1,8 +1,9 @@
 //! One await: the wait of a task, which a coroutine in Python polls.
 //!
-//! The coroutine polls. While the wait is not over, it awaits a future of its loop, which the loop
-//! resolves when the wait may be over, and polls again. A poll takes what the task waits for, and the
-//! coroutine returns it without another await. So a task that is cancelled has taken nothing.
+//! The coroutine polls. While the wait is not over, it awaits a future of its loop. The loop resolves
+//! the future when the wait may be over, and the coroutine polls again. A poll takes what the task waits
+//! for, and the coroutine returns it without another await. So a task that is cancelled has taken
+//! nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
