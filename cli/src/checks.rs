@@ -1,5 +1,5 @@
-//! What `doctor` looks at. Whatever can be tried is tried: settings are read only to explain a
-//! refusal.
+//! The checks of `doctor`. A check tries the thing itself if it can. It reads settings only to
+//! explain a refusal.
 
 use std::env;
 use std::fs;
@@ -26,12 +26,12 @@ pub(crate) struct Check {
     pub(crate) found: String,
 }
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
     Ok,
     Bad,
-    /// Good or bad only in the light of others.
+    /// Good or bad only together with other checks.
     Note,
 }
 
@@ -52,9 +52,9 @@ pub(crate) fn kernel() -> Check {
     note("kernel", rustix::system::uname().release().to_string_lossy())
 }
 
-/// What a queue needs, tried with a queue. Stops at the first that is missing.
+/// The things that a queue needs, tried with a queue. Stops at the first that is missing.
 pub(crate) fn queue() -> Vec<Check> {
-    // With so late a watchdog nothing but a wake wakes.
+    // The watchdog is so late that only a wake ends the sleep.
     let asked = Queue::builder().capacity(1).handles(2).watchdog(Duration::from_secs(3600));
     let queue = match asked.create() {
         Ok(queue) => queue,
@@ -93,9 +93,9 @@ pub(crate) fn queue() -> Vec<Check> {
     checks
 }
 
-/// Has a task wait, and wakes it. Returns how many threads the process has with it waiting.
+/// Has a task wait, and wakes it. Returns how many threads the process has while it waits.
 fn wake(mut sender: Sender, mut receiver: Receiver) -> Result<usize> {
-    // It waits in the kernel at once.
+    // No spin: the task waits in the kernel at once.
     receiver.set_spin(Duration::ZERO);
     block_on(async {
         let mut waiting = pin!(receiver.recv_timeout(Duration::from_secs(5)));
@@ -108,7 +108,7 @@ fn wake(mut sender: Sender, mut receiver: Receiver) -> Result<usize> {
     })
 }
 
-/// The steps to a wait in io_uring, as far as they go.
+/// The steps to a wait in io_uring, up to the first that fails.
 pub(crate) fn io_uring(tried: Result<(), Unavailable>) -> [Check; 3] {
     let names = ["io_uring", "FUTEX_WAIT in it", "a trial of it"];
     let untried = |name| note(name, "not reached");
@@ -127,7 +127,7 @@ pub(crate) fn io_uring(tried: Result<(), Unavailable>) -> [Check; 3] {
 
 /// Whether the fallback can sleep until it is woken.
 pub(crate) fn futex_waitv() -> Check {
-    // An empty list is invalid to those who have the call.
+    // A kernel that has the call refuses an empty list as invalid.
     match futex::waitv(&[], WaitvFlags::empty(), None, ClockId::Monotonic) {
         Err(Errno::INVAL) => ok("futex_waitv", "there, for the fallback"),
         Err(errno) => bad(
@@ -184,7 +184,7 @@ fn status(key: &str) -> Option<String> {
     Some(value.trim().to_owned())
 }
 
-/// What seems to contain this process.
+/// The container that this process seems to run in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Container {
     Kubernetes,
@@ -238,7 +238,7 @@ pub(crate) fn open_files() -> Check {
     note("descriptors", format!("{used} in use, limit {limit}, at most {most}"))
 }
 
-/// What the environment asks for.
+/// The backend that the environment asks for.
 pub(crate) fn variable() -> Check {
     let name = "PARKLINE_BACKEND";
     let Some(found) = env::var_os(name) else { return note(name, "not set") };

@@ -1,5 +1,6 @@
 //! The worker processes: started by exec with the queues' descriptors inherited, tied to this
-//! process by a pipe, and watched. Who is killed here is replaced; who dies otherwise is an error.
+//! process by a pipe, and watched. A worker that this process kills is replaced; any other death is
+//! an error.
 
 use std::env;
 use std::io::{self, PipeReader, PipeWriter};
@@ -30,11 +31,12 @@ pub(crate) const RESULTS_FD: i32 = 4;
 #[derive(Debug)]
 pub(crate) struct Crew {
     posts: JoinSet<Result<u64>>,
-    /// One a post: its worker is to be killed.
+    /// One for each post: notified when its worker is to be killed.
     kills: Vec<Arc<Notify>>,
-    /// Workers that were killed at posts whose last worker has ended.
+    /// The killed workers of all posts that are over.
     pub(crate) killed: u64,
-    /// Every worker's stdin is the other end: when nobody holds this one, all see the end of file.
+    /// Every worker's stdin is the other end. When this process has dropped it, or has died, all
+    /// workers read the end of file.
     _leash: PipeWriter,
 }
 
@@ -58,11 +60,11 @@ impl Crew {
         Ok(Self { posts, kills, killed: 0, _leash: leash })
     }
 
-    /// Waits until at all posts a worker has ended well. Meanwhile kills a random one each `period`
-    /// that `may_kill` says so.
+    /// Waits until a worker of each post has exited with success. Meanwhile kills a random one in
+    /// each `period` for which `may_kill` returns true.
     ///
     /// # Errors
-    /// As soon as one has ended otherwise and was not killed here.
+    /// As soon as a worker has ended in another way and was not killed here.
     pub(crate) async fn ended(
         &mut self,
         period: Option<Duration>,
@@ -93,12 +95,12 @@ impl Crew {
     }
 }
 
-/// Keeps a post until its worker has ended well: another takes the place of one that was killed.
-/// Returns how many were.
+/// Keeps a post until its worker has exited with success: a new worker replaces each one that was
+/// killed. Returns how many were killed.
 async fn hold(mut worker: Child, hire: Arc<Hire>, kill: Arc<Notify>) -> Result<u64> {
     let mut killed = 0;
     loop {
-        // One that was not waited for has its pid.
+        // A child that was not waited for still has its pid.
         let pid = worker.id().unwrap_or(0);
         let is_victim = tokio::select! {
             _ = worker.wait() => false,
@@ -106,7 +108,7 @@ async fn hold(mut worker: Child, hire: Arc<Hire>, kill: Arc<Notify>) -> Result<u
         };
         let status = worker.wait().await;
         let status = status.with_context(|| format!("cannot wait for worker {pid}"))?;
-        // Also one that was to be killed may have been quicker.
+        // A worker that was to be killed may have exited before the signal.
         if status.success() {
             return Ok(killed);
         }
@@ -117,7 +119,7 @@ async fn hold(mut worker: Child, hire: Arc<Hire>, kill: Arc<Notify>) -> Result<u
     }
 }
 
-/// What it takes to start a worker.
+/// Everything that is needed to start a worker.
 #[derive(Debug)]
 struct Hire {
     program: PathBuf,
@@ -134,7 +136,7 @@ impl Hire {
         if let Backend::Futex(_) = backend() {
             command.arg("--fallback-is-known");
         }
-        // Nothing that a worker prints belongs among the sums.
+        // Output of a worker must not appear among the sums.
         command.stdin(self.stdin.try_clone()?).stdout(Stdio::null());
         command.fd_mappings(vec![
             FdMapping { parent_fd: self.jobs.try_clone()?, child_fd: JOBS_FD },

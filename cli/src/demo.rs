@@ -1,10 +1,12 @@
-//! The parent: walks the tree, sends a job a file, prints what comes back. All of it on one thread,
-//! where three futures run side by side: one feeds the jobs queue, one collects from the results
-//! queue, so that both queues may be full at a time, and one waits for the ends of the workers.
+//! The parent: walks the tree, sends a job for each file, and prints the results. One thread runs
+//! three futures side by side: `feed` sends to the jobs queue, `collect` receives from the results
+//! queue, and `watch` waits for the workers to end. Sending and receiving are two futures, because
+//! both queues may be full at the same time.
 //!
-//! The end: when all jobs are acknowledged, the first closes the jobs queue. Not before, for the jobs
-//! of a worker that is killed come again, and somebody must be there to take them. The workers end
-//! by that; so the third closes the results queue, and the second has all results.
+//! The end: when all jobs are acknowledged, `feed` closes the jobs queue. It does not close it
+//! before, because the jobs of a killed worker are delivered again, and some worker must still be
+//! there to take them. The workers exit when the jobs queue has ended. Then `watch` closes the
+//! results queue, and `collect` has all results.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -31,10 +33,10 @@ use crate::sums;
 use crate::told::say;
 
 const CAPACITY: usize = 1024;
-/// Results that are taken, and printed, at a time.
+/// How many results are received and printed at a time.
 const BATCH: usize = 64;
-/// Kills in a row with no result between them. The next waits for one: however long a file takes,
-/// some worker lives long enough.
+/// After this many kills in a row without a result the next kill waits for one. So for every file,
+/// a worker lives long enough to hash it.
 const MOST_IN_VAIN: u32 = 8;
 
 pub(crate) fn run(args: &args::Demo) -> Result<ExitCode> {
@@ -44,13 +46,13 @@ pub(crate) fn run(args: &args::Demo) -> Result<ExitCode> {
 
 async fn demo(args: &args::Demo) -> Result<ExitCode> {
     let workers = args.workers as usize;
-    // Each worker that lives can keep, for as long as it is not scheduled, one dead worker's handle
-    // from being recovered.
+    // While a living worker is not scheduled, it can delay the recovery of one dead worker's
+    // handle.
     let handles = 1 + workers + if args.kill.is_some() { workers } else { 0 };
-    // However often its workers are killed, a job is not given up.
+    // A job is never given up, however often its workers are killed.
     let queue = Queue::builder().capacity(CAPACITY).handles(handles).max_attempts(u16::MAX);
-    // One job in hand, whatever the number of tasks. A worker that had begun many would finish none
-    // of them for long, and lose them all when it is killed.
+    // A worker has one job at a time, with any number of tasks. If it had begun many, it would
+    // finish none of them for a long time, and would lose all of them when it is killed.
     let jobs = queue.max_message(Job::LONGEST).leases(1);
     let jobs = jobs.create().context("no queue for jobs")?;
     let results = queue.max_message(Report::LONGEST).leases(0);
@@ -59,7 +61,7 @@ async fn demo(args: &args::Demo) -> Result<ExitCode> {
     let mut crew = Crew::start(args, &jobs, &results)?;
     let demo =
         Demo { ledger: RefCell::new(Ledger::new(args.workers)), ready: Notify::new(), bar: bar() };
-    // Neither of these two ends but in error: what comes back decides.
+    // These two futures end only with an error: `collect` decides when the demo is over.
     let feed = async {
         demo.feed(&args.path, sender).await?;
         jobs.join().await?;
@@ -68,7 +70,7 @@ async fn demo(args: &args::Demo) -> Result<ExitCode> {
     };
     let watch = async {
         crew.ended(args.kill, || demo.ledger.borrow_mut().spares_nobody()).await?;
-        // All that they sent is in the queue; who still waits for more learns that there is none.
+        // All results are in the queue. `collect` learns by the close that no more will come.
         results.close()?;
         std::future::pending().await
     };
@@ -99,11 +101,11 @@ async fn demo(args: &args::Demo) -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(ledger.failures > 0)))
 }
 
-/// How the exchange ended when nothing went wrong.
+/// How the demo ended when nothing went wrong.
 enum End {
     /// Each job has its result.
     Complete,
-    /// Nobody reads our output any more.
+    /// The reader of stdout has closed the pipe.
     Unread,
 }
 
@@ -114,14 +116,14 @@ struct Demo {
     bar: ProgressBar,
 }
 
-/// What was sent and what came back.
+/// The jobs that were sent and the results that were received.
 struct Ledger {
     unanswered: HashMap<u64, PathBuf>,
     files: u64,
     bytes: u64,
     failures: u64,
     repeated: u64,
-    /// Kills since a result came last.
+    /// Kills since the last result.
     in_vain: u32,
     expected: u32,
     reported: Reported,
@@ -177,7 +179,7 @@ impl Ledger {
         Ok(path)
     }
 
-    /// Whether a worker may be killed now; it is.
+    /// Whether a worker may be killed now. If so, the kill is counted: the caller carries it out.
     fn spares_nobody(&mut self) -> bool {
         let may = !self.unanswered.is_empty() && self.in_vain < MOST_IN_VAIN;
         self.in_vain += u32::from(may);
@@ -216,13 +218,13 @@ impl Demo {
             }
             index += 1;
             self.bar.set_length(index);
-            // While there is room, sending does not wait: give the results a turn.
+            // While there is room, a send does not wait, so `collect` would not run.
             yield_now().await;
         }
         Ok(())
     }
 
-    /// Prints results until the queue is closed, since all workers ended.
+    /// Prints results until the queue is closed, which happens when all workers have ended.
     async fn collect(&self, mut results: Receiver) -> Result<End> {
         let (mut reports, mut lines) = (Vec::new(), Vec::new());
         loop {
@@ -248,7 +250,7 @@ impl Demo {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(End::Unread),
                 printed => printed.context("cannot write to stdout")?,
             }
-            // As long as we print, nobody can tell whether a result came.
+            // While this thread prints, it receives no results, so that time counts as no stall.
             self.ledger.borrow_mut().quiet_since = Instant::now();
         }
     }
@@ -284,16 +286,15 @@ impl Demo {
         Ok(())
     }
 
-    /// Names a file that has no sum. Quoted, for a name may hold anything, and this goes to a
-    /// terminal.
+    /// Names a file that has no sum. The name is quoted, because it can contain any bytes and goes
+    /// to a terminal.
     fn failed(&self, path: &Path, why: &str) {
         self.ledger.borrow_mut().failures += 1;
         self.bar.suspend(|| say(format_args!("parkline: {path:?}: {why}\n")));
     }
 }
 
-/// A progress bar where stderr is a terminal. How many files there are is known only when all were
-/// found.
+/// A progress bar if stderr is a terminal. The number of files is known only when all were found.
 fn bar() -> ProgressBar {
     let style =
         ProgressStyle::with_template("{bar:40} {pos} of {len} files found, {rate}/s, {elapsed}")
@@ -319,8 +320,8 @@ mod tests {
         assert!(ledger.answered(7, false).is_err(), "nobody had it before");
     }
 
-    /// Fails if kills are not counted, if an answer does not count them anew, if one that was printed
-    /// before does, or if a kill ends a stall (each seen failing).
+    /// Fails if kills are not counted, if a new result does not reset the count, if a repeated
+    /// result does, or if a kill ends a stall (each seen failing).
     #[test]
     fn so_many_kills_without_a_result_spare_the_next() {
         let mut ledger = Ledger::new(1);

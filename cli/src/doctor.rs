@@ -1,4 +1,4 @@
-//! The verdict: what this machine lets tasks do, why, and what to change.
+//! The verdict: how tasks can wait on this machine, why, and what to change.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _, stdout};
@@ -75,7 +75,7 @@ fn reason(why: Unavailable) -> &'static str {
     }
 }
 
-/// What gives tasks io_uring.
+/// How to let tasks wait in io_uring.
 fn changes(why: Unavailable, seccomp: bool, container: Option<Container>) -> Vec<String> {
     let host = if container.is_some() { ", on the host" } else { "" };
     let kernel = "use Linux 6.7 or newer (uname -r tells what runs)".to_owned();
@@ -103,7 +103,7 @@ fn changes(why: Unavailable, seccomp: bool, container: Option<Container>) -> Vec
         Unavailable::Descriptors => {
             vec!["ulimit -n 65536, or in a systemd unit: LimitNOFILE=65536".into()]
         }
-        // ENOSYS is what a profile says of calls that it does not know.
+        // A profile answers ENOSYS to calls that it does not know.
         Unavailable::Forbidden { .. } | Unavailable::NoIoUring | Unavailable::NoFutexWait
             if seccomp =>
         {
@@ -137,7 +137,7 @@ fn profile(container: Option<Container>) -> String {
     format!("allow {calls} in the seccomp profile: {how} (the default profile, with these allowed)")
 }
 
-/// What lets a queue be.
+/// How to let a queue be created.
 fn repairs(broken: &Check, backend: &Backend) -> Vec<String> {
     match (broken.name, backend) {
         ("sealed memfd", _) => vec![

@@ -1,4 +1,4 @@
-//! What travels through the two queues of the demo.
+//! The messages of the two queues of the demo.
 //!
 //! Numbers are little-endian. A path or an error goes last, as long as the message.
 //!
@@ -10,9 +10,9 @@
 //! | [`Report::Failed`] | `2`, index `u64`, redelivered `u8`, error in UTF-8 |
 //! | [`Report::Done`] | `3`, threads `u32` |
 //!
-//! A result names its job by the index: the parent knows which are unanswered. One can be answered
-//! again, by who got it because the first to answer was killed before he acknowledged it; such an
-//! answer says that the job was redelivered to it.
+//! A result names its job by the index, so the parent knows which jobs are unanswered. A job can be
+//! answered twice: if a worker is killed after it answered and before it acknowledged, the job is
+//! delivered to another worker, which answers again. The second answer is flagged as redelivered.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -43,10 +43,10 @@ impl Job {
     }
 }
 
-/// What a worker has to say. One that is killed may say none of it, or only the first.
+/// A message from a worker. A killed worker may have sent none, or only some of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
-    /// All tasks of this worker wait for a job. No job is sent before all workers have said so.
+    /// All tasks of this worker wait for a job. No job is sent before all workers have sent this.
     Ready {
         threads: u32,
         in_io_uring: bool,
@@ -63,7 +63,7 @@ pub(crate) enum Report {
         redelivered: bool,
         why: String,
     },
-    /// No job is left; the last word of this worker.
+    /// No job is left. This is the last message of a worker.
     Done {
         threads: u32,
     },
@@ -82,7 +82,7 @@ impl Report {
                 [&[1][..], &index.to_le_bytes(), &redelivered, &len.to_le_bytes(), digest].concat()
             }
             Self::Failed { index, redelivered, why } => {
-                // A character that is cut in two is shown as one that is unknown.
+                // A character that is cut in two is shown as U+FFFD.
                 let why = why.as_bytes();
                 let why = why.get(..LONGEST_ERROR).unwrap_or(why);
                 [&[2][..], &index.to_le_bytes(), &[u8::from(*redelivered)], why].concat()

@@ -1,17 +1,17 @@
-//! `parkline demo` has worker processes hash a tree of files through two queues; `parkline doctor`
-//! says what this machine lets the library do.
+//! `parkline demo` has worker processes hash a tree of files through two queues. `parkline doctor`
+//! says how tasks can wait on this machine.
 //!
 //! | file | idea |
 //! |---|---|
 //! | `demo` | the parent: sends jobs, prints results, notices a worker's end |
 //! | `worker` | the child: one event loop with many getters |
 //! | `crew` | how workers are started, tied to their parent, watched, and killed |
-//! | `job` | what travels through the queues |
-//! | `args` | what can be asked of the demo and of a worker |
-//! | `told` | what is printed to stderr |
+//! | `job` | the messages of the queues |
+//! | `args` | the arguments of the demo and of a worker |
+//! | `told` | the text that is printed to stderr |
 //! | `sums` | the lines that `sha256sum -c` reads |
 //! | `summary` | the figures at the end |
-//! | `doctor`, `checks` | the verdict, and what it is drawn from |
+//! | `doctor`, `checks` | the verdict, and the checks that it rests on |
 
 mod args;
 mod checks;
@@ -47,28 +47,28 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Hash all files under PATH in worker processes; prints what `sha256sum -c` reads.
+    /// Hash all files under PATH in worker processes; print sums for `sha256sum -c`.
     ///
-    /// The parent walks PATH and sends one job a file through a queue. The workers take the jobs,
-    /// and send results back through a second queue, in the order they are done. Regular files
-    /// only; symbolic links are not followed, but for PATH itself where it leads to a directory.
+    /// The parent walks PATH and sends one job for each file through a queue. The workers take the
+    /// jobs, and send results back through a second queue, in the order in which they are done.
+    /// Only regular files are hashed. Symbolic links are not followed, except PATH itself if it
+    /// leads to a directory.
     ///
-    /// Sums go to stdout; errors, a progress bar where there is a terminal, and the figures go to
-    /// stderr.
+    /// Sums go to stdout. Errors, the figures and, on a terminal, a progress bar go to stderr.
     #[command(after_help = "\
 Exit codes:
   0  every file was hashed (or whoever read stdout stopped reading)
   1  some files or directories could not be read: named on stderr, the sums of all others are printed
   2  the demo itself failed: no queue, a worker that died, a wrong argument")]
     Demo(Demo),
-    /// Tell whether tasks can wait in io_uring here, how they wait otherwise, and what to change.
+    /// Say whether tasks can wait in io_uring here, how they wait otherwise, and what to change.
     #[command(after_help = "\
 Exit codes:
   0  tasks wait in io_uring
   1  tasks wait by the fallback, one helper thread a process
   2  there can be no queue at all (or a wrong argument)")]
     Doctor,
-    /// What the demo starts.
+    /// A worker process, which the demo starts.
     #[command(hide = true)]
     Worker(Worker),
 }
@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let level = match &cli.command {
         Command::Worker(worker) if worker.fallback_is_known => Level::ERROR,
-        // Says itself all that would be logged.
+        // It prints itself everything that would be logged.
         Command::Doctor => Level::ERROR,
         _ => Level::WARN,
     };

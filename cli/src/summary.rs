@@ -8,7 +8,7 @@ use parkline_uring::Stats;
 
 use crate::args::Demo;
 
-/// What the workers reported of themselves, the killed ones included.
+/// The reports of the workers about themselves, the killed ones included.
 #[derive(Debug, Default)]
 pub(crate) struct Reported {
     pub(crate) ready: u32,
@@ -17,7 +17,7 @@ pub(crate) struct Reported {
     pub(crate) threads: BTreeSet<u32>,
 }
 
-/// What a demo did, to be shown.
+/// The figures of a demo, to be printed.
 #[derive(Debug)]
 pub(crate) struct Summary<'a> {
     pub(crate) args: &'a Demo,
@@ -26,9 +26,9 @@ pub(crate) struct Summary<'a> {
     pub(crate) files: u64,
     pub(crate) bytes: u64,
     pub(crate) failures: u64,
-    /// The longest that no result came while one was due.
+    /// The longest time without a result while one was due.
     pub(crate) stall: Duration,
-    /// Workers.
+    /// Killed workers.
     pub(crate) killed: u64,
     /// Jobs that were answered again by another worker.
     pub(crate) repeated: u64,

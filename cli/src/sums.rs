@@ -1,8 +1,7 @@
 //! The lines that `sha256sum -c` reads: digest in hex, two spaces, name.
 //!
-//! A name with a backslash, newline or carriage return is written escaped, and its line begins with
-//! a backslash to say so; that is what coreutils 9 does. Any other byte stands for itself, UTF-8 or
-//! not.
+//! A name with a backslash, newline or carriage return is escaped, and its line begins with a
+//! backslash, as coreutils 9 does it. Every other byte is written as it is, UTF-8 or not.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;

@@ -1,9 +1,9 @@
-//! What is printed to stderr.
+//! The text that is printed to stderr.
 
 use std::fmt::Display;
 use std::io::{Write, stderr};
 
-/// An error with its causes, but for those that it has named itself.
+/// An error with its causes, without those that its text contains already.
 pub(crate) fn tell(error: &anyhow::Error) -> String {
     error.chain().map(ToString::to_string).fold(String::new(), |mut told, cause| {
         if !told.contains(&cause) {
@@ -14,7 +14,7 @@ pub(crate) fn tell(error: &anyhow::Error) -> String {
     })
 }
 
-/// Prints to stderr, which may be closed, and then nobody wants to know.
+/// Prints to stderr. Ignores an error, because there is no reader if stderr is closed.
 pub(crate) fn say(text: impl Display) {
     let _ = write!(stderr(), "{text}");
 }

@@ -1,10 +1,12 @@
 //! The child: one process, one thread, one event loop, and on it many tasks that wait for jobs.
 //!
-//! One job is in hand at a time, the only lease there is; meanwhile the other tasks wait for it, or
-//! for a message. The task that hashes holds the loop for a chunk at a time. Its job is leased until
-//! the result is sent: should the process be killed before, another gets the job. The process ends
-//! when the jobs queue is closed and drained, or when its parent does, by whatever death: then the
-//! pipe that is its stdin has no writer.
+//! The handle has one lease, so one task has a job at a time. Meanwhile the other tasks wait for
+//! that lease, or for a message. The task that hashes keeps the loop for one chunk at a time. Its
+//! job is leased until the result is sent: if the process is killed before, another worker gets the
+//! job.
+//!
+//! The process ends when the jobs queue is closed and drained. It also ends when its parent dies,
+//! because then the pipe that is its stdin has no writer.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, stdin};
@@ -37,7 +39,7 @@ pub(crate) fn run(args: &Worker) -> Result<ExitCode> {
             .context("stdin is no pipe: workers are started by `parkline demo`")?;
         tokio::select! {
             done = work(args.tasks) => done?,
-            // Nothing is ever written to it.
+            // The parent never writes to it, so the read ends only with the pipe.
             _ = leash.read_u8() => {}
         }
         Ok(ExitCode::SUCCESS)
@@ -51,8 +53,8 @@ async fn work(tasks: u32) -> Result<()> {
     for _ in 0..tasks {
         getters.spawn(serve(jobs.clone(), results.clone()));
     }
-    // One thread polls the tasks in the order of their spawning: when this one is polled, all
-    // others wait.
+    // One thread polls the tasks in the order in which they were spawned: when this task is polled,
+    // all others wait.
     let mut announced = results.clone();
     tokio::spawn(async move {
         let ready = Report::Ready {
@@ -68,7 +70,7 @@ async fn work(tasks: u32) -> Result<()> {
     Ok(results.send(&Report::Done { threads: threads()? }.encode()).await?)
 }
 
-/// Takes jobs until there are no more.
+/// Takes jobs until the queue has ended.
 async fn serve(mut jobs: Shared<Receiver>, mut results: Shared<Sender>) -> Result<()> {
     loop {
         let lease = match jobs.lease().await {
@@ -85,20 +87,20 @@ async fn serve(mut jobs: Shared<Receiver>, mut results: Shared<Sender>) -> Resul
         };
         results.send(&result.encode()).await?;
         lease.ack();
-        // While there is always a job to take, nothing else here waits.
+        // While there is always a job, no call here waits, and no other task would run.
         yield_now().await;
     }
 }
 
 async fn hash(path: &Path) -> io::Result<(u64, [u8; 32])> {
-    // What was a file when the parent saw it may be a FIFO by now: do not wait for its writer.
+    // The file may have become a FIFO since the parent saw it: do not wait for a writer.
     let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
     let mut file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::other("no regular file any more"));
     }
-    // A file of /proc says that it is empty, and is not.
+    // A file of /proc can have a length of 0 and yet have contents.
     let mut chunk = vec![0; metadata.len().clamp(4096, CHUNK) as usize];
     let (mut hasher, mut len) = (Sha256::new(), 0);
     while let Some(read) = read_some(&mut file, &mut chunk)? {
@@ -125,8 +127,8 @@ fn threads() -> io::Result<u32> {
     fs::read_dir("/proc/self/task").map(|threads| threads.count() as u32)
 }
 
-/// The queue behind a descriptor that the parent placed there, through `/proc` and not by its
-/// number: whether it is open need not be taken on trust.
+/// The queue of a descriptor that the parent put there. It is opened through `/proc`, not by its
+/// number, because that is safe if the descriptor is not open.
 fn inherited(fd: i32) -> Result<Queue> {
     let path = format!("/proc/self/fd/{fd}");
     let file = OpenOptions::new().read(true).write(true).open(&path);
