@@ -1,7 +1,7 @@
 //! A kernel for models: futexes of a mutex and a condition variable, with exact counts.
 //!
-//! The mutex orders more than a futex promises. So no model may rely on a wake for what it reads:
-//! all that is asserted is read from the ring, after looking again.
+//! The mutex orders more than a futex promises. So no model may rely on the order that a wake gives:
+//! each assertion is about values that the thread loads from the ring after the wake.
 //!
 //! Each model names the edit of the shipped code that it catches, and was seen to fail under it.
 
@@ -19,7 +19,7 @@ use parkline_core::driver::{
 };
 use parkline_core::{Lease, Queue, Receiver, RecvError, Sender, TryRecvError, TrySendError};
 
-/// How many preemptions a model is run with, at most, where `LOOM_MAX_PREEMPTIONS` does not say.
+/// The most preemptions that a model is run with, unless `LOOM_MAX_PREEMPTIONS` sets another number.
 #[derive(Clone, Copy)]
 pub enum Size {
     Small = 3,
@@ -27,17 +27,17 @@ pub enum Size {
     Large = 2,
 }
 
-/// Runs `body` in every interleaving with so many preemptions.
+/// Runs `body` in every interleaving with at most that many preemptions.
 pub fn model(size: Size, body: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(size as usize));
-    // An audit of a record, and the marks of who loads, take more steps than loom's thousand.
+    // An audit of a record, and the marks at each load, take more steps than loom's thousand.
     builder.max_branches = 10_000;
     builder.check(body);
 }
 
-/// Runs the model of `body` with the victim stopped after 0, 1, 2... accesses, until it comes
-/// to its end in every interleaving. `body` tells whether it was stopped.
+/// Runs the model of `body` with the victim stopped after 0, 1, 2... accesses, until the victim comes
+/// to its end in every interleaving. `body` returns whether the victim was stopped.
 pub fn at_every_step(size: Size, body: impl Fn(usize) -> bool + Sync + Send + Copy + 'static) {
     let mut steps = 0;
     loop {
@@ -62,11 +62,11 @@ pub fn ring(capacity: usize) -> Arc<HeapRing> {
 /// A queue of `capacity` messages of one byte, with one lease a handle.
 pub fn queue(capacity: usize, handles: usize) -> Queue {
     let numbers = Queue::builder().capacity(capacity).max_message(1).handles(handles).leases(1);
-    // No clock decides anything.
+    // No clock may decide anything in a model.
     numbers.watchdog(Duration::from_secs(3600)).create().unwrap()
 }
 
-/// Handles that sleep at once: a clock is not for models.
+/// Handles that sleep at once, because a spin would read the clock.
 pub fn sender(queue: &Queue) -> Sender {
     let mut sender = queue.sender().unwrap();
     sender.set_spin(Duration::ZERO);
@@ -87,7 +87,7 @@ pub fn leased(queue: &Queue) -> (Sender, Receiver, Lease) {
     (sender, receiver, lease)
 }
 
-/// What a thread received, with its receiver: that a handle goes is for few models.
+/// The messages that a thread received, with its receiver: only few models drop a handle.
 pub type Receives = JoinHandle<(Receiver, Vec<Result<Vec<u8>, RecvError>>)>;
 
 /// A thread that receives `count` times.
@@ -98,7 +98,7 @@ pub fn receives(mut receiver: Receiver, count: usize) -> Receives {
     })
 }
 
-/// No deadline; the watchdog never comes: a lost wake is a deadlock, which loom reports.
+/// No deadline, and the watchdog never wakes a thread: a lost wake is a deadlock, which loom reports.
 pub const FOR_EVER: Patience = Patience { until: None, watchdog: Duration::from_secs(3600) };
 
 /// The futexes of a model.
@@ -106,11 +106,11 @@ pub const FOR_EVER: Patience = Patience { until: None, watchdog: Duration::from_
 pub struct Futexes {
     sleepers: Mutex<Vec<Sleeper>>,
     woken: Condvar,
-    /// Whether each sleep is over as soon as it begins, as if the watchdog's period were.
+    /// Whether each sleep ends as soon as it begins, as if the watchdog's period were over.
     is_watched: AtomicBool,
 }
 
-/// Who waits on a word, by its address: a thread, or the tasks of a process.
+/// A thread, or the tasks of a process, that waits on the word at an address.
 struct Sleeper {
     word: usize,
     who: Who,
@@ -126,8 +126,7 @@ fn address(word: &AtomicU32) -> usize {
 }
 
 impl Futexes {
-    /// Has the watchdog's period be over for all who sleep, and for all who go to sleep until
-    /// `is_done`.
+    /// Ends all sleeps as the watchdog does, and each sleep that begins before `is_done` is true.
     pub fn watch_until(&self, is_done: impl Fn() -> bool) {
         self.is_watched.store(true, StdRelaxed);
         let sleepers = std::mem::take(&mut *self.locked());
@@ -154,7 +153,7 @@ impl Kernel for Futexes {
         let word = match catch_unwind(AssertUnwindSafe(|| sleep.word().load(Relaxed))) {
             Ok(word) => word,
             Err(stopped) => {
-                // Not in an unwinding thread, which would poison the lock.
+                // The lock is released before the thread unwinds, which would poison it.
                 drop(sleepers);
                 resume_unwind(stopped);
             }
@@ -190,8 +189,8 @@ impl Kernel for Futexes {
         }
         self.woken.notify_all();
         drop(sleepers);
-        // A completion is handled some time later, by whoever drains the ring: here by the waker
-        // itself.
+        // A completion is handled some time later, by the thread that drains the ring. Here the thread
+        // that wakes handles it.
         for lane in lanes {
             lane.completed(true);
         }
@@ -233,9 +232,9 @@ pub struct Lane {
     pub queue: WaitQueue,
     ring: Arc<HeapRing>,
     kernel: Arc<Futexes>,
-    /// One wake is for all who wait.
+    /// One wake is for all waiting tasks.
     is_for_all: bool,
-    /// The word had changed already, and the completion says so.
+    /// The word had changed already: the completion is to report that.
     refused: Mutex<bool>,
 }
 
@@ -244,7 +243,7 @@ impl Lane {
         Self::with(ring, kernel, false)
     }
 
-    /// As for an event: one wake is for all who wait.
+    /// As for an event: one wake is for all waiting tasks.
     pub fn for_all(ring: &Arc<HeapRing>, kernel: &Arc<Futexes>) -> Arc<Self> {
         Self::with(ring, kernel, true)
     }
@@ -296,15 +295,15 @@ impl Lane {
         }
     }
 
-    /// A task goes, served or dropped.
+    /// A task stops waiting, served or dropped.
     pub fn leave(self: &Arc<Self>, place: Option<Place>) {
         if let Some(place) = place {
             self.settle(self.queue.leave(place));
         }
     }
 
-    /// Called under the lock of the queue: what has changed already completes later, as in the
-    /// kernel.
+    /// Called under the lock of the queue. If the word has changed already, the completion comes later,
+    /// as in the kernel.
     fn arm(self: &Arc<Self>, sleep: &Sleep<'_>) {
         let mut sleepers = self.kernel.sleepers.lock().unwrap();
         if sleep.word().load(Relaxed) == sleep.expected() {
@@ -334,7 +333,7 @@ impl Lane {
                     .retain(|it| !matches!(&it.who, Who::Lane(lane) if Arc::ptr_eq(lane, self)));
                 let cancelled = sleepers.len() < before;
                 drop(sleepers);
-                // Otherwise a wake was first, and its completion comes by itself.
+                // Otherwise a wake was first, and reports the completion.
                 if cancelled {
                     self.completed(false);
                 }
@@ -358,7 +357,7 @@ impl Task {
         Waker::from(Arc::clone(self))
     }
 
-    /// Polls whenever woken, until there is an answer.
+    /// Polls after each wake, until there is an answer.
     pub fn run<T>(self: &Arc<Self>, mut poll: impl FnMut(&Waker) -> Option<T>) -> T {
         loop {
             if let Some(answer) = poll(&self.waker()) {

@@ -1,4 +1,4 @@
-//! What the models share. In a build without `--cfg loom` there is the guard alone.
+//! The code that the models share. A build without `--cfg loom` has only the guard.
 #![forbid(unsafe_code)]
 
 #[cfg(loom)]
@@ -10,7 +10,8 @@ pub mod litmus;
 #[cfg(loom)]
 pub use kernel::*;
 
-/// A test that fails in a build without loom, where the file has no model. For each file of models.
+/// A test that fails in a build without loom, because the file then has no model. Each file of models
+/// has it.
 #[macro_export]
 macro_rules! guard {
     () => {

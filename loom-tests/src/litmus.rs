@@ -1,17 +1,17 @@
 //! Litmus programs: a few accesses of two or three threads, and whether the language allows an outcome.
 //!
-//! For what loom cannot tell apart, a SeqCst access from an AcqRel one, and for what it cannot show, a
-//! load that is late. The accesses are recorded from the code that ships (`steps_of`), with the orderings
-//! that it names.
+//! They are for two things: loom cannot tell a SeqCst access from an AcqRel one, and it does not show a
+//! load that takes effect late. The accesses are recorded from the code that ships (`steps_of`), with the
+//! orderings that it names.
 //!
-//! All executions are enumerated, each a choice of what every load reads from and of the order in which
-//! the stores to each word come. The axioms are those of RC11: Lahav, Vafeiadis, Kang, Hur and Dreyer,
-//! "Repairing sequential consistency in C/C++11", PLDI 2017, which C++20 took over. One is left out, that
-//! no load reads from a store that depends on it: C11 has no such rule for Relaxed, and neither have
-//! processors. More executions are allowed without it.
+//! All executions are enumerated. An execution is a choice of the store that each load reads from, and of
+//! the order of the stores to each word. The axioms are those of RC11: Lahav, Vafeiadis, Kang, Hur and
+//! Dreyer, "Repairing sequential consistency in C/C++11", PLDI 2017, which C++20 took over. One axiom is
+//! left out: that no load reads from a store that depends on it. C11 has no such rule for Relaxed, and
+//! neither have processors. Without it more executions are allowed.
 //!
-//! `membarrier` is a fence of a thread with each compiler fence of another, in one order or the other, as
-//! in Goldblatt's "P1202R5: Asymmetric fences". A compiler fence orders nothing else.
+//! `membarrier` is a fence of a thread together with each compiler fence of another thread, in one order
+//! or the other, as in Goldblatt's "P1202R5: Asymmetric fences". A compiler fence orders nothing else.
 
 use std::collections::BTreeSet;
 use std::panic::Location;
@@ -37,26 +37,26 @@ pub fn events(steps: &[Step]) -> Vec<Event> {
     steps.iter().copied().map(Event::from).collect()
 }
 
-/// A full barrier here, and one in each other thread at that moment.
+/// A full barrier in this thread, and one in each other thread at that moment.
 #[track_caller]
 pub fn membarrier() -> Event {
     let step = Step { word: 0, act: Act::Fence, order: SeqCst, at: Location::caller() };
     Event { step, is_membarrier: true }
 }
 
-/// A store of the program's own.
+/// A store that the program adds to the recorded ones.
 #[track_caller]
 pub fn store(word: usize, to: u64) -> Event {
     Step { word, act: Act::Store { to }, order: Relaxed, at: Location::caller() }.into()
 }
 
-/// A load of the program's own.
+/// A load that the program adds to the recorded ones.
 #[track_caller]
 pub fn load(word: usize) -> Event {
     Step { word, act: Act::Load { found: 0 }, order: Relaxed, at: Location::caller() }.into()
 }
 
-/// The word of the first exchange in `steps`, and what that found there.
+/// The word of the first exchange in `steps`, and the value that it found there.
 pub fn exchanged(steps: &[Step]) -> (usize, u64) {
     let exchange = |step: &Step| match step.act {
         Act::Exchange { from, .. } => Some((step.word, from)),
@@ -65,17 +65,17 @@ pub fn exchanged(steps: &[Step]) -> (usize, u64) {
     steps.iter().find_map(exchange).expect("an exchange")
 }
 
-/// A program, and what its words hold before.
+/// A program, and the values of its words before it.
 #[derive(Clone, Default)]
 pub struct Program {
     words: Vec<(&'static str, usize, u64)>,
     threads: Vec<(&'static str, Vec<Event>)>,
 }
 
-/// What the threads of a program found in one execution.
+/// The values that the threads of a program loaded in one execution.
 pub struct Execution<'a> {
     program: &'a Program,
-    /// By thread: the word, the value, and the thread whose store it is, if it is one's.
+    /// By thread: the word, the value, and the thread that stored it; `None` for the first value.
     found: Vec<Vec<(usize, u64, Option<usize>)>>,
 }
 
@@ -87,17 +87,17 @@ impl Execution<'_> {
         of_word.map(|(_, value, from)| (*value, *from)).collect()
     }
 
-    /// What the first access of `thread` to `word` that loads found.
+    /// The value that the first load of `word` by `thread` found.
     pub fn first(&self, thread: &str, word: &str) -> u64 {
         self.of(thread, word).first().expect("it loads").0
     }
 
-    /// What the last access of `thread` to `word` that loads found.
+    /// The value that the last load of `word` by `thread` found.
     pub fn last(&self, thread: &str, word: &str) -> u64 {
         self.of(thread, word).last().expect("it loads").0
     }
 
-    /// Whether that is what `other` stored.
+    /// Whether `other` stored that last value.
     pub fn last_is_from(&self, thread: &str, word: &str, other: &str) -> bool {
         let from = self.of(thread, word).last().expect("it loads").1;
         from == Some(self.program.thread_named(other))
@@ -105,7 +105,7 @@ impl Execution<'_> {
 }
 
 impl Program {
-    /// The accesses to this word belong to the program; those to words that are not named are left out.
+    /// Names a word: its accesses belong to the program. Accesses to words without a name are left out.
     pub fn word(mut self, name: &'static str, address: usize, before: u64) -> Self {
         self.words.push((name, address, before));
         self
@@ -125,8 +125,8 @@ impl Program {
         self.words.iter().position(|it| it.0 == name).expect("a word of that name")
     }
 
-    /// Asserts that no execution is `bad`, and that the orderings that `needed` names are needed for that:
-    /// with each of them as weak as is named, some execution is.
+    /// Asserts that no execution is `bad`, and that each entry of `needed` names an ordering that is needed
+    /// for that: with this ordering as weak as the entry says, some execution is `bad`.
     #[track_caller]
     pub fn forbids(&self, bad: impl Fn(&Execution<'_>) -> bool, needed: &[&str]) {
         let program = self.projected();
@@ -147,7 +147,7 @@ impl Program {
         any
     }
 
-    /// Without what it leaves out.
+    /// The program without the accesses that it leaves out.
     fn projected(&self) -> Self {
         let is_named = |step: &Step| self.words.iter().any(|it| it.1 == step.word);
         let is_fence = |step: &Step| matches!(step.act, Act::Fence | Act::CompilerFence);
@@ -158,7 +158,7 @@ impl Program {
         program
     }
 
-    /// The program with each ordering weaker, wherever the code names it, and without each fence.
+    /// The programs with one ordering weaker, wherever the code names it, and with one fence left out.
     fn weakenings(&self) -> Vec<(String, Self)> {
         let mut all = Vec::new();
         let mut places = Vec::new();
@@ -215,7 +215,7 @@ impl core::fmt::Debug for Program {
     }
 }
 
-/// The orderings that are weaker; `None` for a fence that is not there.
+/// The weaker orderings; `None` for a fence that is left out.
 fn weaker(step: Step) -> Vec<Option<Ordering>> {
     let weaker: &[_] = match (step.act, step.order) {
         (Act::Fence | Act::CompilerFence, SeqCst) => &[Some(AcqRel), None],
@@ -279,7 +279,7 @@ struct Graph {
     events: Vec<Node>,
     threads: usize,
     words: usize,
-    /// What no choice changes.
+    /// The relations that are the same in all executions.
     program_order: Relation,
     same_word: Relation,
 }
@@ -301,7 +301,7 @@ impl Node {
         !matches!(self.act, Act::Load { .. } | Act::Fence | Act::CompilerFence)
     }
 
-    /// A fence of the processor's.
+    /// A fence of the processor, not only of the compiler.
     fn is_fence(&self) -> bool {
         self.act == Act::Fence
     }
@@ -318,7 +318,7 @@ impl Node {
         matches!(self.order, Release | AcqRel | SeqCst)
     }
 
-    /// What it stores where it finds `found`; `None` where it stores nothing.
+    /// The value that it stores if it finds `found`; `None` if it stores nothing.
     fn stores(&self, found: u64) -> Option<u64> {
         match self.act {
             Act::Store { to } | Act::Swap { to, .. } => Some(to),
@@ -406,10 +406,10 @@ impl Graph {
         sources[at] = None;
     }
 
-    /// What an event finds, `Some(None)` if it does not read; `None` if it is not so.
+    /// The value that an event finds; `Some(None)` if it does not load; `None` if this choice is impossible.
     fn found(&self, at: usize, sources: &[Option<usize>], depth: usize) -> Option<Option<u64>> {
         let Some(from) = sources[at] else { return Some(None) };
-        // One that reads what depends on it.
+        // The value of a load would depend on the load itself.
         if depth > sources.len() {
             return None;
         }
@@ -431,7 +431,7 @@ impl Graph {
         }
         let stores = (0..self.events.len())
             .filter(|at| self.events[*at].writes() && self.events[*at].word == Some(word));
-        // The first is the one before the program.
+        // The first store is the one before the program.
         let (first, rest) = (stores.clone().take(1), stores.skip(1).collect());
         orders.push(first.collect());
         let any = self.any_permutation(rest, word, orders, then);
@@ -466,7 +466,7 @@ impl Graph {
             .collect();
         let mo =
             both(&pairs(count, |a, b| rank[a].is_some() && rank[a] < rank[b]), &self.same_word);
-        // Atomicity: a change in one step comes right after what it reads.
+        // Atomicity: a read-modify-write comes right after the store that it reads from.
         let is_next = |at: usize, from: usize| rank[at] == rank[from].map(|rank| rank + 1);
         if (0..count)
             .any(|at| events[at].writes() && sources[at].is_some_and(|it| !is_next(at, it)))
@@ -477,7 +477,7 @@ impl Graph {
         let rb =
             pairs(count, |a, b| a != b && sources[a].is_some_and(|from| mo[from] >> b & 1 != 0));
         let eco = closed(either(&either(&rf, &mo), &rb));
-        // Release sequences go on through changes in one step.
+        // A read-modify-write continues a release sequence.
         let changes = pairs(count, |a, b| rf[a] >> b & 1 != 0 && events[b].writes());
         let rs = reflexive(&closed(changes));
         let before_store = pairs(count, |a, b| {

@@ -1,8 +1,8 @@
 //! Senders, receivers and leases as they ship, over a queue on the heap and futexes that count exactly.
 //!
-//! No thread of a model wakes by itself, so a wake that is lost is a deadlock, which loom reports. A thread
-//! hands back its handle: that a handle goes is for one model. Waits for a message and for room alone are in
-//! `gate.rs`.
+//! No thread of a model wakes by itself, so a lost wake is a deadlock, which loom reports. A thread hands
+//! back its handle, because only one model drops a handle. The models that wait only for a message or for
+//! room are in `gate.rs`.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
 parkline_loom_tests::guard!();
@@ -13,7 +13,7 @@ mod models {
     use parkline_core::RecvError;
     use parkline_loom_tests::{Size, leased, model, queue, receiver, receives, sender};
 
-    /// A receiver whose leases are all out waits for one.
+    /// A receiver with all its leases out waits for one.
     ///
     /// Fails if an acknowledgement does not wake it (seen failing).
     #[test]
@@ -30,7 +30,7 @@ mod models {
         });
     }
 
-    /// Fails if a message that goes back does not wake a receiver that waits for a lease (seen failing).
+    /// Fails if a message that is returned does not wake a receiver that waits for a lease (seen failing).
     #[test]
     fn a_lease_that_is_dropped_elsewhere_makes_one_free() {
         model(Size::Small, || {
@@ -44,7 +44,7 @@ mod models {
         });
     }
 
-    /// Fails if a message that goes back does not wake a receiver that waits for a message (seen failing).
+    /// Fails if a message that is returned does not wake a receiver that waits for a message (seen failing).
     #[test]
     fn a_message_that_is_returned_wakes_another_receiver() {
         model(Size::Small, || {
@@ -58,8 +58,8 @@ mod models {
 
     /// One thread drops a lease, a second receives the message again, and a third joins.
     ///
-    /// Fails if the one that returns the message does not wake the third when its cell is free (seen
-    /// failing): the second woke it before that.
+    /// Fails if the thread that returns the message does not wake the joiner when its cell is free (seen
+    /// failing): the second thread woke the joiner before that.
     #[test]
     fn a_join_waits_for_what_was_returned() {
         model(Size::Large, || {
@@ -75,7 +75,7 @@ mod models {
         });
     }
 
-    /// Fails if a receive wakes those that join before it acknowledges (seen failing).
+    /// Fails if a receive wakes joiners before it acknowledges (seen failing).
     #[test]
     fn a_join_waits_for_a_receive() {
         model(Size::Small, || {
@@ -91,8 +91,8 @@ mod models {
 
     /// A lease is dropped on a full ring while its receiver makes room, and then waits.
     ///
-    /// Fails if the return does not look for room once more after the message is owed, or looks without
-    /// the fence, or with one that is AcqRel (each seen failing): [owed].
+    /// Fails if the return does not search for room once more after the message is owed, or searches
+    /// without the fence, or with one that is AcqRel (each seen failing): [owed].
     #[test]
     fn what_is_owed_comes_when_there_is_room() {
         model(Size::Small, || {
@@ -139,8 +139,8 @@ mod models {
         });
     }
 
-    /// Fails if the end does not ask who holds a message, or whether one came back meanwhile (each seen
-    /// failing).
+    /// Fails if the receiver of the end does not ask whether a handle holds a message, or whether a message
+    /// was returned meanwhile (each seen failing).
     #[test]
     fn a_closed_queue_does_not_end_before_a_message_that_is_returned() {
         model(Size::Large, || {
@@ -154,11 +154,11 @@ mod models {
         });
     }
 
-    /// A receiver goes with a message for which the ring has no room, and another receiver makes room.
+    /// A receiver is dropped with a message for which the ring has no room, and another receiver makes room.
     ///
-    /// Fails if the handle that goes returns nothing or wakes nobody for it, if it does not search for room
-    /// once more, or if that search does not go on when there is room for what it left (each seen
-    /// failing): [owed].
+    /// Fails if the dropped handle returns nothing or wakes no receiver for it, if it does not search for
+    /// room once more, or if that search does not go on when there is room for the message that it left
+    /// (each seen failing): [owed].
     #[test]
     fn what_a_handle_owes_when_it_goes_is_received() {
         model(Size::Large, || {
@@ -176,8 +176,8 @@ mod models {
         });
     }
 
-    /// Fails if a wake that finds no sleeper clears the bit and does not wake all (seen failing): the wake is
-    /// that of the arrival.
+    /// Fails if a wake that finds no sleeper clears the bit and does not wake all (seen failing). That wake
+    /// is the one for the arrival of the sender's handle.
     #[test]
     fn a_handle_that_arrives_sends_to_a_receiver_that_waits() {
         model(Size::Small, || {

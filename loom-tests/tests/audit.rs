@@ -1,6 +1,6 @@
-//! The audit of the dead, and what comes after it: the shipped code, with a thread that stops for
-//! ever at any access, and an auditor that does, too. `recovery.rs` checks the same protocol with
-//! more handles and more deaths, as a model.
+//! The audit of a dead handle, and the returns and joins after it: the shipped code, with a thread that
+//! stops for ever at any access, and an auditor that also stops. `recovery.rs` checks the same protocol
+//! with more handles and more deaths, as a model.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
 parkline_loom_tests::guard!();
@@ -28,12 +28,12 @@ mod models {
         thread::spawn(move || stop_after(steps, || operation(&ring)))
     }
 
-    /// Not as handle 0, whose tag no block shall have by chance.
+    /// Sends as handle 1, so that no block gets the tag of handle 0.
     fn send(ring: &HeapRing, message: u8) {
         ring.port(1).unwrap().try_send(&[message; 8]).unwrap();
     }
 
-    /// Audits the dead until that comes to its end; nobody else moves.
+    /// Audits the dead handle until the audit is done. No other thread runs meanwhile.
     fn recover(ring: &HeapRing) {
         let (_, left) = ring.recover(0).expect("nobody else is in the midst of anything");
         assert_eq!(left, 0, "there is room");
@@ -62,10 +62,10 @@ mod models {
         assert_eq!((census.busy, census.held), (0, 0), "and nothing is held by the dead");
     }
 
-    /// The dead's position and the others' go on at the same time as the audit.
+    /// Other handles use the slots at the same time as the audit.
     ///
-    /// Fails if an audit takes a slot that has moved on for an exchange that was not (seen failing),
-    /// or the reverse; if it does not look whether another announces the offer (seen failing), or if
+    /// Fails if an audit takes a slot that has moved on for an exchange that did not happen (seen failing),
+    /// or the reverse; if it does not ask whether another word announces the offer (seen failing), or if
     /// the winner of an exchange leaves no tag (seen failing).
     #[test]
     fn a_sender_that_stops_is_audited_while_others_go_on() {
@@ -82,7 +82,7 @@ mod models {
                 })
             };
             let end = victim.join().unwrap();
-            // Whether it must wait for the other or not.
+            // The audit may have to wait for the other handle.
             let early = ring.recover(0);
             let others: Vec<u8> = other.join().unwrap();
             if early.is_none() {
@@ -100,7 +100,7 @@ mod models {
     }
 
     /// Fails if a receive that was exchanged is settled as a free cell (seen failing: the message is
-    /// lost), if it is not flagged (seen failing), or if the held are not given back (seen failing).
+    /// lost), if it is not flagged (seen failing), or if held messages are not returned (seen failing).
     #[test]
     fn what_a_receiver_took_and_did_not_acknowledge_comes_again() {
         at_every_step(Size::Small, |steps| {
@@ -122,7 +122,7 @@ mod models {
             recover(&ring);
             let rest = rest(&ring);
             assert_whole(&ring);
-            // Each of the two is received once by the living; what the dead had is flagged.
+            // The living receive each of the two messages once. The dead handle's message is flagged.
             let mut all: Vec<_> = rest.iter().map(|(message, _)| *message).chain([mine]).collect();
             all.sort_unstable();
             assert_eq!(all, [1, 2]);
@@ -136,8 +136,8 @@ mod models {
     /// The death of an auditor is one more death of the same record.
     ///
     /// Fails if the return's exchange is not announced (seen failing: a block is in two places), if
-    /// an audit clears `op` before the cell (seen failing), or if it does not tag what was gained
-    /// (seen failing: the next audit of the record is misled).
+    /// an audit clears `op` before the cell (seen failing), or if it does not tag the gained block (seen
+    /// failing: the next audit of the record is misled).
     #[test]
     fn an_auditor_that_stops_is_audited_by_the_next() {
         // One message is held, and another is being received.
@@ -199,10 +199,10 @@ mod models {
         });
     }
 
-    /// A receiver was told of the end of the ring, and a message that another handle held fills the slot
-    /// that was sealed. A sender that sees the slot full must not send to the next.
+    /// A receiver got the end of the ring, and a message that another handle held is returned into the
+    /// sealed slot. A sender that sees the slot full must not send to the next.
     ///
-    /// Fails if the seal is Relaxed, or the look at a slot (each seen failing): [closed].
+    /// Fails if the seal is Relaxed, or the load of a slot (each seen failing): [closed].
     #[test]
     fn no_send_goes_past_a_seal_that_a_return_has_filled() {
         model(Size::Large, || {
@@ -226,17 +226,17 @@ mod models {
     }
 
     /// A sender stopped after its exchange, and a receiver that took its message stops anywhere. Their
-    /// audits run at once: that of the sender finds the slot without its offer, and the receiver's word
-    /// idle, by the receiver itself or by its auditor. Then it must find the receiver's tag.
+    /// audits run at once. The audit of the sender finds the slot without the offer, and the receiver's
+    /// word idle, made idle by the receiver or by its auditor. Then it must find the receiver's tag.
     ///
-    /// Fails if an audit stores idle Relaxed, over a word that is idle already or over another (each seen
-    /// failing: a block is in two places); or if it loads the slot or the other's word Relaxed (each seen
+    /// Fails if an audit stores idle Relaxed, over an idle word or over another value (each seen failing: a
+    /// block is in two places); or if it loads the slot or the other handle's word Relaxed (each seen
     /// failing): [settle].
     #[test]
     fn two_audits_at_once_agree_on_a_block() {
         at_every_step(Size::Small, |steps| {
             let ring = ring(1);
-            // It is stopped at the first access after its exchange.
+            // The sender stops at the first access after its exchange.
             let mut sender = ring.port(0).unwrap();
             let mut accesses = 0;
             while !ring.is_readable() {
@@ -264,8 +264,8 @@ mod models {
         });
     }
 
-    /// Fails if a join does not look at busy handles (seen failing), or at cells (seen failing); if
-    /// an acknowledgement tells nobody (seen failing: deadlock), or does so before it is stored (seen
+    /// Fails if a join does not ask the words of busy handles (seen failing), or the cells (seen failing);
+    /// if an acknowledgement wakes no joiner (seen failing: deadlock), or wakes it before the store (seen
     /// failing).
     #[test]
     fn join_ends_with_the_last_acknowledgement() {
@@ -312,10 +312,10 @@ mod models {
         });
     }
 
-    /// Of two receivers one gets the message; the other announced that it would, and a joiner may
-    /// have seen that.
+    /// One of two receivers gets the message. The other had announced the receive, and a joiner may have
+    /// seen the announcement.
     ///
-    /// Fails if who loses an exchange tells nobody (seen failing: deadlock).
+    /// Fails if a receiver that loses the exchange wakes no joiner (seen failing: deadlock).
     #[test]
     fn join_does_not_wait_for_who_lost_an_exchange() {
         model(Size::Small, || {
@@ -327,7 +327,7 @@ mod models {
                     let tell = || notify_joiners(&ring, &kernel);
                     let mut port = ring.port(1).unwrap();
                     match port.try_hold_or(tell) {
-                        // It was the winner.
+                        // This receiver won.
                         Ok((cell, _)) => {
                             port.acknowledge(cell);
                             tell();
@@ -340,7 +340,7 @@ mod models {
             if let Ok((cell, _)) = winner.try_hold_or(|| {}) {
                 winner.acknowledge(cell);
             }
-            // Who waits is who won, so that nobody else tells.
+            // The winner joins, so that only the loser can wake it.
             let mut join = ring.join();
             let done = || join.is_done().then_some(());
             wait_at(&*kernel, ring.acknowledged(), FOR_EVER, done, || false).unwrap();
@@ -408,7 +408,7 @@ mod models {
         }
     }
 
-    /// Each of the two may gain what the other gave away, in the one slot there is.
+    /// Each of the two exchanges may gain the block that the other gave away, in the only slot.
     ///
     /// Fails if an audit settles one of the record's two words only, if it does not ask the other
     /// word, or if a block's tag names the record in place of the cell (each seen failing).
@@ -418,14 +418,14 @@ mod models {
     }
 
     /// Fails if a return frees its cell for its own process before its word is idle (seen failing: the
-    /// owner receives into the cell, and the audit takes that for the offer of the return).
+    /// owner receives into the cell, and the audit takes that block for the offer of the return).
     #[test]
     fn a_return_and_a_receive_through_two_slots_are_audited_together() {
         a_return_beside_a_receive(2);
     }
 
-    /// Fails if the end is told although a cell is held, if returns are not compared, or if a return is
-    /// counted after its cell is free (each seen failing).
+    /// Fails if a receiver gets the end although a cell is held, if returns are not compared, or if a return
+    /// is counted after its cell is free (each seen failing).
     #[test]
     fn the_end_is_told_when_nothing_can_come_back() {
         model(Size::Small, || {
@@ -445,7 +445,7 @@ mod models {
 
     /// A message that was sent after the join began is returned again and again.
     ///
-    /// Fails if a join waits for what it need not (seen failing).
+    /// Fails if a join waits for such a message (seen failing).
     #[test]
     fn join_ends_though_later_messages_keep_coming_back() {
         model(Size::Small, || {
@@ -469,8 +469,8 @@ mod models {
         });
     }
 
-    /// Fails if what a receiver took counts as later than the join, because it died before it wrote
-    /// down the position (seen failing).
+    /// Fails if a message counts as later than the join because its receiver died before it stored the
+    /// position (seen failing).
     #[test]
     fn join_waits_for_what_the_dead_had_just_received() {
         at_every_step(Size::Small, |steps| {

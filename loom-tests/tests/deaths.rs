@@ -1,5 +1,5 @@
-//! Threads that stop for ever between what they did and their wake: whoever sleeps looks again within
-//! the watchdog's period, and later wakes arrive.
+//! Threads that stop for ever between a commit and its wake: a sleeping thread attempts again within the
+//! watchdog's period, and later wakes arrive.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
 parkline_loom_tests::guard!();
@@ -15,7 +15,7 @@ mod models {
     /// The last message.
     const LAST: u8 = 9;
 
-    /// The dead's record is settled, and what it held is in the ring again.
+    /// Settles the dead handle's record, and returns its messages to the ring.
     fn recover(ring: &HeapRing, id: u32) {
         while ring.recover(id).is_none() {
             thread::yield_now();
@@ -24,7 +24,8 @@ mod models {
 
     /// The receiver sleeps again after the watchdog, and the gate's word is as the dead left it.
     ///
-    /// Fails if who was not woken does not look (seen failing: it goes on sleeping beside the message).
+    /// Fails if a receiver that was not woken does not attempt (seen failing: it goes on sleeping beside the
+    /// message).
     #[test]
     fn who_sleeps_learns_by_the_watchdog_of_a_send_whose_sender_died_before_its_wake() {
         at_every_step(Size::Large, |steps| {
@@ -49,7 +50,7 @@ mod models {
                 recover(&ring, 0);
                 kernel.watch_until(|| !ring.is_readable());
             }
-            // From here on the watchdog comes no more.
+            // From here on the watchdog ends no sleep.
             assert!(send(&ring, &kernel, &mut ring.port(2).unwrap(), LAST));
             let received = receiver.join().unwrap();
             assert!(received == [1, LAST] || end.is_err() && received == [LAST], "{received:?}");

@@ -1,4 +1,4 @@
-//! An event's flag: who waits for it is woken by the set, and by one that was cleared at once.
+//! An event's flag: a set wakes every waiter, also if the flag is cleared at once.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
 parkline_loom_tests::guard!();
@@ -49,8 +49,8 @@ mod models {
         thread::spawn(move || event.wait(since))
     }
 
-    /// Fails if `set` notifies one (seen failing), if it does so before the change (seen failing:
-    /// the waiter announced in between), or if the waiter does not look again after it announced:
+    /// Fails if `set` notifies one (seen failing), if it notifies before the change (seen failing: the
+    /// waiter announced in between), or if the waiter does not load the flag again after it announced:
     /// [announce].
     #[test]
     fn two_who_wait_are_woken_by_one_set() {
@@ -83,7 +83,7 @@ mod models {
         });
     }
 
-    /// Fails if a clear takes the word back to what it was (seen failing): the waiter sleeps on.
+    /// Fails if a clear stores the word's old value again (seen failing): the waiter sleeps on.
     #[test]
     fn who_waits_is_woken_by_a_set_that_is_cleared_at_once() {
         model(Size::Small, || {
@@ -96,9 +96,10 @@ mod models {
         });
     }
 
-    /// The setter died before its wake, and perhaps who cleared it first, too.
+    /// The thread that set the flag died before its wake. In the second round so did a first thread that
+    /// cleared it.
     ///
-    /// Fails if a clear tells nobody, or only where it changes something (each seen failing).
+    /// Fails if a clear wakes no waiter, or only if it changes the flag (each seen failing).
     #[test]
     fn who_waits_is_woken_by_the_clear_where_others_died_before_their_wakes() {
         for clears in [0, 1] {
@@ -106,7 +107,7 @@ mod models {
                 let event = Event::new();
                 let since = event.flag.since();
                 let waiter = waiter(&event, since);
-                // One access, the set itself; two, a look and the exchange.
+                // A set is one access. A clear is two: a load and the exchange.
                 let died = stop_after(1, || event.flag.set(&event.gate).is_some());
                 assert!(died.is_err());
                 for _ in 0..clears {

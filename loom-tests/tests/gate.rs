@@ -9,13 +9,13 @@ mod models {
     use parkline_core::{RecvError, SendError};
     use parkline_loom_tests::{Size, model, queue, receiver, receives, sender};
 
-    /// Fails if the waiter does not look again after it announced (seen failing), if the fence of
+    /// Fails if the waiter does not attempt again after it announced (seen failing), if the fence of
     /// `announce` is missing (seen failing), or if `notify` loads without
     /// `order_commit_before_load` (seen failing): [announce].
     ///
     /// Fails if the exchange is Relaxed (seen failing: a block without a frame is received):
-    /// [message]. The look's own Acquire is for [closed]; the exchange that follows it acquires by
-    /// itself.
+    /// [message]. The Acquire of the load before it is for [closed]; the exchange itself acquires the
+    /// message.
     #[test]
     fn a_receiver_that_parks_is_woken_by_the_send_it_missed() {
         model(Size::Small, || {
@@ -39,8 +39,8 @@ mod models {
         });
     }
 
-    /// Fails if a wake that finds nobody clears the bit without an epoch and without waking all
-    /// (seen failing): a waiter went to sleep, its bit set, between the two.
+    /// Fails if a wake that finds no sleeper clears the bit without changing the epoch and without waking
+    /// all (seen failing): a waiter went to sleep, its bit set, between the two.
     #[test]
     fn two_receivers_park_and_both_are_served() {
         model(Size::Large, || {
@@ -57,8 +57,7 @@ mod models {
         });
     }
 
-    /// Fails if a wake does not change the word (seen failing): the sleep that began meanwhile goes
-    /// on.
+    /// Fails if a wake does not change the word (seen failing): a sleep that began meanwhile goes on.
     #[test]
     fn close_wakes_a_parked_receiver() {
         model(Size::Small, || {
@@ -69,8 +68,7 @@ mod models {
         });
     }
 
-    /// Fails if a full queue that is closed is still full to a sender (seen failing: it sleeps for
-    /// ever).
+    /// Fails if a send on a closed full queue returns full (seen failing: the sender sleeps for ever).
     #[test]
     fn close_wakes_a_sender_that_is_parked_at_a_full_queue() {
         model(Size::Small, || {

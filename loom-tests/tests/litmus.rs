@@ -1,6 +1,7 @@
 //! The orderings that loom does not tell apart: the SeqCst of the commit, of the gates and of the flag, the
-//! barrier of joiners, and loads that could come late. Each program is recorded from the shipped code, and
-//! names the orderings that it needs: with each of them as weak as it names, the bad outcome is possible.
+//! barrier of joiners, and loads that can take effect late. Each program is recorded from the shipped code,
+//! and names the orderings that it needs: with any one of them as weak as it says, the bad outcome is
+//! possible.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
 parkline_loom_tests::guard!();
@@ -21,7 +22,7 @@ mod programs {
         std::ptr::from_ref(gate.word()).addr()
     }
 
-    /// A waiter that announces itself, and what it does then.
+    /// The steps of a waiter that announces itself and then calls `look`.
     fn announced<R>(gate: &Gate, look: impl FnOnce() -> R) -> Vec<Step> {
         let ((_, _), steps) = steps_of(|| {
             let sleep: Sleep<'_> = gate.announce();
@@ -30,14 +31,14 @@ mod programs {
         steps
     }
 
-    /// What comes up to the first load of `word`, with that.
+    /// The steps up to the first load of `word`, that load included.
     fn to_load_of(word: usize, steps: &[Step]) -> Vec<Event> {
         let is_load = |step: &Step| step.word == word && matches!(step.act, Act::Load { .. });
         let last = steps.iter().position(is_load).expect("it loads");
         events(&steps[..=last])
     }
 
-    /// What is done to `word` alone.
+    /// The accesses to `word` alone.
     fn of_word(word: usize, steps: &[Step]) -> Vec<Event> {
         let steps: Vec<_> = steps.iter().copied().filter(|step| step.word == word).collect();
         events(&steps)
@@ -51,7 +52,7 @@ mod programs {
         steps.iter().find_map(store).expect("a store")
     }
 
-    /// The fence orders the look of the waiter, SeqCst alone the load of the sender.
+    /// The fence orders the waiter's load of the slot. Only SeqCst orders the sender's load of the gate.
     ///
     /// Fails if the exchange is AcqRel, the gate's load Acquire, or the waiter's fence AcqRel or not there
     /// (each seen failing): [announce].
@@ -89,7 +90,7 @@ mod programs {
         });
     }
 
-    /// Fails as the one before (each seen failing).
+    /// Fails as the test before (each seen failing).
     #[test]
     fn a_sender_that_parks_sees_the_room_or_the_receiver_sees_the_sender() {
         model(Size::Small, || {
@@ -124,8 +125,8 @@ mod programs {
         });
     }
 
-    /// Fails if the exchange does not release (seen failing): [message]. To acquire, the look at the slot
-    /// before it is enough.
+    /// Fails if the exchange does not release (seen failing): [message]. The load of the slot before the
+    /// receiver's exchange is enough to acquire.
     #[test]
     fn who_receives_a_message_sees_what_was_written() {
         model(Size::Small, || {
@@ -179,7 +180,7 @@ mod programs {
         gate: Gate,
     }
 
-    /// The word of a flag, and what a waiter does that began when it was not set.
+    /// The word of a flag, and the steps of a waiter that began when it was not set.
     fn flag() -> (Box<Waitable>, usize, Vec<Step>) {
         let event = Box::new(Waitable { flag: Flag::new(), gate: Gate::new() });
         let (since, steps) = steps_of(|| event.flag.since());
@@ -219,8 +220,9 @@ mod programs {
         });
     }
 
-    /// The threads that did what `dead` says died before their wakes. A clear that finds the flag as `found`
-    /// has its waiter woken, or the waiter sees the clear: weakened by each of `weaker`, neither.
+    /// The threads that took the steps of `dead` died before their wakes. A clear that finds the flag as
+    /// `found` sees the waiter and wakes it, or the waiter sees a change of the flag. With any one of
+    /// `weaker`, neither may happen.
     fn a_clear_that_finds(found: u64, dead: fn(&Waitable) -> Vec<Step>, weaker: &[&str]) {
         let (event, word, wait) = flag();
         let gate = address(&event.gate);
@@ -239,10 +241,10 @@ mod programs {
             .forbids(missed, weaker);
     }
 
-    /// Those that set and cleared died. Who finds it cleared has changed nothing, and wakes the waiter
-    /// all the same.
+    /// The threads that set and cleared the flag died. A second clear changes nothing, and must wake the
+    /// waiter all the same.
     ///
-    /// Fails if the look of a clear is Acquire (seen failing): [announce].
+    /// Fails if the load of a clear is Acquire (seen failing): [announce].
     #[test]
     fn who_clears_what_is_cleared_sees_who_waits_since_before_it_was_set() {
         model(Size::Small, || {
@@ -260,9 +262,9 @@ mod programs {
         });
     }
 
-    /// The same where it is set and the clear clears it.
+    /// The same with a flag that is set, and that the clear clears.
     ///
-    /// Fails if the look of a clear is Acquire (seen failing): [announce].
+    /// Fails if the load of a clear is Acquire (seen failing): [announce].
     #[test]
     fn who_clears_what_was_set_sees_who_waits_since_before() {
         model(Size::Small, || {
@@ -280,10 +282,10 @@ mod programs {
         });
     }
 
-    /// A word of the program's own, which no other has.
+    /// A word that only the program uses: no address is 1.
     const LETTER: usize = 1;
 
-    /// Fails if the look, of a waiter or of one that asks, is Relaxed (each seen failing): [set].
+    /// Fails if the load of `was_set_since`, or of `is_set`, is Relaxed (each seen failing): [set].
     #[test]
     fn who_finds_a_flag_set_sees_what_came_before() {
         model(Size::Small, || {
@@ -306,7 +308,7 @@ mod programs {
         });
     }
 
-    /// Two set it, and the word is the same. A clear acquires the set that it clears.
+    /// Two threads set the flag, and both leave the same word. A clear acquires the later set, too.
     ///
     /// Fails if the exchange is Relaxed (seen failing): [set].
     #[test]
@@ -332,9 +334,9 @@ mod programs {
         });
     }
 
-    /// The change that is told of is no commit.
+    /// The change before this wake is no commit.
     ///
-    /// Fails if the fence is AcqRel or not there, and if the arrival is told of as a commit is (each seen
+    /// Fails if the fence is AcqRel or not there, and if the arrival notifies as a commit does (each seen
     /// failing): [announce].
     #[test]
     fn who_waits_sees_that_a_handle_arrived_or_is_seen() {
@@ -364,11 +366,11 @@ mod programs {
         });
     }
 
-    /// A lease is acknowledged on another thread than its receiver's. The receiver parks the block, and
-    /// the next sender writes into it: the read of the lease must not come so late.
+    /// A lease is acknowledged on another thread than its receiver's. The receiver parks the block in a
+    /// slot, and the next sender writes into it. The read of the lease must not take effect that late.
     ///
     /// Fails if the store to the cell, or the receiver's load of it, is Relaxed, and if the exchange does not
-    /// release (each seen failing): [space]. To acquire, the look at the slot before it is enough.
+    /// release (each seen failing): [space]. The load of the slot before the exchange is enough to acquire.
     #[test]
     fn a_lease_that_another_thread_acknowledged_was_read_before() {
         model(Size::Small, || {
@@ -480,7 +482,7 @@ mod programs {
         names.into_iter().zip(threads).fold(program, |it, (name, events)| it.thread(name, events))
     }
 
-    /// The enumerator itself, on programs the answers to which are well known.
+    /// The enumerator itself, on programs with well-known answers.
     #[test]
     fn well_known_programs_have_their_outcomes() {
         // Store buffering.
@@ -495,7 +497,7 @@ mod programs {
         };
         assert!(!fenced(SeqCst).allows(&both_miss));
         assert!(fenced(AcqRel).allows(&both_miss));
-        // A message that is passed, by accesses and by fences.
+        // Message passing, by accesses and by fences.
         let missed = |run: &Execution<'_>| run.last("1", "y") == 1 && run.last("1", "x") == 0;
         let passed = |w2, r2| of([vec![w(1, Relaxed), w(2, w2)], vec![r(2, r2), r(1, Relaxed)]]);
         assert!(!passed(Release, Acquire).allows(&missed));
@@ -506,7 +508,7 @@ mod programs {
             vec![r(2, Relaxed), f(Acquire), r(1, Relaxed)],
         ]);
         assert!(!by_fences.allows(&missed));
-        // Through a change in one step of a third thread, which orders nothing itself.
+        // Through a Relaxed read-modify-write of a third thread.
         let add = step(2, Act::Add { found: 0, more: 1 }, Relaxed);
         let through = |other: Event| {
             of([
@@ -518,12 +520,12 @@ mod programs {
         let missed_two = |run: &Execution<'_>| run.last("2", "y") == 2 && run.last("2", "x") == 0;
         assert!(!through(add).allows(&missed_two));
         assert!(through(step(2, Act::Store { to: 2 }, Relaxed)).allows(&missed_two));
-        // Loads that are late.
+        // Load buffering: loads that take effect late.
         let both_see = |run: &Execution<'_>| run.last("0", "x") == 1 && run.last("1", "y") == 1;
         let late = |read, write| of([vec![r(1, read), w(2, write)], vec![r(2, read), w(1, write)]]);
         assert!(late(Relaxed, Relaxed).allows(&both_see));
         assert!(!late(Acquire, Release).allows(&both_see));
-        // Two that read the stores of two others in different orders.
+        // Independent reads of independent writes: two threads see two stores in different orders.
         let differ = |run: &Execution<'_>| {
             run.last("2", "x") == 1
                 && run.last("2", "y") == 0
@@ -540,7 +542,7 @@ mod programs {
         let back = |run: &Execution<'_>| run.first("1", "x") == 1 && run.last("1", "x") == 0;
         let again = of([vec![w(1, Relaxed)], vec![r(1, Relaxed), r(1, Relaxed)]]);
         assert!(!again.allows(&back));
-        // Two changes in one step do not find the same.
+        // Two read-modify-writes do not find the same value.
         let same = |run: &Execution<'_>| run.last("0", "x") == run.last("1", "x");
         let add = |order| vec![step(1, Act::Add { found: 0, more: 1 }, order)];
         assert!(!of([add(Relaxed), add(Relaxed)]).allows(&same));

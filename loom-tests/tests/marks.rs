@@ -1,5 +1,5 @@
-//! loom sees the race of a store with another thread's earlier load, also where its own thread loaded
-//! the word in between.
+//! With marks, loom explores both orders of a store and another thread's earlier load, even if the storing
+//! thread loaded the word in between.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
 parkline_loom_tests::guard!();
@@ -14,7 +14,7 @@ mod models {
     use parkline_core::driver::AtomicU32;
     use parkline_loom_tests::{Size, model};
 
-    /// What a load can see beside a thread that does `other`.
+    /// The values that a load can see beside a thread that runs `other`.
     fn seen(other: fn(&AtomicU32)) -> BTreeSet<u32> {
         let seen = Arc::new(Mutex::new(BTreeSet::new()));
         let outcomes = Arc::clone(&seen);

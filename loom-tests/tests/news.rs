@@ -1,5 +1,5 @@
-//! News of a death, the arrival of a handle, and the driver of what a handle owes: the parts of a process
-//! that threads share without a lock.
+//! News of a death, the arrival of a handle, and the driver of owed messages: the parts of a process that
+//! threads share without a lock.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
 parkline_loom_tests::guard!();
@@ -13,10 +13,10 @@ mod models {
     use parkline_core::driver::{Driven, News};
     use parkline_loom_tests::{Size, model, ring};
 
-    /// Two peers die, and a thread each learns of one of them. Each death has left one word.
+    /// Two peers die. Two threads learn of one death each. Each dead peer left one word.
     ///
-    /// Fails without either fence, or if one is AcqRel; if the news is brought, or taken, Relaxed; or if it
-    /// is brought by a plain store (each seen failing): [news], [death].
+    /// Fails without either fence, or if one is AcqRel; if the news is set, or taken, Relaxed; or if it is
+    /// set by a plain store (each seen failing): [news], [death].
     #[test]
     fn what_each_of_two_dead_left_is_found() {
         model(Size::Small, || {
@@ -46,7 +46,7 @@ mod models {
         });
     }
 
-    /// Fails if the number is moved, or loaded, Relaxed (each seen failing): [arrival].
+    /// Fails if the count is incremented, or loaded, Relaxed (each seen failing): [arrival].
     #[test]
     fn who_sees_that_a_handle_arrived_sees_its_process() {
         model(Size::Small, || {
@@ -62,9 +62,9 @@ mod models {
         });
     }
 
-    /// A message begins to be owed while the driver of the ones before is about to stop.
+    /// A message becomes owed while the driver of earlier owed messages is about to stop.
     ///
-    /// Fails if the begin, or the end, is Relaxed; or if the end does not ask again (each seen failing):
+    /// Fails if the begin, or the end, is Relaxed; or if the end does not check again (each seen failing):
     /// [driven].
     #[test]
     fn what_is_owed_has_a_driver() {

@@ -1,25 +1,25 @@
-//! Audit, redelivery, leases, returns from other threads, close and join together, with a death
-//! possible at every step, an auditor's in the midst of its work included: a search of all states.
+//! A search of all states: audit, redelivery, leases, returns from other threads, close and join
+//! together, with a death possible at every step. Auditors can also die in the midst of their work.
 //!
-//! `recovery/protocol.rs` is the protocol as a model, not the shipped code, and each access is one
-//! step in one order for all: what memory orderings promise is for the models under loom. In every
-//! state that the search sees:
+//! `recovery/protocol.rs` is the protocol as a model, not the shipped code. Each access is one step, and
+//! all threads see the steps in the same order: the models under loom check the memory orderings. In
+//! every state that the search sees:
 //! * each block is in exactly one place, in truth;
 //! * messages are sent and received in the order of positions, unaltered, and once, unless their
 //!   receiver died with them or returned them: then they are marked;
 //! * the verdict of an audit is the truth;
-//! * nothing is newly sent once a slot was CLOSED, and the end is told only when every message is
-//!   acknowledged: nothing is received after it;
-//! * a join that ends ends with all acknowledged that was sent before its first look;
-//! * a join begins a new round only for a message that some join waits for, or for one of the dead,
-//!   and no join waits for a message that was received after the round began;
+//! * no message is newly sent once a slot was CLOSED, and a receiver gets the end only when every
+//!   message is acknowledged: no message is received after it;
+//! * when a join ends, all messages that were sent before it began are acknowledged;
+//! * a join begins a new round only for a message that some join waits for, or for one that a dead
+//!   handle had, and no join waits for a message that was received after the round began;
 //! * each thread that lives, and every auditor, comes to the end of its operation alone;
 //! * if all died here, one survivor could audit them all, receive and acknowledge every message
-//!   that was sent, and join: no audit waits for another for ever, and by the shared words, too,
-//!   each block is in one place.
+//!   that was sent, and join: audits do not wait for each other without end, and each block is in one
+//!   place by the shared words, too.
 //!
 //! Not modelled: laps that wrap, peers that scribble, a survivor that finds no record to take, and
-//! the wakes of those that wait.
+//! the wakes of waiters.
 #![cfg(not(loom))]
 #![forbid(unsafe_code)]
 
@@ -34,7 +34,7 @@ use protocol::Task::{Ack, Close, Join, Later, Nack, Recv, Retake, Send, Take};
 use protocol::{Edit, Move, Setup, Task, Violation};
 use search::search;
 
-/// More states than any search has that comes to its end.
+/// A limit that no complete search reaches.
 const LIMIT: usize = 25_000_000;
 
 const SEND: &[Task] = &[Send];
@@ -89,22 +89,22 @@ const RETURN_BESIDE: Setup = beside(2, 1, &[SEND_TWICE, HOLD_AND_RECV]);
 const RETURN_BESIDE_AND_JOIN: Setup = beside(2, 1, &[SEND, HOLD_TWO, JOIN]);
 const LATER_AND_JOIN: Setup =
     Setup { seconds: &[(1, &[Take])], ..beside(1, 1, &[SEND, &[Recv, Later, Recv, Ack], JOIN]) };
-/// Its owner is at the cell of a return as soon as it may be.
+/// The owner uses the cell of a return as soon as it may.
 const ONE_CELL: Setup = Setup {
     auditor_deaths: 0,
     ..beside(1, 1, &[&[Send, Send, Send, Send], &[Recv, Recv, Ack, Recv]])
 };
-/// The ring may be full; two threads return what is owed.
+/// The ring may be full; two threads return owed messages.
 const OWED: Setup = Setup {
     seconds: &[(1, &[Take])],
     auditor_deaths: 0,
     ..beside(1, 1, &[SEND_TWICE, &[Recv, Nack, Take, Recv, Ack], RECV])
 };
-/// Messages come back after the close.
+/// Messages are returned after the close.
 const RETURN_BESIDE_AND_CLOSE: Setup =
     Setup { auditor_deaths: 0, ..beside(1, 1, &[SEND, &[Recv, Recv], RECV, CLOSE]) };
 
-/// Asserts that no state is wrong, and tells how many there are.
+/// Asserts that no state is wrong, and prints how many there are.
 fn holds(setup: Setup, limit: usize) -> bool {
     let start = Instant::now();
     let seen = search(&setup, limit).unwrap();
@@ -164,7 +164,7 @@ fn a_message_is_returned_beside_its_owner() {
     holds_in_all_states(Setup { auditor_deaths: 0, ..beside(2, 1, scripts) });
 }
 
-/// The owner may use the cell of a return as soon as that is done, and not before: 6,012 states.
+/// The owner may use the cell of a return only after the return is done: 6,012 states.
 ///
 /// Fails with `FreeBeforeClear` (seen failing).
 #[test]
@@ -200,8 +200,8 @@ fn a_join_waits_for_what_was_sent_before() {
     holds_in_all_states(LATER_AND_JOIN);
 }
 
-/// A message that was sent after a join began goes back and forth for ever. The join ends all the
-/// same, soon after the message that it waits for is acknowledged: within two rounds.
+/// A message that was sent after a join began is received and returned for ever. The join still ends,
+/// within two rounds after the message that it waits for is acknowledged.
 ///
 /// Fails with `CountEvery` and `Restamp` (seen failing).
 #[test]
@@ -220,8 +220,8 @@ fn a_join_ends_beside_steady_returns() {
 }
 
 /// How many steps a join takes after the message that it waits for is acknowledged. After `first`
-/// steps of the join that message is returned and received again, and after `then` more it is
-/// acknowledged. Between two steps another receiver, which returns all, makes some `calls`.
+/// steps of the join that message is returned and received again, and after `then` more steps it is
+/// acknowledged. Between two steps another receiver, which returns every message, makes some `calls`.
 fn steps_of_a_join(
     setup: &Setup,
     (first, then, calls): (usize, usize, usize),
@@ -251,7 +251,7 @@ fn steps_of_a_join(
     Err("a join does not end")
 }
 
-/// A message goes back into a ring that is closing or closed: 379,510 and 424,384 states with one
+/// A message is returned to a ring that is closing or closed: 379,510 and 424,384 states with one
 /// death.
 ///
 /// Fails with `NoReturnAtClosed`, `SendAtClosed`, `SendUnasked`, `EndAtClosed`, `EndIgnoresOps`,
@@ -263,8 +263,8 @@ fn a_returned_message_passes_the_end_and_nothing_else_does() {
     holds_in_all_states(RETURN_BESIDE_AND_CLOSE);
 }
 
-/// An audit that asks every slot for the block in question is right as well, though it can wait
-/// for a record that it need not wait for.
+/// An audit that asks every slot for the block in question is right as well, but it can wait for a
+/// record for which it need not wait.
 #[test]
 fn an_audit_may_ask_more_than_it_must() {
     for setup in [TWO_RECEIVERS, RETURN_BESIDE, queue(2, &[SEND_TWICE, RECV, RECV])] {
@@ -272,8 +272,8 @@ fn an_audit_may_ask_more_than_it_must() {
     }
 }
 
-/// With the position in the op an audit never waits: not for a thread that is stopped, nor for one
-/// that is bound to lose its exchange. 481,766, 23,711 and 623,334 states.
+/// With the position in the op an audit never waits, neither for a thread that is stopped nor for one
+/// that will lose its exchange. 481,766, 23,711 and 623,334 states.
 #[test]
 fn an_audit_that_knows_positions_waits_for_nobody() {
     let two_senders = queue(1, &[SEND_TWICE, SEND_TWICE, RECV_TWICE]);
@@ -292,7 +292,7 @@ const WAITED_IN_VAIN: &str = "a join waits for what was received after it looked
 const AFTER_THE_END: &str = "sent after the end";
 const ENDED_EARLY: &str = "the end is told while a message may come back";
 
-/// The search sees what each edit breaks.
+/// The search finds the fault of each edit.
 #[test]
 fn every_edit_is_seen() {
     for (edit, setup, violation) in [

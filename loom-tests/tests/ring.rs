@@ -1,4 +1,4 @@
-//! The ring alone: what is sent is what is received, once, and in order.
+//! The ring alone: each message that is sent is received once, unaltered, and in order.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
 parkline_loom_tests::guard!();
@@ -12,7 +12,7 @@ mod models {
     use parkline_core::{TryRecvError, TrySendError};
     use parkline_loom_tests::{Size, model, ring};
 
-    /// A thread that sends `messages` and tells which were taken.
+    /// A thread that sends `messages` and returns those that the ring took.
     fn send(ring: &Arc<HeapRing>, id: u32, messages: &'static [u8]) -> thread::JoinHandle<Vec<u8>> {
         let ring = Arc::clone(ring);
         thread::spawn(move || {
@@ -26,7 +26,7 @@ mod models {
         })
     }
 
-    /// What a port can take now.
+    /// The messages that a port can take now.
     fn take(ring: &HeapRing, id: u32, tries: usize) -> Vec<u8> {
         let mut port = ring.port(id).unwrap();
         (0..tries).filter_map(|_| received(port.try_recv())).collect()
@@ -69,8 +69,8 @@ mod models {
         });
     }
 
-    /// Fails if a sender whose exchange failed does not look again (seen failing: told full with
-    /// room left).
+    /// Fails if a sender does not attempt again after its exchange failed (seen failing: full with room
+    /// left).
     #[test]
     fn two_senders_with_room_for_both_are_both_taken() {
         model(Size::Small, || {
@@ -105,10 +105,11 @@ mod models {
         });
     }
 
-    /// Three laps of a ring of one: a sender's messages come in order, whatever was full or empty.
+    /// Three laps of a ring of one: a sender's messages arrive in order, however often the ring was full or
+    /// empty.
     ///
-    /// Fails if `full` is said of the wrong lap (seen failing), or if a send does not advance its
-    /// cursor's lap.
+    /// Fails if a send takes a slot of the wrong lap for full (seen failing), or if it does not advance the
+    /// lap of its cursor.
     #[test]
     fn laps_keep_the_order() {
         model(Size::Small, || {
@@ -122,7 +123,7 @@ mod models {
         });
     }
 
-    /// A handle that comes late finds the front.
+    /// A handle that attaches late finds the front.
     ///
     /// Fails if the search for the front stops one short (seen failing).
     #[test]
@@ -157,8 +158,8 @@ mod models {
         });
     }
 
-    /// Fails if a receiver says closed when it finds the ring empty and the flag set (seen failing:
-    /// a message that was accepted is never received).
+    /// Fails if a receive returns closed when it finds the ring empty and the flag set (seen failing: a
+    /// committed message is never received).
     #[test]
     fn closed_is_final_for_a_receiver() {
         model(Size::Small, || {

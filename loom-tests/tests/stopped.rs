@@ -21,8 +21,8 @@ mod models {
     }
 
     /// Fails if the position is claimed before the message is written, as in a ring of tickets
-    /// (seen failing with a slot that is marked before it is filled: the receiver never gets what
-    /// was sent after).
+    /// (seen failing with a slot that is marked before it is filled: the receiver never gets the
+    /// messages after it).
     #[test]
     fn a_sender_that_stops_blocks_nobody() {
         at_every_step(Size::Small, |steps| {
@@ -38,7 +38,7 @@ mod models {
             let early = received(&ring, 2, 1);
             let end = victim.join().unwrap();
             let mut all = [early, received(&ring, 2, 2)].concat();
-            // What was committed is there, whether or not the sender lived to know.
+            // A committed message is there, also if the sender stopped right after the exchange.
             assert!(all.contains(&2));
             assert!(end == Err(Stopped) || all.contains(&1));
             all.sort_unstable();
@@ -53,7 +53,7 @@ mod models {
     }
 
     /// Fails if a receiver empties the slot before the exchange is done (seen failing with a slot
-    /// that is marked as being read: the other finds nothing).
+    /// that is marked as being read: the other receiver finds nothing).
     #[test]
     fn a_receiver_that_stops_blocks_nobody() {
         at_every_step(Size::Small, |steps| {
@@ -74,8 +74,8 @@ mod models {
             let rest = received(&ring, 2, 2);
             let mut all = [mine, rest.clone(), end.iter().copied().collect()].concat();
             all.sort_unstable();
-            // What the dead took is in its record, not in the ring; nobody else lost or repeated
-            // anything.
+            // The message that the dead handle took is in its record, not in the ring. No other message
+            // was lost or repeated.
             let whole = all == [1, 2];
             assert!(whole || end == Err(Stopped) && (all == [1] || all == [2]), "{all:?}");
             port.try_send(&[3; 8]).unwrap();

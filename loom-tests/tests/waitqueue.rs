@@ -1,4 +1,4 @@
-//! Tasks of one process at one gate: whoever goes hands on what was meant for him.
+//! Tasks of one process at one gate: a task that stops waiting hands on the wake that was meant for it.
 #![cfg_attr(not(loom), allow(missing_docs))]
 
 parkline_loom_tests::guard!();
@@ -84,7 +84,7 @@ mod models {
             let other = task(&lane, &port);
             send(&ring, &kernel, &[1]);
             if doomed.join().unwrap().is_some() {
-                // It was quicker than the cancel: the other waits for another.
+                // It was quicker than the cancel: the other task needs one more message.
                 send(&ring, &kernel, &[1]);
             }
             assert_eq!(other.join().unwrap(), 1);
@@ -92,10 +92,10 @@ mod models {
         });
     }
 
-    /// Two processes: the only task of the first is dropped, the second must not miss what the
-    /// first was woken for.
+    /// Two processes: the only task of the first is dropped. The second must not miss the message for which
+    /// the first was woken.
     ///
-    /// Fails if `leave` or `completed` passes nothing on, and if nobody disarms (each seen
+    /// Fails if `leave` or `completed` passes nothing on, and if `leave` does not disarm (each seen
     /// failing).
     #[test]
     fn a_cancelled_task_passes_the_wake_on_to_another_process() {
@@ -130,7 +130,7 @@ mod models {
         });
     }
 
-    /// A task that is woken and never polled again, as in a `select!` that looks elsewhere.
+    /// A task that is woken and never polled again, as in a `select!` that polls another future.
     ///
     /// Fails if `tick` passes over those that rest (seen failing).
     #[test]
@@ -143,8 +143,8 @@ mod models {
             assert_eq!(first, None);
             let other = task(&lane, &port);
             send(&ring, &kernel, &[1]);
-            // The watchdog's look. Until the task waits there is nobody to tell, and it looks
-            // itself.
+            // The watchdog wakes a resting task. If the other task does not wait yet, no waker is there,
+            // and the task attempts by itself.
             if let Some(waker) = lane.queue.tick() {
                 waker.wake();
             }
@@ -161,7 +161,7 @@ mod models {
             let mut forgotten = None;
             let waker = Task::new().waker();
             assert_eq!(lane.poll(&mut forgotten, &waker, || try_recv(&port)), None);
-            // It gets the duty, and another process what it was woken for.
+            // The forgotten task gets the duty. Another process takes the message.
             send(&ring, &kernel, &[1]);
             assert_eq!(try_recv(&port), Some(1));
             let other = task(&lane, &port);
@@ -171,12 +171,11 @@ mod models {
         });
     }
 
-    /// An event is set and cleared at once. Who began to wait before must learn of it also where it
-    /// shares its kernel wait with one who began after, and armed it.
+    /// An event is set and cleared at once. A task that began to wait before must learn of the set, even if
+    /// a task that began after it armed the kernel wait that they share.
     ///
-    /// Fails if a task rests without a look of its own where the kernel wait is armed already, or
-    /// where another armed it meanwhile, and if a completion rouses the first only (each seen
-    /// failing).
+    /// Fails if a task rests without an attempt when the kernel wait is armed already, or when another task
+    /// armed it meanwhile, and if a completion rouses only the first task (each seen failing).
     #[test]
     fn each_task_learns_of_an_event_that_was_cleared_at_once() {
         model(Size::Small, || {

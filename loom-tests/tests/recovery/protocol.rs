@@ -2,12 +2,12 @@
 //!
 //! A record belongs to one process. Its *owner* is the thread that sends and receives; some records
 //! have a *second* thread, which acknowledges and returns messages that the owner received. Each
-//! works through its script. A death ends both threads at once. Then one auditor after the other
-//! acts as the dead, in the owner's place.
+//! thread works through its script. A death ends both threads at once. Then one auditor after the
+//! other acts as the dead handle, in the owner's place.
 //!
-//! What a thread does to words that no other thread reads or writes at that time (the message in
-//! its own block, a word of the process under its lock, the words of a record under the record's
-//! lock) is part of the step before or after.
+//! An access to a word that no other thread reads or writes at that time is part of the step before
+//! or after: the message in the thread's own block, a word of the process under its lock, the words of
+//! a record under the record's lock.
 //!
 //! Beside the shared words the state holds the *truth*, which no thread can read. It changes at the
 //! exchange itself, and each step is checked against it.
@@ -28,14 +28,14 @@ const MESSAGES: usize = 4;
 /// More steps than any operation or audit takes alone.
 const PATIENCE: usize = 100;
 
-/// What is wrong.
+/// A description of the fault.
 pub(crate) type Violation = &'static str;
 
-/// What a thread is to do.
+/// An operation of a thread's script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     Send,
-    /// Takes a message into a free cell, or is told the end.
+    /// Takes a message into a free cell, or gets the end.
     Recv,
     /// Acknowledges the first lease. Without one an owner goes on, and a second thread waits.
     Ack,
@@ -56,10 +56,10 @@ pub(crate) enum Task {
 pub(crate) enum Edit {
     /// The audit does not ask whether another record is just gaining the block in question.
     NoScan,
-    /// It asks that of all slots, not only of the slot in question. More patient, and not wrong.
+    /// It asks that of all slots, not only of the slot in question. It waits more often, and is not wrong.
     ScanEverySlot,
     /// An op names its position, not only its slot. So a thread that is gaining the block saw it
-    /// where the dead put it, and the audit does not wait for that thread. Not wrong either.
+    /// where the dead handle put it, and the audit does not wait for that thread. Not wrong either.
     OpNamesPosition,
     /// The audit does not ask whether the other word of the same record is gaining the block.
     OtherWordUnasked,
@@ -91,12 +91,12 @@ pub(crate) enum Edit {
     /// A return asks the cell, not the block, where its message was received first.
     CountByCell,
     UndatedNotCounted,
-    /// What is to be returned later is marked as redelivered, but not with its origin.
+    /// A message that is to be returned later is marked as redelivered, but not with its origin.
     LaterUndated,
     AuditDoesNotCount,
-    /// The audit counts the return of the dead only if the position in the cell says so.
+    /// The audit counts the return of the dead handle only if the position in the cell says so.
     AuditCountsByCell,
-    /// What the dead had just received counts as received after everything.
+    /// The message that the dead handle had just received counts as received after all others.
     UndatedIsLast,
     /// A cell that received a redelivered message says where the message was received first.
     Restamp,
@@ -105,15 +105,15 @@ pub(crate) enum Edit {
     JoinIgnoresReturns,
     /// A join does not keep the position that another join said before, if that is later.
     JoinStores,
-    /// A join does not look again for the last message sent, once it has said what it waits for.
+    /// A join does not search again for the last message sent, once it has said what it waits for.
     JoinLooksOnce,
-    /// The end is told as soon as nothing is left in the ring.
+    /// A receiver gets the end as soon as nothing is left in the ring.
     EndAtClosed,
     EndIgnoresOps,
     EndIgnoresReturns,
     NoReturnAtClosed,
     SendAtClosed,
-    /// A sender does not ask whether the queue is closing, or asked before it looked.
+    /// A sender does not ask whether the queue is closing, or asks before it loads the slot.
     SendUnasked,
 }
 
@@ -156,12 +156,12 @@ struct Op {
     gain: u8,
 }
 
-/// Whether a cell holds a message that is not acknowledged, and where that was received.
+/// Whether a cell holds a message that is not acknowledged, and the position where it was received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Held {
     Free,
     At(u8),
-    /// An auditor knows the slot but not the lap: before everything.
+    /// An auditor knows the slot but not the lap. Counts as before every position.
     Undated,
 }
 
@@ -172,7 +172,7 @@ struct Cell {
     mine: Mine,
 }
 
-/// What the process knows of its cell, in a word that no other process reads.
+/// The process's own state of its cell, in a word that no other process reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Mine {
     /// The owner may use it.
@@ -180,7 +180,7 @@ enum Mine {
     Leased,
     /// A thread is returning the message.
     Returning,
-    /// There was no room.
+    /// The message is owed, because there was no room.
     Owed,
 }
 
@@ -208,14 +208,14 @@ enum Step {
     Look,
     /// With `Edit::ChooseUnlocked`: takes the lock.
     Lock,
-    /// Is the queue about to close? Asked where there is nothing to receive, or room to send.
+    /// Is the queue about to close? Asked when there is nothing to receive, or room to send.
     AskClosing,
     Seal,
     Announce,
     Exchange,
     Tag,
     CountReturn,
-    /// Does a join wait for what was returned?
+    /// Does a join wait for the returned message?
     AskJoins,
     CountDue,
     SetCell,
@@ -239,7 +239,7 @@ enum Step {
     EndLast,
 }
 
-/// What a thread, or an auditor, keeps to itself. Only how many tasks are done outlives it.
+/// The private state of a thread or an auditor. Only the number of its done tasks outlives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Thread {
     life: Life,
@@ -248,19 +248,19 @@ struct Thread {
     /// The cursor of `verb`, or the first position that a join does not wait for.
     at: u8,
     verb: Verb,
-    /// It has the process's lock of returns, and returns what `cell` holds.
+    /// It has the process's lock of returns, and returns the message in `cell`.
     has_lock: bool,
     cell: u8,
     gain: u8,
     seen: SlotState,
-    /// What is looked at: by a join, or before the end is told, a record; by an audit a word, of which
+    /// What it asks next: a join, or a receiver before the end, asks a record. An audit asks a word, and
     /// each record has two.
     other: u8,
     /// The other word of the record under audit was put off.
     put_off: bool,
-    /// The count of returns with which a join began its round, or the look for the end.
+    /// The count of returns when a join began its round, or a receiver its search for the end.
     counted: u8,
-    /// What is returned, unless that is for an auditor to guess.
+    /// The message that is returned; `None` if an auditor returns it.
     message: Option<u8>,
     origin: Held,
 }
@@ -285,7 +285,7 @@ impl Thread {
         }
     }
 
-    /// Looks again, with the cursor where it is.
+    /// Begins the operation again, with the cursor where it is.
     fn again(self) -> Self {
         let cell = if self.has_lock { self.cell } else { 0 };
         let (at, verb, has_lock) = (self.at, self.verb, self.has_lock);
@@ -293,7 +293,7 @@ impl Thread {
     }
 }
 
-/// What became of a message.
+/// The state of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Fate {
     Unsent,
@@ -314,11 +314,11 @@ struct Truth {
     end_seen: bool,
     /// By owner: the messages sent when its join began, as bits.
     due: [u8; RECORDS],
-    /// All that were sent when a join said what it waits for.
+    /// All messages that were sent when a join said what it waits for.
     awaited: u8,
-    /// Where each message in hands was received last, if a thread joins.
+    /// The position where each message in hands was received last, if a thread joins.
     received_at: [u8; MESSAGES],
-    /// The owners whose joins have a reason to begin another round, as bits.
+    /// The owners with a join that has a reason to begin another round, as bits.
     must_ask_again: u8,
     deaths: u8,
     auditor_deaths: u8,
@@ -340,10 +340,10 @@ pub(crate) struct State {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Rest {
     closing: bool,
-    /// A join waits for what was received first before this position.
+    /// A join waits for the messages that were first received before this position.
     join_before: u8,
     returns: u8,
-    /// Counts those of messages that a join may wait for.
+    /// The returns of messages that a join may wait for.
     due_returns: u8,
 }
 
@@ -353,12 +353,12 @@ impl State {
     }
 }
 
-/// What a slot tells about a position.
+/// The state of a position, by its slot.
 enum Tells {
     Here,
     NotNow,
     Closed,
-    /// The first position that it does not prove committed.
+    /// The first position that the slot does not prove committed.
     Passed(u8),
 }
 
@@ -368,7 +368,7 @@ pub(crate) enum Move {
     Step(usize),
     /// The process of a record dies, or its auditor.
     Die(usize),
-    /// A process takes over a settled record, and what is left of its scripts.
+    /// A process takes over a settled record, and the rest of its scripts.
     TakeOver(usize),
 }
 
@@ -444,7 +444,8 @@ impl Setup {
             let life = state.threads[me].life;
             let is_settled = self.is_settled(state, me);
             let dies = match life {
-                // A process that leaves nothing behind is as good as one that never moves again.
+                // The death of a process that leaves nothing open is the same as a process that never moves
+                // again, so it is not searched.
                 Life::Alive => state.truth.deaths < self.deaths && !is_settled,
                 Life::Dead => false,
                 Life::Audited => state.truth.auditor_deaths < self.auditor_deaths,
@@ -499,9 +500,9 @@ impl Setup {
         }
     }
 
-    /// Each thread that lives, and each auditor, comes to an end alone, whatever the others left
-    /// undone. But a return may have to wait for another of the same process. A thread that is in
-    /// the midst of what it was seen to end before is not `asked` again.
+    /// Each thread that lives, and each auditor, comes to the end of its operation alone, whatever the
+    /// others left undone. Only a return may have to wait for another return of the same process. Only
+    /// threads that `asked` names are checked: the others were checked in an earlier state.
     pub(crate) fn each_goes_on_alone(
         &self,
         state: &State,
@@ -513,14 +514,14 @@ impl Setup {
             .try_for_each(|thread| self.run(&mut { *state }, thread))
     }
 
-    /// The thread that made a step within an operation, if it did.
+    /// The thread that made this step, if the step was within an operation.
     pub(crate) fn goes_on(&self, before: &State, what: Move, after: &State) -> Option<usize> {
         let Move::Step(thread) = what else { return None };
         let was_alone = before.threads[thread].life != Life::Dead;
         (was_alone && after.threads[thread].next != Step::Look).then_some(thread)
     }
 
-    /// The state when all have died, here and now.
+    /// The state after all threads die in this one.
     pub(crate) fn all_dead(&self, mut state: State) -> State {
         for me in 0..self.survivor() {
             self.die(&mut state, me);
@@ -531,8 +532,8 @@ impl Setup {
         state
     }
 
-    /// The survivor audits the dead, drains the ring and joins: nothing is lost, and nothing waits
-    /// for ever.
+    /// The survivor audits the dead, drains the ring and joins: no message is lost, and no step waits
+    /// without end.
     pub(crate) fn the_survivor_settles_all(&self, mut state: State) -> Result<(), Violation> {
         let survivor = self.survivor();
         let mut before = None;
@@ -652,8 +653,8 @@ impl Setup {
         state.ops[me] == [None; 2] && self.held_cell(state, me).is_none()
     }
 
-    /// Whether a word of a record is announced, or may be later. A read of another is not worth a
-    /// step: it finds the same at any time.
+    /// Whether a word of a record is announced, or may be later. A load of any other word takes no step,
+    /// because it finds the same value at any time.
     fn may_be_announced(&self, state: &State, record: usize, word: usize) -> bool {
         let is_alive = state.threads[record].life == Life::Alive;
         let has = |any: &[Task]| {
@@ -662,7 +663,7 @@ impl Setup {
             let mut tasks = self.threads_of(record).flat_map(rest);
             (is_alive || self.take_over) && tasks.any(|task| any.contains(task))
         };
-        // An auditor returns what the dead received.
+        // An auditor returns the messages that the dead handle received.
         let may_be_dead = !is_alive || state.truth.deaths < self.deaths;
         let [op, returning] = state.ops[record];
         match word {
@@ -707,7 +708,7 @@ impl Setup {
         self.scripts.iter().any(|script| script.contains(&Task::Close))
     }
 
-    /// If no thread joins, nothing need be counted for joins.
+    /// If no thread joins, returns need not be counted for joins.
     fn joins(&self) -> bool {
         self.scripts.iter().any(|script| script.contains(&Task::Join))
     }
@@ -716,7 +717,7 @@ impl Setup {
         usize::from(at % self.capacity)
     }
 
-    /// What a block is tagged with that comes into a cell.
+    /// The tag of a block that a cell gains.
     fn tag(&self, me: usize, cell: u8, verb: Verb) -> u8 {
         let within = match self.edit {
             Some(Edit::TagNamesRecord) => 0,
@@ -730,7 +731,7 @@ impl Setup {
         if self.edit == Some(Edit::OneWord) { 0 } else { verb.word() }
     }
 
-    /// The steps after a look that found the slot's turn.
+    /// The steps after a load that found the operation possible in the slot.
     fn order(&self, verb: Verb, life: Life) -> &'static [Step] {
         use Step::{Announce, AskJoins, ClearOp, CountDue, CountReturn, Exchange, SetCell, Tag};
         match (self.edit, verb, life) {
@@ -756,7 +757,7 @@ impl Setup {
         }
     }
 
-    /// Goes on to the step after this, or ends the operation. Whether it ended.
+    /// Goes on to the step after this, or ends the operation. Returns whether it ended.
     fn go_on(&self, it: &mut Thread) -> bool {
         let is_skipped = |step: Step| match step {
             Step::CountReturn => it.verb != Verb::Return || !self.closes(),
@@ -777,7 +778,7 @@ impl Setup {
         it.next == Step::Look
     }
 
-    /// Makes the next step of a thread. Whether an operation ended with it, or has to wait.
+    /// Makes the next step of a thread. Returns whether an operation ended with it, or has to wait.
     fn step(&self, state: &mut State, thread: usize) -> Result<bool, Violation> {
         let mut it = state.threads[thread];
         let me = self.record_of(thread);
@@ -953,7 +954,7 @@ impl Setup {
         self.look(state, thread, Verb::Return, cell)
     }
 
-    /// Looks at the slot of the cursor of `verb`.
+    /// Loads and classifies the slot at the cursor of `verb`.
     fn look(
         &self,
         state: &mut State,
@@ -966,7 +967,7 @@ impl Setup {
         let task = self.task(state, thread);
         let is_close = it.life == Life::Alive && task == Some(Task::Close);
         if verb != it.verb {
-            it.at = 0; // far behind is right, too
+            it.at = 0; // a cursor may also be far behind
         }
         (it.verb, it.cell) = (verb, cell);
         if verb == Verb::Return {
@@ -997,7 +998,7 @@ impl Setup {
                     state.cells[me][usize::from(cell)].mine = Mine::Owed;
                     it.has_lock = false;
                 }
-                // A second thread that takes what is owed waits for room.
+                // A second thread that returns owed messages waits for room.
                 let goes_on = is_owed && (task, thread < RECORDS) != (Some(Task::Take), false);
                 if goes_on || matches!(told, Tells::Closed) || is_close {
                     state.truth.end_seen |= verb == Verb::Recv; // by an edit
@@ -1015,7 +1016,7 @@ impl Setup {
         Ok(false)
     }
 
-    /// Marks a message that goes back as redelivered, with its origin.
+    /// Marks a message that is returned as redelivered, with its origin.
     fn mark(&self, state: &mut State, me: usize, cell: u8) {
         let received = state.cells[me][usize::from(cell)].held;
         let block = state.block_in(me, cell);
@@ -1107,7 +1108,7 @@ impl Setup {
         held.then_some(()).ok_or("acknowledged by one that does not hold it")
     }
 
-    /// Whether a return is not counted, by an edit.
+    /// Whether an edit leaves a return out of the count.
     fn forgets(&self, state: &State, it: &Thread) -> bool {
         match self.edit {
             Some(Edit::AuditDoesNotCount) => it.life == Life::Audited,
@@ -1118,10 +1119,11 @@ impl Setup {
         }
     }
 
-    /// In truth: if some join waits for the message that was returned, or if that cannot be known.
+    /// In truth: whether some join waits for the returned message, or whether that cannot be known.
     fn have_joins_ask_again(&self, state: &mut State, it: &Thread) {
         let awaited = state.truth.awaited;
-        // An auditor cannot tell what the dead returned: the block may be another's by now.
+        // An auditor does not know which message the dead handle returned, because the block may belong to
+        // another handle by now.
         let is_due = it.message.is_none_or(|message| awaited & 1 << message != 0);
         if is_due || it.origin == Held::Undated {
             let is_joining = |thread: &usize| {
@@ -1133,7 +1135,7 @@ impl Setup {
         }
     }
 
-    /// Takes the lock of the dead, or goes on: the announcements first, then what is held.
+    /// Takes the dead handle's lock, or goes on: first the announcements, then the held messages.
     fn begin_audit(&self, state: &mut State, me: usize) -> Result<bool, Violation> {
         let it = state.threads[me];
         let first = state.ops[me].iter().flatten().next().copied();
@@ -1166,7 +1168,7 @@ impl Setup {
         it.next = if block == op.gain { Step::ClearOp } else { Step::AuditSlot };
     }
 
-    /// Did the dead exchange? The questions are in the order in which they must be asked.
+    /// Did the dead handle's exchange happen? The questions are in the order in which they must be asked.
     fn audit(&self, state: &mut State, me: usize) -> Result<bool, Violation> {
         let mut it = state.threads[me];
         let word = self.word(it.verb);
@@ -1174,7 +1176,7 @@ impl Setup {
         let offer = state.cells[me][usize::from(op.cell)].block;
         let names_position = self.edit == Some(Edit::OpNamesPosition);
         let every_slot = self.edit == Some(Edit::ScanEverySlot);
-        // Where a thread finds the block that gains it after the dead exchanged.
+        // Where a thread that gains the block after the dead handle's exchange finds it.
         let parked = names_position && op.verb == Verb::Recv;
         let found_at = if parked { op.at + self.capacity } else { op.at };
         let is_gaining = |other: Op| other.gain == offer && (other.at == found_at || every_slot);
@@ -1192,7 +1194,8 @@ impl Setup {
             Step::AuditSlot if state.slots[self.slot_of(op.at)].block == offer => true,
             _ if asked.is_some_and(is_gaining) => {
                 if !names_position {
-                    // That thread settles it, or dies too: later. The other word may be first.
+                    // Postponed until that thread settles its word, or dies too. The other word may be
+                    // settled first.
                     let at_once = it.put_off || self.edit == Some(Edit::PutOffAtOnce);
                     match own_other.filter(|_| !at_once) {
                         Some(other) => {
@@ -1231,7 +1234,7 @@ impl Setup {
         Ok(false)
     }
 
-    /// Has all been acknowledged that was sent before? What does not hold yet is asked again.
+    /// Are all messages that were sent before acknowledged? If one is not, the join asks again.
     fn join(&self, state: &mut State, thread: usize) -> Result<bool, Violation> {
         let mut it = state.threads[thread];
         let (record, cell) = (usize::from(it.other), usize::from(it.cell));
@@ -1242,7 +1245,7 @@ impl Setup {
         let cells_first = self.edit == Some(Edit::JoinCellsBeforeOps);
         let ignores = self.edit == Some(Edit::JoinIgnoresReturns);
         match it.next {
-            // One look at each slot tells of all that was sent before the first.
+            // One load of each slot finds all messages that were sent before the first load.
             Step::Look | Step::JoinFirst | Step::JoinSent => {
                 if it.next == Step::Look {
                     state.truth.due[thread] = sent(state);
@@ -1329,8 +1332,8 @@ impl Setup {
         Ok(false)
     }
 
-    /// The ring is closed, and nothing is left in it. The end is told if no message can come back: else
-    /// it is asked again.
+    /// The ring is closed, and nothing is left in it. The receiver gets the end if no message can be
+    /// returned; else it asks again.
     fn end(&self, state: &mut State, thread: usize) -> Result<bool, Violation> {
         let mut it = state.threads[thread];
         let (record, cell) = (usize::from(it.other), usize::from(it.cell));
@@ -1375,7 +1378,7 @@ impl Setup {
         Ok(is_in_hands)
     }
 
-    /// Goes on to the first record from `from` on that may have a message, or to the last look.
+    /// Goes on to the first record from `from` on that may have a message, or to the last check.
     fn end_record(&self, state: &State, it: &mut Thread, from: usize) {
         let record = (from..self.survivor()).find(|record| self.may_hold(state, *record));
         (it.cell, it.other) = (0, record.unwrap_or(0) as u8);
@@ -1388,7 +1391,7 @@ impl Setup {
         state.truth.must_ask_again &= !(1 << thread);
     }
 
-    /// Goes on to the first record from `from` on, or to the last look.
+    /// Goes on to the first record from `from` on, or to the last check.
     fn join_record(&self, state: &State, it: &mut Thread, me: usize, from: u8) {
         let record = self.next_record(state, from, me);
         (it.cell, it.other) = (0, record.unwrap_or(0));
@@ -1412,7 +1415,7 @@ impl Setup {
     }
 }
 
-/// The record of a word, and which of its two it is.
+/// The record of a word, and which of the record's two words it is.
 fn word_of(other: u8) -> (usize, usize) {
     (usize::from(other / 2), usize::from(other % 2))
 }

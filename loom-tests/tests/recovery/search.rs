@@ -1,7 +1,7 @@
-//! Breadth first through all states, each remembered by a hash of 64 bits.
+//! Breadth-first search through all states. It remembers each state by a hash of 64 bits.
 //!
-//! So a state can be missed if its hash is that of another: among ten million states the odds that
-//! any two share one are about one to 400,000.
+//! So it can miss a state that has the hash of another: among ten million states the odds that any two
+//! share a hash are about one to 400,000.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -10,11 +10,11 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::protocol::{Setup, State, Violation};
 
-/// What a search without a violation saw.
+/// The states of a search without a violation.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) states: usize,
-    /// Nothing is left to see.
+    /// All states were seen.
     pub(crate) complete: bool,
 }
 
@@ -54,7 +54,7 @@ impl Hasher for Fold {
     }
 
     fn write_isize(&mut self, variant: isize) {
-        self.write_u8(variant as u8); // a state has no other
+        self.write_u8(variant as u8); // the only isize in a state is a variant
     }
 
     fn write_usize(&mut self, _: usize) {} // the length of an array
@@ -66,7 +66,7 @@ impl Hasher for Fold {
     }
 }
 
-/// For what is a hash already.
+/// A hasher of values that are hashes already.
 #[derive(Default)]
 struct Same(u64);
 
@@ -92,8 +92,8 @@ fn hash(setup: &Setup, state: &State) -> u64 {
     hasher.finish()
 }
 
-/// Sees at least `limit` states of `setup`, or all of them, nearest first. In each that it looks
-/// at, each thread must be able to go on alone, and all may die.
+/// Visits at least `limit` states of `setup`, or all of them, nearest first. In each state that it
+/// visits, each thread must be able to go on alone, and all threads may die.
 pub(crate) fn search(setup: &Setup, limit: usize) -> Result<Seen, Found> {
     let start = setup.start();
     let mut parents = Parents::default();
