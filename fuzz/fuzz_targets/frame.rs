@@ -1,8 +1,9 @@
-//! Any bytes as a block: a frame within its bounds, or a fault; and as a pack, its messages or a fault.
+//! Any bytes as a block: it decodes to a frame within its bounds, or to a fault. Any bytes as a pack: it
+//! decodes to the pack's messages, or to a fault.
 //!
-//! Found, in the first second each: a length not checked against the queue, one not checked against
-//! the block, flags not checked; lengths in a pack that say less than there is, or anything; a message
-//! of a pack that is left out.
+//! It found these planted bugs, each in the first second: a length not checked against the queue, a length
+//! not checked against the block, flags not checked; lengths in a pack that are too small, or not checked;
+//! a message of a pack that is left out.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

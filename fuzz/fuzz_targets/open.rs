@@ -1,12 +1,13 @@
-//! A segment from a hostile creator: it is refused when it is opened, or every operation on it ends,
-//! within bounds, in an answer.
+//! A segment from a hostile creator: opening it is refused, or every operation on it ends, within bounds,
+//! in an answer.
 //!
-//! A header claims any shape, in a file of just the length for it; what is in it else is all zeros, in
-//! which single words turn into others that look like words of the protocol, between the operations. So
-//! it is with events and semaphores.
+//! A header claims any shape, in a file of exactly the length for it. All other words are zero. Between
+//! the operations a peer writes single words, which resemble words of the protocol. Events and semaphores
+//! are tested in the same way.
 //!
-//! Found: that a semaphore opens whose permits wear out (by the assertion, in 150,000 inputs of an empty
-//! corpus, within a minute).
+//! It found, when `max_attempts` still limited how often a permit is acquired, that a semaphore with a
+//! low limit opens (150,000 inputs of an empty corpus, within a minute). `max_attempts` has no effect on
+//! semaphores now.
 #![no_main]
 
 #[allow(dead_code, reason = "a hostile creator has no honest shape")]
@@ -36,13 +37,13 @@ const MAX_LEN: u64 = 1 << 20;
 enum Input<'a> {
     /// Any bytes.
     Raw(&'a [u8]),
-    /// A shape that the creator claims, in a file of just the length for it.
+    /// A shape that the creator claims, in a file of exactly the length for it.
     Claimed(Claims, Vec<Step>),
     Event(Claims, Vec<Touch>),
     Semaphore(Claims, Vec<Touch>),
 }
 
-/// What is done with an event or a semaphore.
+/// An operation on an event or a semaphore.
 #[derive(Arbitrary, Debug)]
 enum Touch {
     Set,
@@ -51,7 +52,7 @@ enum Touch {
     Acquire,
     Release,
     Recover,
-    /// A peer writes somewhere.
+    /// A peer writes one word.
     Write {
         word: u16,
         value: Number,
@@ -66,13 +67,13 @@ struct Claims {
     max_message: Number,
     watchdog_micros: Number,
     max_attempts: Number,
-    /// One of the claims that are zero, or must not be, in most segments.
+    /// One of the claims that are zero in most segments, or that must not be zero.
     rare: (u8, Number),
     typed: Option<u32>,
 }
 
 impl Claims {
-    /// What lies from `batch` to `queue_id`.
+    /// The bytes of the header from `batch` to `queue_id`.
     fn middle(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for which in 0..2 {
@@ -92,7 +93,7 @@ impl Claims {
     }
 }
 
-/// Most are small, so that some segments open; the others lie where sums and products overflow.
+/// Most numbers are small, so that some segments open. The others are where sums and products overflow.
 #[derive(Arbitrary, Clone, Copy, Debug)]
 enum Number {
     Small(u8),
@@ -130,8 +131,8 @@ fn raw(bytes: &[u8]) -> Option<Queue> {
     Queue::open(sealed(file)).ok()
 }
 
-/// What `open` makes of a header with these claims, if there is a length for which it opens. It carries
-/// what the segment of `like` does.
+/// The result of `open` for a header with these claims, if there is a length for which it opens. The rest
+/// of the header is that of `like`'s segment.
 fn claimed<T>(
     claims: &Claims,
     like: Option<BorrowedFd<'_>>,
@@ -184,7 +185,7 @@ fn claimed<T>(
     }
 }
 
-/// Words that a peer writes into the segment of `fd`.
+/// Writes one word into the segment of `fd`, as a peer does.
 fn write(fd: BorrowedFd<'_>, word: u16, value: Number) {
     let file = File::from(fd.try_clone_to_owned().expect("a descriptor"));
     let words = file.metadata().expect("a file").len() / 8;
@@ -233,7 +234,7 @@ fn semaphore(claims: &Claims, touches: &[Touch]) {
 }
 
 fuzz_target!(|input: Input<'_>| {
-    // What the input before laid, and its operations did not come to.
+    // Removes the writes of the last input that its operations did not reach.
     #[cfg(kill_points)]
     attack::ambush::clear();
     let (queue, steps) = match &input {

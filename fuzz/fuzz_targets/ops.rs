@@ -1,7 +1,7 @@
-//! Any sequence of operations on two senders and two receivers, beside a `VecDeque`.
+//! Any sequence of operations on two senders and two receivers, compared with a `VecDeque`.
 //!
-//! Found, within 7 s each: a full slot taken for free, a leased cell taken for free, a frontier
-//! found wrongly, `Full` said of a closed queue, an attempt not counted.
+//! It found these planted bugs, each within 7 s: a full slot taken for free, a leased cell taken for free,
+//! a wrong frontier, `Full` returned by a closed queue, an attempt not counted.
 #![no_main]
 
 #[path = "../../core/tests/model/world.rs"]

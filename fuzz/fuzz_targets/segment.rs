@@ -1,8 +1,9 @@
-//! A segment with a hostile peer: whatever is written between operations, and in the midst of one, each
-//! ends within bounds, in an answer, and a new queue works afterwards.
+//! A segment with a hostile peer, which writes any words between operations and in the midst of one. Each
+//! operation ends within bounds, in an answer, and a new queue works afterwards.
 //!
-//! Found: a block's number not checked (17 s); a message's length read a second time and believed (by
-//! AddressSanitizer, in the first 1,024 inputs of a corpus; before some steps were noise, not in 90 s).
+//! It found these planted bugs: a block's number not checked (17 s); a message's length loaded a second
+//! time and not checked (by AddressSanitizer, in the first 1,024 inputs of a corpus; not in 90 s before
+//! some steps were made noise).
 #![no_main]
 
 #[cfg(not(kill_points))]
