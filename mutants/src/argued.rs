@@ -5,10 +5,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-/// Stands for `\|`, which is no end of a cell.
+/// Stands for `\|`, which does not end a cell.
 const ESCAPED: &str = "\0";
 
-/// What a mutant changes, where: as a row of the table names it.
+/// The place and the change of a mutant, as a row of the table names them.
 pub(crate) trait Named {
     fn place(&self) -> String;
     fn change(&self) -> String;
@@ -53,7 +53,7 @@ impl Argued {
     }
 
     /// # Errors
-    /// When a row is of no mutant: its place has changed, and the argument with it.
+    /// When no mutant matches a row: its place has changed, so the argument may not hold any more.
     pub(crate) fn check_against<M: Named>(&self, mutants: &[M]) -> Result<()> {
         for row in &self.0 {
             if !mutants.iter().any(|mutant| row.is_of(mutant)) {
@@ -76,7 +76,7 @@ impl Argued {
 mod tests {
     use super::*;
 
-    /// Fails if a row that is of no place is passed over (seen failing).
+    /// Fails if a row without a mutant is passed over (seen failing).
     #[test]
     fn an_argument_of_no_place_is_an_error() {
         let text = "# Words\n\n| place | mutation | argument |\n|---|---|---|\n\

@@ -1,9 +1,9 @@
-//! Edits of the logic of core and uring, as cargo-mutants makes them: an operator is another, a function
+//! Edits of the logic of core and uring, as cargo-mutants makes them: an operator is replaced, a function
 //! returns at once, a branch is left out.
 //!
-//! cargo-mutants lists the edits. Which of them are tried is drawn by a seed and the name of each, so that a
-//! change of the code draws few others. Each is tried in a copy of the tree: by the tests of its crate, then
-//! by those of the crate that stands on it, then by the models.
+//! cargo-mutants lists the edits. A seed and the name of each edit decide which are tried, so a change of
+//! the code changes the choice only a little. Each is tried in a copy of the tree: by the tests of its
+//! crate, then by the tests of the crate that depends on it, then by the models.
 
 use std::fs;
 use std::path::Path;
@@ -16,17 +16,17 @@ use crate::argued::Named;
 use crate::proofs::{Proofs, Tested, Tree};
 use crate::results::Outcome;
 
-/// The version whose edits the table of arguments is of.
+/// The version of cargo-mutants that names the edits of the table of arguments.
 const VERSION: &str = "27.1.0";
 
-/// What models and kill tests are made of.
+/// Files that only models and kill tests use.
 const INSTRUMENTS: [&str; 3] =
     ["core/src/kill_points.rs", "core/src/process/model.rs", "core/src/ring/heap.rs"];
 
 /// An edit.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Edit {
-    /// With its file, line and column.
+    /// The name, with file, line and column.
     name: String,
     file: String,
     package: String,
@@ -77,7 +77,7 @@ impl Named for Edit {
     }
 
     fn change(&self) -> String {
-        // After the file, the line and the column.
+        // The name begins with the file, the line and the column.
         self.name.splitn(4, ':').nth(3).unwrap_or(&self.name).trim().to_owned()
     }
 }
@@ -101,7 +101,8 @@ impl Edit {
         Ok(all)
     }
 
-    /// Tests and the parts of models are instruments. cargo-mutants knows tests by `#[cfg(test)]` alone.
+    /// Whether the edit is in code that ships, and not in a test or a part of the models. cargo-mutants
+    /// knows tests by `#[cfg(test)]` alone.
     fn is_of_what_ships(&self) -> bool {
         let is_of_instrument = |it: &Function| {
             ["tests::", "model::"].iter().any(|module| it.function_name.starts_with(module))
@@ -110,8 +111,8 @@ impl Edit {
             && !self.function.as_ref().is_some_and(is_of_instrument)
     }
 
-    /// Those with the smallest are drawn. It stays what it is when other lines change, and when the file
-    /// moves to another folder.
+    /// The edits with the smallest numbers are drawn. The number stays the same when other lines change,
+    /// and when the file moves to another folder.
     pub(crate) fn lot(&self, seed: u64) -> u64 {
         let (place, change) = (self.place(), self.change());
         let place = place.rsplit_once('/').map_or(&*place, |(_, file)| file);
@@ -183,7 +184,7 @@ mod tests {
         assert_eq!(edit.place(), "core/src/a.rs f");
         assert_eq!(edit.change(), "replace b with c in f");
         assert!(edit.apply("a\n").is_err());
-        // Fails if lines or folders count (seen failing).
+        // Fails if lines or folders change the number (seen failing).
         let file = "core/src/ring/a.rs".to_owned();
         let moved = Edit {
             name: "core/src/ring/a.rs:9:9: replace b with c in f".to_owned(),

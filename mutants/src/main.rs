@@ -1,8 +1,8 @@
-//! Puts the proofs to the test: weakens each memory ordering of the shipped code by one step and runs the
-//! models until one notices, or edits its logic and runs the tests.
+//! Tests the models and the tests: weakens each memory ordering of the shipped code by one step and runs
+//! the models until one fails, or edits the logic and runs the tests.
 //!
-//! A mutant that nothing catches is a missing model or test, an ordering that is stronger than needed, or
-//! equivalent to the code that ships: `equivalent.md` and `equivalent_edits.md` argue each of the last.
+//! A mutant that nothing catches shows a missing model or test, or an ordering that is stronger than needed.
+//! Or it is equivalent to the code that ships: `equivalent.md` and `equivalent_edits.md` argue each of these.
 #![forbid(unsafe_code)]
 
 mod argued;
@@ -26,7 +26,7 @@ use proofs::{Proofs, Tree, Workshop};
 use results::{Outcome, Results};
 use sites::Mutant;
 
-/// Puts Parkline's proofs to the test.
+/// Tests Parkline's models and tests by mutants of the code.
 #[derive(Debug, Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -37,30 +37,29 @@ struct Cli {
 enum Command {
     /// Weakens each memory ordering of core/src by one step, and runs the models until one fails.
     ///
-    /// The results are kept under target/mutants: a run that was interrupted goes on where it ended, as
-    /// long as the sources are the same. Exits with 1 if a mutant survives that is not argued to be
-    /// equivalent.
+    /// The results are kept under target/mutants: an interrupted run goes on where it ended, if the sources
+    /// are the same. Exits with 1 if a mutant survives that is not argued to be equivalent.
     Orderings(Orderings),
     /// Edits the logic of core and uring, as cargo-mutants does, and runs the tests until one fails.
     ///
-    /// First those of the edited crate, then those of uring, then the models. The results are kept as for
-    /// the orderings. Exits with 1 if less than 95 % of the edits are caught that are not argued to be
-    /// equivalent.
+    /// First the tests of the edited crate, then those of uring, then the models. The results are kept as
+    /// for the orderings. Exits with 1 if less than 95 % of the edits are caught, not counting those that are
+    /// argued to be equivalent.
     Edits(Edits),
 }
 
 #[derive(Debug, Args)]
 struct Edits {
-    /// Only the edits of files whose path contains this.
+    /// Only the edits of files with this in their path.
     #[arg(long)]
     only: Option<String>,
-    /// So many edits, drawn by the seed.
+    /// How many edits, drawn by the seed.
     #[arg(long, default_value_t = 200)]
     count: usize,
-    /// What the edits are drawn by.
+    /// The seed by which the edits are drawn.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// So many of those that are drawn first are left out: another machine tries them.
+    /// How many of the first drawn are left out, because another machine tries them.
     #[arg(long, default_value_t = 0)]
     skip: usize,
     /// Edits that are tried at a time, each in its own copy of the tree.
@@ -76,16 +75,16 @@ struct Orderings {
     /// Only the mutants of this file, e.g. `gate.rs`.
     #[arg(long)]
     only: Option<String>,
-    /// So many mutants, drawn by the seed.
+    /// How many mutants, drawn by the seed.
     #[arg(long)]
     count: Option<usize>,
-    /// What `--count` draws by.
+    /// The seed by which `--count` draws.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Mutants that are tried at a time, each in its own copy of the tree.
     #[arg(long)]
     jobs: Option<usize>,
-    /// Runs the models on the mutants that are argued to be equivalent, too: none may be caught.
+    /// Also runs the models on the mutants that are argued to be equivalent: none may be caught.
     #[arg(long)]
     argued: bool,
     /// Shows the mutants and runs nothing.
@@ -190,7 +189,7 @@ fn root() -> Result<PathBuf> {
     Ok(root.to_owned())
 }
 
-/// The outcome of each mutant, by as many workers as there are jobs.
+/// The outcome of each mutant, from `jobs` threads.
 fn run<M: ToString + Sync>(
     root: &Path,
     results: &str,
@@ -247,8 +246,8 @@ fn run<M: ToString + Sync>(
     outcomes.into_iter().map(|it| it.context("every mutant has an outcome")).collect()
 }
 
-/// Prints the table and the figures. Whether no mutant survived, and none was caught that was argued to be
-/// equivalent.
+/// Prints the table and the figures. Returns whether no mutant survived, and none that is argued to be
+/// equivalent was caught.
 fn report(found: &[(&Mutant, Outcome)], argued: &Argued) -> bool {
     println!("\n| place | edge | mutation | outcome |\n|---|---|---|---|");
     let (mut caught, mut total, mut wrong) = (0_usize, 0_usize, 0_usize);

@@ -1,7 +1,7 @@
 //! The proofs: the tests of `loom-tests`, built in a copy of the tree with one mutant.
 //!
-//! Each test is run by itself, the quickest first, for most mutants are caught by a quick one. What catches a
-//! mutant is run on the tree as it is, too: there it must pass.
+//! Each test runs by itself, the quickest first, because a quick test catches most mutants. A test that
+//! catches a mutant also runs on the unchanged tree, where it must pass.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,16 +18,16 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::results::Outcome;
 use crate::sites::Mutant;
 
-/// The test files that are built first, and those that are built then: most mutants need no more. All others
-/// are built last.
+/// The test files that are built first, and those that are built second: most mutants need no others. All
+/// others are built last.
 const FIRST: [&[&str]; 2] = [&["litmus", "news", "flag"], &["ring", "audit", "gate", "api"]];
-/// What a test file has whose tests run the shipped code under loom.
+/// The text by which a test file that runs the shipped code under loom is known.
 const IN_MODELS: &str = "#[cfg(loom)]\nmod ";
-/// What a build may take.
+/// The longest time of a build.
 const BUILD: Duration = Duration::from_secs(900);
-/// What a mutant's tests may take beside four times what they take without it.
+/// The time that a mutant's tests may take, added to four times their time without the mutant.
 const LEAST: Duration = Duration::from_secs(20);
-/// What a model, or the tests of a crate, may take on the tree as it is.
+/// The longest time of a model, or of the tests of a crate, on the unchanged tree.
 const MODEL: Duration = Duration::from_secs(900);
 
 /// Where the work is done: `target/mutants`.
@@ -68,12 +68,12 @@ impl Workshop {
         &self.folder
     }
 
-    /// Of the sources that the proofs are built from.
+    /// The hash of the sources from which the proofs are built.
     pub(crate) fn hash(&self) -> u64 {
         self.hash
     }
 
-    /// The test files of the models. One that tests loom itself sees no mutant, and costs next to nothing.
+    /// The test files of the models. A file that tests loom itself sees no mutant, and takes little time.
     fn stages(&self) -> Result<Vec<Vec<String>>> {
         let in_models = |text: &[u8]| String::from_utf8_lossy(text).contains(IN_MODELS);
         let files = self.files.iter().filter(|(file, text)| {
@@ -100,7 +100,7 @@ impl Workshop {
         self.remove_others(&at, Path::new(""))?;
         for (file, text) in &self.files {
             let to = at.join(file);
-            // Cargo goes by the time of a file: what is the same stays.
+            // Cargo goes by the time of a file, so a file that is the same is not written again.
             if fs::read(&to).ok().is_none_or(|old| old != *text) {
                 let parent = to.parent().context("a file lies in a folder")?;
                 fs::create_dir_all(parent)?;
@@ -110,8 +110,8 @@ impl Workshop {
         Ok(Tree { at, target: self.folder.join(format!("target-{name}")) })
     }
 
-    /// Removes what an earlier copy has at `at` in `folder` and the tree has not: a module would be in two
-    /// files.
+    /// Removes the files that an earlier copy has at `at` in `folder` and the tree has not: else a module
+    /// could be in two files.
     fn remove_others(&self, at: &Path, folder: &Path) -> Result<()> {
         for entry in fs::read_dir(at.join(folder))? {
             let entry = entry?;
@@ -126,20 +126,20 @@ impl Workshop {
     }
 }
 
-/// A copy of the tree, and where it is built.
+/// A copy of the tree, and the folder of its builds.
 #[derive(Debug)]
 pub(crate) struct Tree {
     at: PathBuf,
     target: PathBuf,
 }
 
-/// What the tests of a crate said.
+/// The outcome of the tests of a crate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Tested {
     Passed {
         took: Duration,
     },
-    /// The first test that failed, or what took too long.
+    /// The first test that failed, or the command that took too long.
     Failed {
         test: String,
     },
@@ -147,12 +147,12 @@ pub(crate) enum Tested {
 }
 
 impl Tree {
-    /// Where a file of the repository is in this tree.
+    /// The path of a file of the repository in this tree.
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.at.join(file)
     }
 
-    /// Runs the tests of `package`, but for those in its docs.
+    /// Runs the tests of `package`, except those in its docs.
     pub(crate) fn test(&self, package: &str, limit: Duration) -> Result<Tested> {
         let log = self.target.with_extension("log");
         let cargo = |words: &[&str]| {
@@ -163,7 +163,7 @@ impl Tree {
             cargo
         };
         let tests = ["test", "--lib", "--bins", "--tests"];
-        // Tests run the examples, as they are and not as tests.
+        // The tests execute the examples as programs.
         let builds = [&["build", "--examples"][..], &[&tests[..], &["--no-run"]].concat()];
         for build in builds {
             match run(&mut cargo(build), &log, BUILD)? {
@@ -173,7 +173,7 @@ impl Tree {
             }
         }
         let begin = Instant::now();
-        // Others may hang when one has failed.
+        // After one test has failed, others may hang.
         let is_over = || Ok(failed_test(&said(&log)?).is_some());
         let (ended, output) = run_until(&mut cargo(&tests), &log, limit, is_over)?;
         Ok(match (ended, failed_test(&output)) {
@@ -184,7 +184,7 @@ impl Tree {
         })
     }
 
-    /// Builds test files of the models, and tells the binary of each.
+    /// Builds test files of the models, and returns the binary of each.
     fn build(&self, tests: &[String]) -> Result<Vec<PathBuf>> {
         let mut cargo = Command::new("cargo");
         cargo.args(["test", "-p", "parkline-loom-tests", "--profile", "loom", "--no-run"]);
@@ -207,7 +207,7 @@ impl Tree {
         tests.iter().map(binary).collect()
     }
 
-    /// Whether `file` is a source of core in the last build of models, as the compiler noted it.
+    /// Whether the last build of the models used `file`, a source of core, by the compiler's own list.
     fn builds_models_with(&self, file: &str) -> Result<bool> {
         let mut notes = Vec::new();
         for entry in fs::read_dir(self.target.join("loom/deps"))? {
@@ -221,7 +221,7 @@ impl Tree {
         Ok(fs::read_to_string(last)?.split_whitespace().any(|it| it == file))
     }
 
-    /// Whether a test passes; `None` if it takes longer than that.
+    /// Whether a test passes; `None` if it takes longer than `limit`.
     fn run(&self, binary: &Path, test: &str, limit: Duration) -> Result<Option<bool>> {
         let mut command = Command::new(binary);
         command.args(["--include-ignored", "--exact", test, "--test-threads=1"]);
@@ -229,25 +229,25 @@ impl Tree {
         let log = self.target.with_extension("log");
         let (ended, output) = run(&mut command, &log, limit)?;
         let Some(status) = ended else { return Ok(None) };
-        // A name that names no test passes, too.
+        // A name without a test passes, too.
         ensure!(!status.success() || output.contains("1 passed"), "{test} was not run:\n{output}");
         Ok(Some(status.success()))
     }
 }
 
-/// The first test that is told to have failed.
+/// The first test that the output reports as failed.
 fn failed_test(output: &str) -> Option<String> {
     let name =
         |line: &str| line.strip_prefix("test ")?.strip_suffix(" ... FAILED").map(str::to_owned);
     output.lines().find_map(name)
 }
 
-/// Runs `command` for at most `limit`: how it ended, if it did, and what it said.
+/// Runs `command` for at most `limit`. Returns how it ended, if it did, and its output.
 fn run(command: &mut Command, log: &Path, limit: Duration) -> Result<(Option<ExitStatus>, String)> {
     run_until(command, log, limit, || Ok(false))
 }
 
-/// The same, ended as well when `is_over` says so.
+/// The same, but also ends the command when `is_over` returns true.
 fn run_until(
     command: &mut Command,
     log: &Path,
@@ -264,7 +264,7 @@ fn run_until(
             break Some(status);
         }
         if begin.elapsed() > limit || is_over()? {
-            // With whatever it started.
+            // Together with the processes that it started.
             let group = format!("-{}", child.id());
             Command::new("kill").args(["-KILL", "--", &group]).status()?;
             child.wait()?;
@@ -275,20 +275,20 @@ fn run_until(
     Ok((ended, said(log)?))
 }
 
-/// What a command said so far, whose output goes to `log`.
+/// The output so far of a command that writes to `log`.
 fn said(log: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&fs::read(log)?).into_owned())
 }
 
-/// The proofs, and what is known of them.
+/// The proofs, and their known times.
 #[derive(Debug)]
 pub(crate) struct Proofs {
-    /// The test files, by when they are built.
+    /// The test files, in the order in which they are built.
     stages: Vec<Vec<String>>,
-    /// How long each takes, from this run and those before.
+    /// The time of each test, from this run and earlier ones.
     times: Mutex<BTreeMap<Proof, Duration>>,
     times_file: PathBuf,
-    /// The tree as it is, where what caught a mutant must pass.
+    /// The unchanged tree, where a test that caught a mutant must pass.
     clean: Mutex<Clean>,
 }
 
@@ -298,10 +298,10 @@ type Proof = (String, String);
 #[derive(Debug)]
 struct Clean {
     tree: Tree,
-    /// What was built of it, and what passed.
+    /// The binaries that were built from it, and the tests that passed.
     binaries: BTreeMap<String, PathBuf>,
     passed: BTreeSet<Proof>,
-    /// By package, how long its tests took.
+    /// By package, the time of its tests.
     took: BTreeMap<String, Duration>,
 }
 
@@ -344,7 +344,7 @@ impl Proofs {
         outcome.with_context(|| mutant.to_string())
     }
 
-    /// Runs the models on the tree as it is until one fails.
+    /// Runs the models on `tree` until one fails.
     ///
     /// # Errors
     /// When that one fails without the mutant, too.
@@ -358,7 +358,7 @@ impl Proofs {
                     proofs.push((took, file, test, binary.clone()));
                 }
             }
-            // One that was never run is taken for a quick one.
+            // A test that was never run counts as quick.
             proofs.sort_by_key(|(took, ..)| took.unwrap_or(Duration::from_secs(1)));
             for (took, file, test, binary) in proofs {
                 // A weaker ordering has more executions.
@@ -378,7 +378,7 @@ impl Proofs {
         Ok(Outcome::Survived { late })
     }
 
-    /// That `test` passes without a mutant: otherwise its failure proves nothing.
+    /// Checks that `test` passes without a mutant: otherwise its failure proves nothing.
     fn confirm(&self, files: &[String], file: &str, test: &str) -> Result<()> {
         let mut clean = lock(&self.clean);
         let proof = (file.to_owned(), test.to_owned());
@@ -401,7 +401,7 @@ impl Proofs {
         clean.tree.builds_models_with(file)
     }
 
-    /// How long the tests of `package` may take with a mutant: a few times what they took without.
+    /// How long the tests of `package` may take with a mutant: a few times their time without one.
     ///
     /// # Errors
     /// When they do not pass without a mutant.

@@ -1,4 +1,4 @@
-//! What became of each mutant, kept in a file so that a run can go on where the last one ended.
+//! The outcome of each mutant, kept in a file so that a run can go on where the last one ended.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,19 +10,19 @@ use std::sync::Mutex;
 
 use anyhow::Result;
 
-/// What the proofs said of a mutant.
+/// The outcome of a mutant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Caught {
         by: String,
     },
     Survived {
-        /// Models that took too long to tell.
+        /// Models that did not end in time.
         late: usize,
     },
     /// No model is built with the code.
     Unseen,
-    /// It does not compile: no mutant at all.
+    /// It does not compile, so it is no mutant.
     Unviable,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// Of the mutants of sources with this hash, kept in the file `path`.
+    /// The outcomes of the mutants of sources with this hash, kept in the file `path`.
     pub(crate) fn open(path: &Path, sources: u64) -> Result<Self> {
         let text = fs::read_to_string(path).unwrap_or_default();
         let line = |line: &str| {

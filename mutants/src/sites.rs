@@ -1,4 +1,4 @@
-//! Where the shipped code names a memory ordering, and how each can be weaker.
+//! The places where the shipped code names a memory ordering, and how each ordering can be weaker.
 
 use std::fmt;
 use std::fs;
@@ -19,7 +19,7 @@ pub(crate) struct Mutant {
     /// Under `core/src`.
     pub(crate) file: String,
     pub(crate) line: usize,
-    /// What the comment beside it names.
+    /// The edges that the comment beside it names.
     pub(crate) edge: String,
     /// The function that it is in.
     pub(crate) function: String,
@@ -28,12 +28,12 @@ pub(crate) struct Mutant {
     /// Which of its orderings: `success` and `failure` of a compare-exchange have names.
     role: &'static str,
     from: String,
-    /// `none` for a fence that is taken out.
+    /// The weaker ordering; `none` for a fence that is removed.
     to: &'static str,
-    /// The text to replace, and by what.
+    /// The text to replace, and the new text.
     range: Range<usize>,
     text: &'static str,
-    /// Whether the models are built with it.
+    /// Whether the models are built with this code.
     pub(crate) is_in_models: bool,
 }
 
@@ -77,8 +77,8 @@ pub(crate) fn mutants(root: &Path) -> Result<Vec<Mutant>> {
     Ok(all)
 }
 
-/// The files that ship of the module in `file`, by their paths under `source`, and whether the models
-/// are built with them.
+/// The shipped files of the module in `file`, by their paths under `source`, and whether the models are
+/// built with them.
 fn modules(source: &Path, file: &str, is_in_models: bool) -> Result<Vec<(String, bool)>> {
     let parsed = syn::parse_file(&fs::read_to_string(source.join(file))?)?;
     let folder = file.strip_suffix("lib.rs").or_else(|| file.strip_suffix("mod.rs"));
@@ -101,7 +101,7 @@ fn modules(source: &Path, file: &str, is_in_models: bool) -> Result<Vec<(String,
     Ok(all)
 }
 
-/// Where the code under an attribute is built.
+/// The builds that contain the code under an attribute.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Configuration {
     Always,
@@ -133,8 +133,8 @@ impl Configuration {
     }
 }
 
-/// The names in a `cfg` that must hold, and those that must not. An `any` is as an `all`: there is none of
-/// these names.
+/// The names in a `cfg` that must hold, and those that must not. An `any` counts as an `all`, because no
+/// `any` here has these names.
 fn names(tokens: TokenStream, holds: bool) -> (Vec<String>, Vec<String>) {
     let (mut positive, mut negative) = (Vec::new(), Vec::new());
     let mut is_negated = false;
@@ -168,7 +168,7 @@ fn scan(name: &str, text: &str, is_in_models: bool) -> Result<Vec<Mutant>> {
         seen: Vec::new(),
     };
     scan.visit_file(&file);
-    // A constant, or an access that goes by another name, would be left out in silence.
+    // Else an ordering in a constant, or in a method with another name, would be left out in silence.
     for (line, start) in &scan.seen {
         if !scan.named.contains(start) {
             bail!("line {line}: an ordering that is no argument of an access that is known");
@@ -183,18 +183,18 @@ struct Scan<'a> {
     is_in_models: Vec<bool>,
     function: Vec<String>,
     mutants: Vec<Mutant>,
-    /// Where the orderings begin that belong to an access.
+    /// Where the orderings of known accesses begin.
     named: Vec<usize>,
     /// The line and the beginning of each ordering.
     seen: Vec<(usize, usize)>,
 }
 
-/// What an ordering is of.
+/// The kind of access that has an ordering.
 #[derive(Clone, Copy)]
 enum Access {
     Load,
     Store,
-    /// A load and a store in one step.
+    /// A read-modify-write.
     Both,
     Fence,
 }
@@ -247,7 +247,7 @@ impl Scan<'_> {
     ) {
         let line = call.end().line;
         let words = self.text.get(call.byte_range()).unwrap_or_default().split_whitespace();
-        // A chain that is broken into lines reads as one.
+        // A chain of calls on several lines becomes one line.
         let joined = words.collect::<Vec<_>>().join(" ").replace(" .", ".");
         self.mutants.push(Mutant {
             file: self.name.to_owned(),
@@ -264,7 +264,7 @@ impl Scan<'_> {
         });
     }
 
-    /// Visits what is under attributes, unless it does not ship.
+    /// Visits the code under attributes, unless it does not ship.
     fn under(&mut self, attributes: &[syn::Attribute], then: impl FnOnce(&mut Self)) {
         let configuration = Configuration::of(attributes);
         if configuration != Configuration::NotShipped {
@@ -380,7 +380,7 @@ impl<'ast> Visit<'ast> for Scan<'_> {
         }
     }
 
-    /// What a macro's invocation says is not parsed.
+    /// syn does not parse the arguments of a macro.
     fn visit_macro(&mut self, invocation: &'ast syn::Macro) {
         self.look_into(invocation.tokens.clone());
     }
@@ -409,7 +409,7 @@ mod tests {
         found.iter().map(|it| format!("{} {} {}", it.function, it.change(), it.edge)).collect()
     }
 
-    /// Fails if one of the kinds is left out, or has a step too many or too few (seen failing).
+    /// Fails if a kind is left out, or has a step too many or too few (seen failing).
     #[test]
     fn each_kind_of_access_is_weakened_by_one_step() {
         let text = "
@@ -439,7 +439,7 @@ mod tests {
         assert_eq!(changes(text), expected);
     }
 
-    /// Fails if a configuration is read as its contrary (seen failing).
+    /// Fails if a configuration is read as its opposite (seen failing).
     #[test]
     fn what_does_not_ship_is_left_alone() {
         let text = "

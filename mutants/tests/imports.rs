@@ -1,7 +1,7 @@
-//! No two files of a crate import each other, directly or round about.
+//! No two files of a crate import each other, directly or through others.
 //!
-//! An import is any path of one file that leads to a module in another file of its crate, in a `use` or
-//! in the midst of code. What is for tests alone does not count.
+//! An import is any path in one file that leads to a module in another file of its crate, in a `use` or
+//! in the code. Code for tests alone does not count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -50,7 +50,7 @@ fn a_file_is_imported_by_any_path_to_it() {
         ];
         assert_eq!(Files::of(&files).circles(), [["a.rs", "b.rs", "c.rs"]], "{import}");
     }
-    // By the root, which imports it in turn.
+    // Through the root, which imports the module.
     let files = [("lib.rs", "mod a; pub use a::A;"), ("a.rs", "use crate::B;")];
     assert_eq!(Files::of(&files).circles(), [["a.rs", "lib.rs"]]);
     let files = [("lib.rs", "mod a;"), ("a.rs", "#[cfg(test)] mod tests { use crate::A; }")];
@@ -92,7 +92,7 @@ impl Files {
         Self(imports.collect())
     }
 
-    /// The largest sets of files each of which leads to all others.
+    /// The largest sets of files in which each file leads to all others.
     fn circles(&self) -> Vec<Vec<String>> {
         let reached: BTreeMap<_, _> =
             self.0.keys().map(|name| (name, self.reached(name))).collect();
@@ -181,7 +181,7 @@ impl Imports<'_> {
         }
     }
 
-    /// The paths in what a macro is called with, which is not parsed.
+    /// The paths in the arguments of a macro, which syn does not parse.
     fn add_tokens(&mut self, tokens: TokenStream) {
         let mut path = Vec::new();
         let mut is_joined = false;
