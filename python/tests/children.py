@@ -181,7 +181,7 @@ def acquire_and_hang(semaphore: Any, ready: Any) -> None:
 
 
 def be_inside(semaphore: parkline.Semaphore, inside: Any, rounds: int, tasks: int) -> None:
-    """`inside` counts in shared memory who is; more than there are permits is an error."""
+    """`inside` counts, in shared memory, the tasks that have a permit. More than the permits is an error."""
 
     async def work() -> None:
         for _ in range(rounds):

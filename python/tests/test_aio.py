@@ -41,8 +41,8 @@ def run(request: pytest.FixtureRequest) -> Runner:
 
 
 def unhealed(maxsize: int, joinable: bool = False, **options: Any) -> parkline.Queue[Any]:
-    """A queue in which a lost wake is not healed: its watchdog looks once an hour, and both its handles
-    are there. One that attaches wakes everybody."""
+    """A queue in which a lost wake is not healed: the period of its watchdog is an hour, and both handles
+    of this process are attached, because a handle that attaches wakes all waiters."""
     q = parkline.Queue[Any](maxsize, joinable=joinable, watchdog=3600, **options)
     q.put(0)
     assert q.get() == 0
@@ -396,7 +396,7 @@ def test_a_loop_that_is_closed_passes_on_the_wake_of_a_task(is_seen: bool) -> No
 
 
 class Future:
-    """Of a loop whose Python code a signal's handler interrupts, as trio's: or not."""
+    """A future of a loop. With `interrupts`, a signal handler interrupts its Python code, as in trio."""
 
     def __init__(self, interrupts: bool = False) -> None:
         self.interrupts, self.is_done = interrupts, False
@@ -440,7 +440,7 @@ def test_an_interrupt_of_the_wake_of_another_loses_no_item(leases: int | None) -
     dropped then (seen failing: without leases)."""
     event_loop = _parkline.EventLoop()
     q = parkline.Queue[int](4, leases=leases, watchdog=3600)
-    q.put(0)  # the first put attaches, and has everybody look
+    q.put(0)  # the first put attaches, and wakes all waiters
     assert q.get() == 0
     first, second = q._begin_get(), q._begin_get()
     future = Future()

@@ -84,7 +84,7 @@ def test_a_join_in_a_task_waits_for_the_retry(spawn: Any) -> None:
 
 
 def test_a_get_in_a_task_learns_of_a_death_by_itself(spawn: Any) -> None:
-    """Nobody puts anything after the death."""
+    """No process puts an item after the death."""
 
     async def main() -> None:
         q, ready = parkline.Queue[Any](4, joinable=True), parkline.Queue[Any](4)
@@ -293,8 +293,8 @@ WORKER = "spawn.Process(target=children.work, args=(q,), daemon=True).start()"
 def test_a_killed_child_leaves_multiprocessing_hanging_and_ours_going_on(
     victim: str, theirs: str, ours: str, then: str
 ) -> None:
-    """The same program with both queues. The child waits for an item with the queue's lock for reading
-    in its hand, or for room with that for writing, or it has a job that nobody else gets."""
+    """The same program with both queues. The child waits for an item and holds the queue's lock for
+    reading, or waits for room and holds the lock for writing, or has a job that no other process gets."""
 
     def start(queue: str, is_there: str) -> "subprocess.Popen[str]":
         program = PROGRAM.format(

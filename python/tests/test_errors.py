@@ -65,7 +65,8 @@ def test_more_memory_than_there_is_is_a_memory_error_that_tells_both_numbers() -
     [
         ({"maxsize": 1024}, 10),
         ({"maxsize": 8, "max_message": 1 << 20}, 328),
-        # What nobody asked for is made smaller where all of it is reserved, and what is asked for is not.
+        # If all memory is reserved, numbers that the caller did not give are made smaller, and given ones
+        # are not.
         ({"maxsize": 8, "max_message": 1 << 20, "lazy_memory": False}, 62),
         ({"maxsize": 8, "max_message": 1 << 20, "lazy_memory": False, "handles": 64, "leases": 4}, 328),
         ({"maxsize": 8, "max_message": 1 << 16, "lazy_memory": False, "joinable": True}, 1029),
@@ -195,7 +196,7 @@ def test_a_queue_without_a_free_handle_says_so(attach: Attach) -> None:
 
 @contextmanager
 def leased(fd: int) -> Iterator[None]:
-    """A lease on the file of `fd`, whose holder does not mind that others wait for its end."""
+    """A lease on the file of `fd`. Its holder does not end it when others wait for that."""
     before = signal.signal(signal.SIGIO, signal.SIG_IGN)
     file = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
     try:
@@ -211,7 +212,7 @@ def test_a_lease_on_the_memfd_is_an_error_that_says_try_again(attach: Attach) ->
     """Fails if it is a `RuntimeError` (seen failing): no caller could tell it from others."""
     first = parkline.Queue[int](4)
     fd = os.dup(first.fileno())
-    # Nobody has it open, or the kernel would grant no lease.
+    # Closed, because the kernel grants no lease while a description is open for writing.
     first.close()
     with leased(fd):
         q = parkline.Queue[int].from_fd(fd)
@@ -263,8 +264,8 @@ def test_a_descriptor_that_this_process_closed_is_told(attach: Attach, reuse: bo
 
 
 def test_a_search_that_takes_too_long_is_no_free_handle() -> None:
-    """A process that has the memfd locks all records, and lays locks on what is nobody's, so that each
-    question takes the kernel long. Fails if it is a `RuntimeError` (seen failing)."""
+    """A process that has the memfd locks all records, and many other bytes, so that each lock call takes
+    the kernel long. Fails if it is a `RuntimeError` (seen failing)."""
     handles = 16384
     q = parkline.Queue[int](1, max_message=8, handles=handles, leases=0)
     files = [os.open(f"/proc/self/fd/{q.fileno()}", os.O_RDWR) for _ in range(2)]

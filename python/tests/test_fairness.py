@@ -257,8 +257,8 @@ def test_cancelled_where_the_loop_runs_a_put_has_put_nothing(run: Any) -> None:
 
 
 def test_a_call_that_finds_what_it_wants_goes_on_at_once_where_the_loop_ran(run: Any) -> None:
-    """However long the loop slept before: whoever polls a queue by `timeout(0)` gets what is there.
-    Fails if a call lets the loop run for no other reason than that time has passed (seen failing)."""
+    """A task that polls a queue by `timeout(0)` gets an item that is there, however long the loop slept
+    before. Fails if a call lets the loop run only because time has passed (seen failing)."""
 
     async def main() -> None:
         import anyio

@@ -1,4 +1,4 @@
-"""Whole programs: the one that everybody writes first, and what a process leaves behind."""
+"""Whole programs: the usual first program, and the remains of a process."""
 
 import os
 import subprocess

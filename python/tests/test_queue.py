@@ -288,7 +288,7 @@ def test_what_a_closed_handle_had_not_done_comes_again() -> None:
 
 
 def test_with_all_leases_out_a_get_waits_for_a_task_done() -> None:
-    """Fails if `Starved::feed` wakes nobody before `LOOK_EVERY` becomes an hour (seen failing)."""
+    """Fails, with a `LONGEST_SLEEP` of an hour, if `task_done` wakes no get (seen failing)."""
     q = parkline.Queue[int](8, joinable=True, leases=1)
     q.put(1)
     q.put(2)
@@ -462,8 +462,8 @@ def test_a_batch_that_does_not_fit_goes_on_as_there_is_room() -> None:
 
 
 def test_ctrl_c_ends_a_blocked_get_at_once() -> None:
-    """The signal comes while the thread sleeps. Fails if the sleep does not end for it before
-    `LOOK_EVERY` becomes an hour (seen failing)."""
+    """The signal comes while the thread sleeps. Fails, with a `LONGEST_SLEEP` of an hour, if the signal
+    does not end the sleep (seen failing)."""
     program = """
         import os, signal, threading, time, parkline
         # A shell has its background jobs ignore it.
@@ -487,7 +487,7 @@ def test_ctrl_c_ends_a_blocked_get_at_once() -> None:
 
 def test_an_interpreter_exits_whatever_waits() -> None:
     """A daemon thread, another thread, and one of an executor wait in get, one more in put. Fails if
-    nobody ends blocking calls (seen failing): the interpreter waits for its threads."""
+    blocking calls are not ended at exit (seen failing): the interpreter waits for its threads."""
     program = """
         import concurrent.futures, threading, time, parkline
         q, full = parkline.Queue(1), parkline.Queue(1)

@@ -321,7 +321,7 @@ def test_a_close_gives_permits_back_though_somebody_waits(in_task: bool) -> None
     while semaphore.waiting < 1:
         time.sleep(0)
     semaphore.close()
-    # Nobody can tell who is quicker, but there is a permit for both in turn.
+    # Either of the two may be first, but both get the permit in turn.
     assert same.acquire(timeout=30)
     same.release()
     waits.join(30)

@@ -33,7 +33,7 @@ pub(crate) fn figure<'a>(summary: &'a str, row: &str) -> &'a str {
     found.unwrap_or_else(|| panic!("no {row} in {summary}")).trim()
 }
 
-/// A demo that cannot go on, since nobody reads more of its output than the first line: it has more
+/// A demo that cannot go on, because the test reads only the first line of its output: it has more
 /// files than lines fit into the pipe and messages into both queues.
 struct HeldUp {
     demo: Child,
@@ -73,7 +73,7 @@ fn children(pid: u32) -> Vec<u32> {
     pids.filter(|it| parent(*it) == Some(pid)).collect()
 }
 
-/// How many threads a worker has whose tasks wait.
+/// How many threads a worker has while its tasks wait.
 fn threads_expected(backend: &str) -> usize {
     if backend == "io_uring" && parkline_uring::try_io_uring().is_ok() { 1 } else { 2 }
 }
@@ -117,7 +117,7 @@ fn a_path_too_long_for_the_queue_is_named_and_all_others_are_hashed() {
     assert_eq!(figure(&said, "unreadable"), "1");
 }
 
-/// Even root, for whom permissions mean nothing, cannot read the first page of a process.
+/// Even root, which permissions do not stop, cannot read the first page of a process.
 ///
 /// Fails if a worker passes over what it cannot read (seen failing).
 #[test]
@@ -176,8 +176,8 @@ fn whoever_stops_reading_ends_it_without_a_word() {
     }
 }
 
-/// Fails if nobody waits for the workers' ends (seen failing: hangs), or if how they ended is not
-/// looked at (seen failing).
+/// Fails if the parent does not wait for the workers to end (seen failing: hangs), or does not
+/// check how they ended (seen failing).
 #[test]
 fn a_killed_worker_is_an_error_and_no_hang() {
     for backend in BACKENDS {

@@ -56,8 +56,8 @@ fn a_seccomp_profile_without_io_uring_is_1_and_it_says_what_to_allow() {
     }
 }
 
-/// The rule for containers allows just what is needed: with it alone all is there, and with any call
-/// of it refused it is not.
+/// The rule for containers allows just what is needed: with it alone all is there, and with any
+/// call of it refused it is not.
 ///
 /// Fails if a call is left out of the rule, or one too many is in it (each seen failing).
 #[test]

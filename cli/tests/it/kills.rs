@@ -83,7 +83,7 @@ fn a_file_that_takes_longer_than_a_worker_lives_is_hashed_and_its_time_is_the_lo
 }
 
 /// While workers are killed and others started, so that one may be between fork and exec. It cannot
-/// have come to its end: nobody reads all that it prints.
+/// have come to its end, because the test does not read all its output.
 ///
 /// Fails if workers do not watch their stdin, or if they inherit the other end of that pipe (each
 /// seen failing: hangs).

@@ -26,7 +26,8 @@ fn parkline(args: &[&str]) -> Command {
     command
 }
 
-/// What a child, and all who inherited its stdout or stderr, printed until the last of them ended.
+/// The output of a child and of all processes that inherited its stdout or stderr, until the last
+/// of them has ended.
 fn finish(child: Child) -> Output {
     let pid = child.id();
     let (done, ended) = mpsc::channel();
@@ -44,7 +45,7 @@ fn run(mut command: Command) -> Output {
     finish(command.spawn().unwrap())
 }
 
-/// Runs a command to whose processes the kernel refuses these system calls with EPERM.
+/// Runs a command. The kernel refuses these system calls to its processes with EPERM.
 fn run_refused(command: Command, calls: &[i64]) -> Output {
     let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
     let arch = TargetArch::try_from(std::env::consts::ARCH).unwrap();

@@ -65,8 +65,8 @@ pub(crate) fn add_big(tree: &Path, name: &str, len: u64) {
     fs::File::create(tree.join(name)).unwrap().set_len(len).unwrap();
 }
 
-/// Adds a file whose path, from `tree`, is longer than `PATH_MAX`. Nobody, root included, can open
-/// it from there.
+/// Adds a file with a path, from `tree`, that is longer than `PATH_MAX`. No process, not even
+/// root's, can open it from there.
 pub(crate) fn add_out_of_reach(tree: &Path) {
     let name = "x".repeat(200);
     // 19 directories are in reach, the file in the last is not, but by its last component.
