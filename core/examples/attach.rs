@@ -3,7 +3,7 @@
 //! `cargo run --release -p parkline-core --example attach [-- HANDLES...]`
 //!
 //! The kernel walks the locks of a file one by one, so each of its calls takes longer the more handles
-//! there are. The table shows that beside what a handle takes. `look` is one look for the dead by
+//! there are. The table shows that beside what a handle takes. `search` is one search for the dead by
 //! [`Queue::recover`](parkline_core::Queue::recover), with a message in the hands of each handle.
 #![expect(unsafe_code, reason = "measures F_OFD_SETLK, which no crate we use wraps")]
 
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("medians of {ROUNDS}, in microseconds");
     println!(
         "{:>8} {:>9} {:>9} | {:>8} {:>8} {:>8} {:>8} | {:>10}",
-        "handles", "attach", "drop", "getlk", "setlk", "unlock", "close", "look"
+        "handles", "attach", "drop", "getlk", "setlk", "unlock", "close", "search"
     );
     for crowd in crowds {
         measure(crowd)?;
@@ -56,17 +56,17 @@ fn measure(crowd: usize) -> Result<(), Box<dyn Error>> {
         sender.try_send(b"")?;
         leases.push(other.try_lease()?);
     }
-    let mut looks = Vec::new();
+    let mut searches = Vec::new();
     for _ in 0..ROUNDS {
         let begin = Instant::now();
         queue.recover()?;
-        looks.push(begin.elapsed());
+        searches.push(begin.elapsed());
     }
     println!(
         "{crowd:8} {:9.1} {:9.1} | {getlk:8.1} {setlk:8.1} {unlock:8.1} {close:8.1} | {:10.1}",
         median(attach),
         median(drops),
-        median(looks)
+        median(searches)
     );
     Ok(())
 }

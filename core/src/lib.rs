@@ -86,7 +86,7 @@ pub mod driver {
     pub use crate::{
         api::{dead_letters::DeferredLetters, queue::Joining},
         process::{
-            owed::{Owed, Until, on_owed},
+            owed_wait::{OwedWait, Until, on_owed},
             side::{Side, SideKey, WaitsFor},
         },
     };

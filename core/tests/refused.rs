@@ -580,7 +580,7 @@ fn a_reservation_made_before_close_comes_back_whole() {
 
 /// Room is not what a sender to a closed queue waits for.
 ///
-/// Caught: `Full` said of a closed queue, as it was before `Ring::turn` looked at the flag there
+/// Caught: `Full` said of a closed queue, as it was before `Ring::advance` loaded the flag there
 /// too.
 #[test]
 fn a_queue_that_is_closed_and_full_is_closed_to_senders() {

@@ -24,10 +24,10 @@ fn who_may_spin_for_long_does_not_sleep() {
     assert_eq!(queue.stats().parks, 0);
 }
 
-/// Fails if who spins does not look for the dead (seen failing: not in time). Where the answer always
-/// comes within the spin, nobody else would.
+/// Fails if a spinning thread does not search for dead handles (seen failing: not in time). If each
+/// answer comes within the spin, no other code searches.
 #[test]
-fn who_spins_looks_for_the_dead() {
+fn a_spinning_thread_searches_for_the_dead() {
     let watchdog = Duration::from_millis(1);
     let builder = Queue::builder().capacity(1).handles(3).watchdog(watchdog);
     let queue = builder.create().unwrap();

@@ -22,22 +22,22 @@ mod models {
         model(Size::Small, || {
             let news = Arc::new(News::new());
             let left = Arc::new([AtomicU32::new(1), AtomicU32::new(1)]);
-            let mourner = |which: usize| {
+            let searcher = |which: usize| {
                 let (news, left) = (Arc::clone(&news), Arc::clone(&left));
                 move || {
                     left[which].store(2, Relaxed);
                     news.bring();
-                    let look = || {
+                    let search = || {
                         if news.take() {
                             for word in left.iter().filter(|word| word.load(Relaxed) == 2) {
                                 word.store(3, Relaxed);
                             }
                         }
                     };
-                    news.look(look, || false);
+                    news.search(search, || false);
                 }
             };
-            let (first, second) = (mourner(0), mourner(1));
+            let (first, second) = (searcher(0), searcher(1));
             let other = thread::spawn(first);
             second();
             other.join().unwrap();

@@ -38,7 +38,7 @@ impl Waiters {
         let mut spin = *locked();
         if spin.is_due() {
             let is_ready = |side: &mut &Side| side.is_ready().then_some(());
-            spin.look(&mut &*side, until, |side, now| side.keep_watch_at(now), is_ready);
+            spin.run(&mut &*side, until, |side, now| side.maintain_at(now), is_ready);
         }
         *locked() = spin;
     }
@@ -162,7 +162,7 @@ fn sleep_at<T>(
     let thread = Thread { side, interrupted: Cell::new(false) };
     let patience = Patience { until, watchdog: side.watchdog().min(LONGEST_SLEEP) };
     let attempt = || {
-        side.keep_watch();
+        side.maintain();
         side.order();
         attempt().or_else(|| thread.interrupted.get().then_some(Waited::Interrupted))
     };

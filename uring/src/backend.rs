@@ -11,7 +11,7 @@ use parkline_core::driver::hold_forks;
 use rustix::io::Errno;
 use thiserror::Error;
 
-use crate::engine::ring::{EAGAIN, Ring};
+use crate::engine::uring::{EAGAIN, Uring};
 
 /// Names the backend to use: `io_uring` or `futex`.
 const VARIABLE: &str = "PARKLINE_BACKEND";
@@ -157,7 +157,7 @@ fn choose() -> Backend {
 /// ```
 pub fn try_io_uring() -> Result<(), Unavailable> {
     let refused = |error| Unavailable::setup(&error);
-    let mut ring = Ring::of_runtime().map_err(refused)?;
+    let mut ring = Uring::of_runtime().map_err(refused)?;
     if !ring.has_futex_wait().map_err(refused)? {
         return Err(Unavailable::NoFutexWait);
     }

@@ -14,7 +14,7 @@ use crate::engine::futex::FutexWait;
 use crate::engine::helper::Helper;
 use crate::engine::of_runtime::RuntimeRing;
 use crate::engine::of_thread::ThreadRing;
-use crate::engine::ring::Completion;
+use crate::engine::uring::Completion;
 use crate::pidfds::Peer;
 use crate::waiters::Waiters;
 
@@ -22,8 +22,8 @@ pub(crate) mod futex;
 pub(crate) mod helper;
 pub(crate) mod of_runtime;
 pub(crate) mod of_thread;
-pub(crate) mod ring;
 pub(crate) mod unpark;
+pub(crate) mod uring;
 
 #[derive(Debug)]
 pub(crate) enum Engine {

@@ -47,7 +47,7 @@ mod event;
 mod event_loop;
 mod join;
 mod lock;
-mod owed;
+mod owed_driver;
 mod pause;
 mod peers;
 mod pidfds;

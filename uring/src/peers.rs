@@ -73,7 +73,7 @@ impl Peers {
                 }
             }
         }
-        let second_search = found.some_ended.then(|| side.mourn());
+        let second_search = found.some_ended.then(|| side.report_death());
         [second_search, found.again].into_iter().flatten().min()
     }
 

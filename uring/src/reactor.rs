@@ -20,8 +20,8 @@ use crate::engine::futex::FutexWait;
 use crate::engine::helper::Helper;
 use crate::engine::of_runtime::RuntimeRing;
 use crate::engine::of_thread::ThreadRing;
-use crate::engine::ring::{Completion, Operation};
 use crate::engine::unpark::Unpark;
+use crate::engine::uring::{Completion, Operation};
 use crate::lock::lock;
 use crate::peers::{Peers, have_arrived};
 use crate::pidfds;
@@ -140,7 +140,7 @@ impl Reactor {
     /// The watchdog's round: searches for the dead. If there is something to do although tasks wait, the
     /// next of them attempts again.
     fn check(waiters: &Waiters) {
-        waiters.side.keep_watch();
+        waiters.side.maintain();
         if !waiters.side.is_ready() {
             return;
         }

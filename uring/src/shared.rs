@@ -8,7 +8,7 @@ use parkline_core::driver::{DeferredLetters, Side};
 use parkline_core::{Message, Receiver, Sender};
 
 use crate::lock::lock;
-use crate::owed::drive_owed;
+use crate::owed_driver::drive_owed;
 use crate::waiting::Waits;
 
 /// What can be shared: a [`Sender`] or a [`Receiver`], by [`Shared::new`].

@@ -53,7 +53,7 @@ pub(crate) fn spin(tasks: &mut [SpinTask], is_notified: impl Fn() -> bool, turn:
     let Some(limit) = tasks.iter().map(|it| it.limit).min() else { return };
     let until = tasks.iter().filter_map(|it| it.deadline).min();
     let meanwhile = |tasks: &mut &mut [SpinTask], now| {
-        tasks.iter().for_each(|it| it.side.keep_watch_at(now));
+        tasks.iter().for_each(|it| it.side.maintain_at(now));
         if NEXT_TURN.get().is_none_or(|at| now >= at) {
             NEXT_TURN.set(Some(now + TURN));
             turn(now);
@@ -64,6 +64,6 @@ pub(crate) fn spin(tasks: &mut [SpinTask], is_notified: impl Fn() -> bool, turn:
     };
     let mut spin = SPIN.get();
     spin.limit = limit;
-    spin.look(&mut { tasks }, until, meanwhile, is_over);
+    spin.run(&mut { tasks }, until, meanwhile, is_over);
     SPIN.set(spin);
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use crate::owed::drive_owed;
+use crate::owed_driver::drive_owed;
 use crate::waiting::{Waiting, Waits};
 
 /// As [`wait_where`], for a call that always waits for the same.

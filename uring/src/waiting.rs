@@ -73,7 +73,7 @@ impl<W: Copy + PartialEq> Waiting<W> {
         for _ in 0..MOVES {
             // A task that has waited searches for the dead before it attempts.
             if let Some((_, waiters)) = &self.among {
-                waiters.side.keep_watch();
+                waiters.side.maintain();
             }
             let waits_for = match attempt(handle) {
                 ControlFlow::Break(answer) => {
@@ -114,7 +114,7 @@ impl<W: Copy + PartialEq> Waiting<W> {
             let arm = |sleep: &Sleep<'_>| reactor.arm(&waiters, sleep);
             // An attempt that waits for something else ends the wait here, as if it had its answer.
             let attempt = || {
-                waiters.side.keep_watch();
+                waiters.side.maintain();
                 waiters.side.order();
                 match attempt(handle) {
                     ControlFlow::Break(answer) => Some(Some(answer)),

@@ -123,7 +123,7 @@ impl OpenOptions {
     /// let any = Queue::open_options().any_schema().open(queue.try_clone_fd()?)?;
     /// assert_eq!(any.schema(), Some(("orders", 3)));
     /// let of_type = Queue::open_options().any_schema().open_typed::<u64>(queue.try_clone_fd()?);
-    /// assert!(matches!(of_type, Err(OpenError::WrongType { .. })), "the type is looked at");
+    /// assert!(matches!(of_type, Err(OpenError::WrongType { .. })), "the type is checked");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn any_schema(mut self) -> Self {

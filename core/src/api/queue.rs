@@ -14,11 +14,11 @@ use crate::api::sender::Sender;
 use crate::error::{AttachError, CreateError, Fault, JoinTimeoutError};
 use crate::process::attachment::Attachment;
 use crate::process::barriers::order_acknowledgements;
-use crate::process::claim::Heir;
+use crate::process::claim::TakesLeftovers;
 #[cfg(not(loom))]
 use crate::process::recovery::Recovered;
 use crate::process::segment::{Allocation, Segment};
-use crate::process::side::{Side, WaitsFor, wake_everybody};
+use crate::process::side::{Side, WaitsFor, wake_all_waiters};
 use crate::ring::geometry::{Geometry, Schema, Share, Wishes};
 use crate::ring::join::Join;
 use crate::ring::stats::Stats;
@@ -141,7 +141,7 @@ impl<M: Message + ?Sized> Queue<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn sender(&self) -> Result<Sender<M>, AttachError> {
-        Sender::new(self.attach(Heir::No)?).map_err(attach_fault)
+        Sender::new(self.attach(TakesLeftovers::No)?).map_err(attach_fault)
     }
 
     /// A new receiving handle with a record of its own.
@@ -165,14 +165,14 @@ impl<M: Message + ?Sized> Queue<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn receiver(&self) -> Result<Receiver<M>, AttachError> {
-        Receiver::new(self.attach(Heir::Yes)?).map_err(attach_fault)
+        Receiver::new(self.attach(TakesLeftovers::Yes)?).map_err(attach_fault)
     }
 
-    fn attach(&self, heir: Heir) -> Result<Arc<Attachment>, AttachError> {
+    fn attach(&self, takes_leftovers: TakesLeftovers) -> Result<Arc<Attachment>, AttachError> {
         if self.segment.ring().is_none() {
             return Err(AttachError::Forked);
         }
-        Attachment::new(&self.segment, self.trusted, heir)
+        Attachment::new(&self.segment, self.trusted, takes_leftovers)
     }
 
     /// Makes each handle that this process creates from here on map all of the queue's memory at
@@ -326,7 +326,7 @@ impl<M: Message + ?Sized> Queue<M> {
     pub fn close(&self) -> Result<(), Fault> {
         let ring = self.segment.ring().ok_or(Fault::Forked)?;
         let closed = ring.close();
-        wake_everybody(&ring);
+        wake_all_waiters(&ring);
         closed
     }
 
@@ -508,14 +508,14 @@ impl Joining {
     /// not. Searches for dead handles if that is due. A waiter announces itself at the gate before
     /// it attempts.
     pub fn attempt(&mut self) -> Option<Result<(), Fault>> {
-        self.segment.keep_watch();
+        self.segment.maintain();
         order_acknowledgements();
         self.is_joined().map_or_else(|fault| Some(Err(fault)), |joined| joined.then_some(Ok(())))
     }
 
     fn is_joined(&mut self) -> Result<bool, Fault> {
         let ring = self.segment.ring().ok_or(Fault::Forked)?;
-        ring.finding.check()?;
+        ring.known_corruption.check()?;
         let join = match &mut self.join {
             Some(join) => join,
             None => self.join.insert(ring.begin_join()?),

@@ -20,7 +20,7 @@ use crate::api::sender::Sender;
 use crate::error::{Corrupt, Fault, RecvError, RecvTimeoutError, TryRecvError};
 use crate::process::attachment::Attachment;
 use crate::process::barriers::order_acknowledgements;
-use crate::process::owing::Holder;
+use crate::process::owing_handles::Holder;
 use crate::process::side::{Side, WaitsFor, wait_blocking};
 use crate::ring::frame::{Block, Frame};
 use crate::ring::port::Cell;
@@ -673,7 +673,7 @@ impl<M: Message + ?Sized> Receiver<M> {
             Err(fault) => return fault.into(),
         };
         let ring = port.ring();
-        let is_drained = || matches!(ring.turn(Verb::Recv, &mut self.at), Err(Stop::Closed));
+        let is_drained = || matches!(ring.advance(Verb::Recv, &mut self.at), Err(Stop::Closed));
         if ring.has_ended(is_drained) { TryRecvError::Closed } else { TryRecvError::Empty }
     }
 
@@ -706,7 +706,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         let mut answer = attempt(self);
         if matches!(answer, Err(TryRecvError::Empty)) && self.is_closing() {
             // A failure is not lost: a later attempt recovers, or reports the fault.
-            let _ = self.attachment.segment.glance();
+            let _ = self.attachment.segment.search_briefly();
             order_acknowledgements();
             answer = attempt(self);
         }

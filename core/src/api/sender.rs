@@ -292,7 +292,7 @@ impl<M: Message + ?Sized> Sender<M> {
             // A message that can never be sent is refused as too large, even while the queue is
             // full.
             port.frame_of(bytes.len()).map_err(fault)?;
-            port.ring().turn(Verb::Send, &mut self.at)?;
+            port.ring().advance(Verb::Send, &mut self.at)?;
         }
         // The slot's cache line arrives while the message is written.
         port.ring().prefetch_slot(self.at);
@@ -483,7 +483,7 @@ impl Sender<[u8]> {
     pub fn check_room(&mut self, len: usize) -> Result<(), TrySendError> {
         let port = self.attachment.port().map_err(fault)?;
         port.frame_of(len).map_err(fault)?;
-        port.ring().turn(Verb::Send, &mut self.at)?;
+        port.ring().advance(Verb::Send, &mut self.at)?;
         Ok(())
     }
 }
@@ -533,7 +533,7 @@ impl Sender<Pack> {
             }
             if packing.len() == 0 {
                 // Nothing is copied while the queue is full.
-                port.ring().turn(Verb::Send, &mut self.at)?;
+                port.ring().advance(Verb::Send, &mut self.at)?;
             }
             let block = port.unsent().map_err(|corrupt| fault(corrupt.into()))?;
             packing.push(block, message);

@@ -1,9 +1,9 @@
-//! An attachment: a handle's record, its mapping, and the lock that the mapping is.
+//! An attachment: a handle's record and its mapping. The mapping keeps the record's lock.
 //!
 //! | edge | first | then | carries |
 //! |---|---|---|---|
-//! | [owed] | a message begins to be owed, fence | the slots, for room | one of the two sees the other: |
-//! | [owed] | a receive makes room, then the wait of [announce] | what this process owes | the wait returns the message, or the handle that owes it finds the room |
+//! | [owed] | the dropped lease: the message becomes owed, fence | loads the slots, for room | one of the two threads sees what the other stored: |
+//! | [owed] | a receive: makes room, then waits with the fence of [announce] | loads what this process owes | the wait returns the message, or the thread that dropped the lease finds the room |
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -11,10 +11,10 @@ use std::time::Instant;
 
 use crate::error::{AttachError, Corrupt, Fault};
 use crate::process::barriers::let_joiners_order_us;
-use crate::process::claim::{Heir, claim};
+use crate::process::claim::{TakesLeftovers, claim};
 use crate::process::futex::Futex;
-use crate::process::owed::{self, Until};
-use crate::process::owing::Holder;
+use crate::process::owed_wait::{self, Until};
+use crate::process::owing_handles::Holder;
 use crate::process::segment::{Mapping, Segment};
 use crate::process::side::{Side, WaitsFor};
 use crate::ring::frame::Frame;
@@ -26,8 +26,8 @@ use crate::wait::gate::{Gate, Wake};
 
 /// What a handle and its leases share.
 pub(crate) struct Attachment {
-    /// Borrows from `mapping`, whatever its lifetime says: handed out with the lifetime of `&self`
-    /// only.
+    /// Borrows from `mapping`, although its lifetime says otherwise. So methods return it only with
+    /// the lifetime of `&self`.
     port: Port<'static>,
     mapping: Mapping,
     pub(crate) segment: Arc<Segment>,
@@ -35,36 +35,36 @@ pub(crate) struct Attachment {
     /// [`Queue::trust_peers`](crate::Queue::trust_peers).
     pub(crate) trusted: bool,
     returns: Returns,
-    /// Dropped after `mapping`, and so when nobody has the record any more.
-    left: Left,
+    /// Dropped after `mapping`, and so when the record has no owner any more.
+    leftovers: Leftovers,
 }
 
-/// Messages that found no room when their handle went.
-struct Left {
+/// The messages of the handle for which the ring had no room when the handle was dropped.
+struct Leftovers {
     segment: Arc<Segment>,
     count: usize,
 }
 
-impl Drop for Left {
+impl Drop for Leftovers {
     fn drop(&mut self) {
         if self.count > 0 {
-            self.segment.watch.owe(self.count);
-            // There may have been room since.
-            self.segment.keep_watch();
+            self.segment.watch.add_leftovers(self.count);
+            // Another handle may have made room since.
+            self.segment.maintain();
         }
     }
 }
 
-/// What this process alone knows of the messages that come back through a handle.
+/// The private memory of a handle for the messages that it returns.
 #[derive(Debug)]
 struct Returns {
-    /// Where the tasks and threads wait that want a lease while all are out.
+    /// The gate of the tasks and threads that wait for a lease of this handle.
     leases: Arc<Gate>,
-    /// The cells that owe a message before whose time it does not go.
+    /// The cells of held-back messages, each with the time before which its message does not return.
     held_back: Mutex<Vec<(usize, Instant)>>,
-    /// A driver waits for room on our behalf.
+    /// Whether a driver waits for room on behalf of this handle.
     driven: Driven,
-    /// Ends the driver's wait when we go.
+    /// Ends the driver's wait when the handle is dropped.
     driver: Mutex<Option<Waker>>,
 }
 
@@ -72,10 +72,10 @@ impl Attachment {
     pub(crate) fn new(
         segment: &Arc<Segment>,
         trusted: bool,
-        heir: Heir,
+        takes_leftovers: TakesLeftovers,
     ) -> Result<Arc<Self>, AttachError> {
         let_joiners_order_us();
-        let (port, mapping) = claim(segment, heir)?;
+        let (port, mapping) = claim(segment, takes_leftovers)?;
         port.record().name(std::process::id());
         let returns = Returns {
             leases: Arc::new(Gate::new()),
@@ -83,18 +83,19 @@ impl Attachment {
             driven: Driven::new(),
             driver: Mutex::default(),
         };
-        let left = Left { segment: Arc::clone(segment), count: 0 };
+        let leftovers = Leftovers { segment: Arc::clone(segment), count: 0 };
         let segment = Arc::clone(segment);
-        let new = Arc::new(Self { port, mapping, segment, trusted, returns, left });
+        let new = Arc::new(Self { port, mapping, segment, trusted, returns, leftovers });
         new.announce_arrival();
         if new.owes() {
-            // What the record's last owner left.
+            // The messages that the record's last owner left.
             new.owe(None);
         }
         Ok(new)
     }
 
-    /// Has those who wait look whom they wait with: see [`Side::peers`](crate::driver::Side::peers).
+    /// Makes waiters read the pids of their peers again: see
+    /// [`Side::peers`](crate::driver::Side::peers).
     fn announce_arrival(&self) {
         for wake in self.port.ring().control.announce_arrival() {
             self.wake(wake);
@@ -105,27 +106,28 @@ impl Attachment {
     #[inline]
     pub(crate) fn port(&self) -> Result<&Port<'_>, Fault> {
         let port = self.mapped_port()?;
-        port.ring().finding.check()?;
+        port.ring().known_corruption.check()?;
         Ok(port)
     }
 
     /// The port, unless this is a forked child, where its memory does not exist. Also of a corrupt
-    /// queue: what others may wait for is let go.
+    /// queue, because an acknowledgement there must still end the waits of others.
     #[inline]
     pub(crate) fn mapped_port(&self) -> Result<&Port<'_>, Fault> {
         if self.mapping.is_forked() { Err(Fault::Forked) } else { Ok(&self.port) }
     }
 
-    /// The port, where this very call has asked for it before: no process forks within it.
+    /// The port, for a call that has already checked it, because the process does not fork within a
+    /// call.
     #[inline]
     pub(crate) fn same_port(&self) -> &Port<'_> {
         &self.port
     }
 
-    /// Has all calls of this process on this queue say what was found.
+    /// Makes all later calls of this process on this queue return the fault.
     #[cold]
     pub(crate) fn keep(&self, corrupt: Corrupt) -> Fault {
-        self.port.ring().finding.keep(corrupt).into()
+        self.port.ring().known_corruption.keep(corrupt).into()
     }
 
     pub(crate) fn record(&self) -> u32 {
@@ -136,25 +138,26 @@ impl Attachment {
         Futex::counted(&self.port.record().tally)
     }
 
-    /// After an acknowledgement: wakes those that join, those at the end of a closed queue, and one
-    /// that waits for a lease.
+    /// Wakes after an acknowledgement: all joins, all receivers at the end of a closed queue, and one
+    /// waiter for a lease.
     #[inline]
     pub(crate) fn acknowledged(&self) {
         self.notify_of_hands();
         self.carry_out(self.returns.leases.notify_of_store(1));
     }
 
-    /// After a message was held back: has those who wait sleep until its time at most.
+    /// Wakes all waiters after a message was held back, so that they sleep no longer than until its
+    /// time.
     #[cold]
     pub(crate) fn shorten_sleeps(&self) {
-        // Who announces after this finds the message.
+        // A waiter that announces itself after this finds the message.
         for gate in self.port.ring().control.gates() {
             self.carry_out(gate.notify_of_stores(u32::MAX));
         }
     }
 
-    /// After a cell became free or an announced receive was lost: wakes those that wait until no
-    /// message is in any hands.
+    /// Wakes after a cell became free or an announced receive failed: all joins, and all receivers at
+    /// the end of a closed queue, because they wait until no message is in hands.
     #[inline]
     pub(crate) fn notify_of_hands(&self) {
         let ring = self.port.ring();
@@ -164,10 +167,10 @@ impl Attachment {
         }
     }
 
-    /// Gives back the message in `cell`, whose only lease is gone: at once, or owes it. Not before
-    /// `due`, if there is such a time.
+    /// Returns the message in `cell`, whose only lease is gone. If the ring is full, or `due` is a
+    /// time before which the message does not return, the handle owes it.
     pub(crate) fn give_back(self: &Arc<Self>, cell: usize, frame: Frame, due: Option<Instant>) {
-        // In a forked child, and on a corrupt segment, nothing is touched.
+        // In a forked child, and on a corrupt queue, the message stays in its cell.
         let Ok(port) = self.port() else { return };
         let Ok(cell) = port.cell(cell) else { return };
         let is_gone = match due {
@@ -182,25 +185,25 @@ impl Attachment {
             Ok(false) => {
                 self.owe(due);
                 fence(SeqCst); // [owed]
-                // There may have been room since.
+                // A receive may have made room since.
                 self.return_owed();
-                // If all leases are out, this message can be received again.
+                // If all leases are in use, a waiter can receive this message again.
                 self.carry_out(self.returns.leases.notify_of_store(1));
             }
-            // The next call on this queue says so.
+            // The next call on this queue returns the fault.
             Err(_) => {}
         }
     }
 
-    /// Has the rest of the process, and its driver, see to what this handle owes; not before `due`, if
-    /// there is such a time.
+    /// Makes the waiting calls of this process, and its driver, return what this handle owes; not
+    /// before `due`, if that is a time.
     fn owe(self: &Arc<Self>, due: Option<Instant>) {
         let holder = self.as_holder();
-        self.segment.owing.add(&holder);
+        self.segment.owing_handles.add(&holder);
         match due {
             None => holder.drive_owed(),
-            // A driver's wait ends by itself when the time comes.
-            Some(due) if owed::drive(&holder, Until::Time(due)).is_some() => {}
+            // The driver waits for the time.
+            Some(due) if owed_wait::drive(&holder, Until::Time(due)).is_some() => {}
             Some(_) => self.shorten_sleeps(),
         }
     }
@@ -209,13 +212,13 @@ impl Attachment {
         Arc::<Self>::clone(self)
     }
 
-    /// Takes one message that this handle owes, to receive it again: its cell.
+    /// Takes one message that this handle owes, to receive it again. Returns its cell.
     pub(crate) fn take_owed(&self) -> Option<usize> {
         let held_back = self.held_back_now();
         Some(self.port().ok()?.take_owed(|cell| held_back.contains(&cell))?.number())
     }
 
-    /// Whether a message is owed that is not held back.
+    /// Whether the handle owes a message that is not held back.
     pub(crate) fn owes_now(&self) -> bool {
         self.port().is_ok_and(|port| {
             let held_back = self.held_back_now();
@@ -227,16 +230,16 @@ impl Attachment {
         self.returns.driver.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes after `count` messages went back.
+    /// Wakes after `count` messages returned to the ring.
     fn returned(&self, count: u32) {
         self.carry_out(self.port.ring().control.after_send.readable.notify(count));
-        // A joiner or a waiter at the end could not be woken by the receiver that acknowledged the
-        // message meanwhile: then our cell was not free yet.
+        // Another receiver may have acknowledged the message already. Joins that it woke found our
+        // cell not free yet, and sleep again.
         self.notify_of_hands();
         self.carry_out(self.returns.leases.notify_of_store(count));
     }
 
-    /// The cells whose messages must not go yet.
+    /// The cells of messages that must not return yet.
     fn held_back_now(&self) -> Vec<usize> {
         let now = Instant::now();
         let mut held_back = self.held_back();
@@ -248,7 +251,7 @@ impl Attachment {
         self.returns.held_back.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a handle waits that stands `at`.
+    /// The side at which a handle with its cursor `at` waits.
     pub(crate) fn side(self: &Arc<Self>, waits_for: WaitsFor, at: Position) -> Side {
         let side = Side::new(&self.segment, waits_for).of_record(self.port.id()).at(at);
         if waits_for == WaitsFor::Lease {
@@ -292,17 +295,17 @@ impl Holder for Attachment {
     }
 
     fn has_free_lease(&self) -> bool {
-        // A fault is news for the waiter, too.
+        // A fault ends the wait.
         let Ok(port) = self.port() else { return true };
         port.free_cell(0, 1).is_ok() || self.owes_now()
     }
 
     fn drive_owed(self: Arc<Self>) {
-        if owed::has_driver() && self.owes_now() && self.returns.driven.begin() {
+        if owed_wait::has_driver() && self.owes_now() && self.returns.driven.begin() {
             let side = Side::new(&self.segment, WaitsFor::Room).of_record(self.record());
-            let driver = owed::drive(&self.as_holder(), Until::Room(side));
-            // Ends the wait when this handle goes.
+            let driver = owed_wait::drive(&self.as_holder(), Until::Room(side));
             let before = core::mem::replace(&mut *self.driver(), driver);
+            // After the lock is released, because dropping a waker runs code of the driver.
             drop(before);
         }
     }
@@ -317,16 +320,17 @@ impl Drop for Attachment {
         if self.mapping.is_forked() {
             return;
         }
-        // What is owed, and leases that were leaked. What finds no room has no owner from here on, and
-        // is recovered as if we had died; so is all that a corrupt segment holds.
-        if self.port.ring().finding.check().is_ok() {
+        // Owed messages, and those of leaked leases. Messages that find no room have no owner from
+        // here on, and are recovered as if this process had died. So are all messages of a handle
+        // of a corrupt queue.
+        if self.port.ring().known_corruption.check().is_ok() {
             let (gone, left) = self.port.give_all_back();
             if gone > 0 {
                 self.returned(u32::MAX);
             }
-            self.left.count = left;
+            self.leftovers.count = left;
         }
-        self.port.record().unname(self.left.count);
+        self.port.record().unname(self.leftovers.count);
         let driver = self.driver().take();
         driver.into_iter().for_each(Waker::wake);
     }
@@ -347,8 +351,8 @@ mod tests {
     use crate::driver::WaitsFor;
     use crate::{AttachError, Queue, Receiver, RecvError, Sender};
 
-    /// A queue whose record 1 was left with a message for which there is no room.
-    fn with_an_inheritance(handles: usize) -> (Queue, Sender) {
+    /// A queue whose record 1 has a leftover: a message without an owner that finds no room.
+    fn with_a_leftover(handles: usize) -> (Queue, Sender) {
         let queue = Queue::builder().capacity(1).handles(handles).create().unwrap();
         let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
         sender.try_send(b"first").unwrap();
@@ -359,17 +363,17 @@ mod tests {
         (queue, sender)
     }
 
-    /// Why `attach` was refused, before the time was over for which a new handle waits for auditors. On
-    /// a loaded machine it may be.
+    /// Why `attach` was refused before the time was over for which a new handle waits for auditors.
+    /// `None` also if it was over, as it may be on a loaded machine.
     fn refused_too_early(attach: impl FnOnce() -> Option<AttachError>) -> Option<AttachError> {
         let begin = Instant::now();
         attach().filter(|_| begin.elapsed() < Duration::from_millis(100))
     }
 
-    /// Fails if a refusal wakes everybody (seen failing), once or each time that it looks.
+    /// Fails if a refusal wakes all waiters (seen failing).
     #[test]
-    fn who_is_refused_what_others_left_wakes_nobody() {
-        let (queue, sender) = with_an_inheritance(2);
+    fn a_handle_that_is_refused_leftovers_wakes_no_waiter() {
+        let (queue, sender) = with_a_leftover(2);
         let side = sender.side();
         let word = || side.gate().unwrap().word().load(Relaxed);
         let before = word();
@@ -377,11 +381,10 @@ mod tests {
         assert_eq!(word(), before);
     }
 
-    /// Fails if who claims a record holds it as a handle before it knows that it wants it (seen
-    /// failing).
+    /// Fails if a new handle holds a record as its own before it has decided to take it (seen failing).
     #[test]
-    fn an_heir_is_not_refused_for_somebody_who_is() {
-        let (queue, _sender) = with_an_inheritance(2);
+    fn a_receiver_gets_a_record_with_leftovers_while_senders_are_refused_it() {
+        let (queue, _sender) = with_a_leftover(2);
         let is_over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             for _ in 0..3 {
@@ -397,10 +400,10 @@ mod tests {
         });
     }
 
-    /// Fails if the end is told while somebody recovers (seen failing).
+    /// Fails if a receiver reports the end while an auditor recovers a record (seen failing).
     #[test]
-    fn a_queue_has_not_ended_while_somebody_puts_back_what_the_dead_had() {
-        let (queue, _sender) = with_an_inheritance(3);
+    fn a_queue_has_not_ended_while_an_auditor_returns_messages() {
+        let (queue, _sender) = with_a_leftover(3);
         let mut receiver = queue.receiver().unwrap();
         assert_eq!(receiver.try_recv().unwrap(), b"second");
         queue.close().unwrap();
@@ -435,6 +438,6 @@ mod tests {
             assert!(refused.is_none(), "{refused:?}");
         });
         let _taken = queue.sender().unwrap();
-        assert!(queue.sender().is_err(), "nobody audits, and nothing is free");
+        assert!(queue.sender().is_err(), "no auditor holds the record, and it is not free");
     }
 }

@@ -28,7 +28,7 @@ use crate::process::fork::random;
 use crate::process::gone::Gone;
 use crate::process::locks::{Locks, Owner};
 use crate::process::segment::{Mapping, Segment};
-use crate::process::side::wake_everybody;
+use crate::process::side::wake_all_waiters;
 use crate::ring::port::Port;
 use crate::ring::slots::Ring;
 use crate::sync::Ordering::Relaxed;
@@ -52,21 +52,23 @@ const RETURNS: usize = 1 << 16;
 /// Among how many records one is picked at random, at most.
 const CROWD: usize = 1024;
 
-/// Whether a handle can take over messages that the record's last owner left.
+/// Whether a new handle takes a record with leftovers: messages that its last owner left and for
+/// which the ring has no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heir {
-    /// A receiver: it first receives those messages that find no room in the ring.
+pub(crate) enum TakesLeftovers {
+    /// A receiver: it returns them as it makes room, or receives them again.
     Yes,
+    /// A sender.
     No,
 }
 
-/// Takes a free record; if its last owner is dead, recovers it first. Only an heir takes a record
-/// with messages that find no room in the ring, and only if it gets no other record.
+/// Takes a free record; if its last owner is dead, recovers it first. A handle that
+/// `takes_leftovers` takes a record with leftovers only if it gets no other record.
 pub(crate) fn claim(
     segment: &Segment,
-    heir: Heir,
+    takes_leftovers: TakesLeftovers,
 ) -> Result<(Port<'static>, Mapping), AttachError> {
-    segment.finding().check()?;
+    segment.known_corruption().check()?;
     let view = segment.ring().ok_or(AttachError::Forked)?;
     segment.keep_spare(LEASE_PATIENCE)?;
     let locks = segment.locks(LEASE_PATIENCE)?;
@@ -85,7 +87,7 @@ pub(crate) fn claim(
         corrupt: None,
     };
     // `Claim` closes its description here; the mapping keeps it open, and so keeps the lock.
-    Ok((claim.port(heir)?, mapping))
+    Ok((claim.port(takes_leftovers)?, mapping))
 }
 
 fn os(call: &'static str) -> impl Fn(io::Error) -> AttachError {
@@ -103,7 +105,7 @@ struct Claim<'a> {
     until: Instant,
     /// By record: whether another attempt at it is useless.
     settled: Vec<bool>,
-    /// Records with messages of their last owner that find no room.
+    /// Records with leftovers.
     refused: Vec<u32>,
     corrupt: Option<Corrupt>,
 }
@@ -119,15 +121,17 @@ enum Refusal {
 type Attempt = Result<Port<'static>, Refusal>;
 
 impl Claim<'_> {
-    fn port(mut self, heir: Heir) -> Result<Port<'static>, AttachError> {
+    fn port(mut self, takes_leftovers: TakesLeftovers) -> Result<Port<'static>, AttachError> {
         use AttachError::{NoFreeHandle, SearchTooLong};
         let mut passing = Vec::new();
         match self.search(&mut passing) {
-            Err(none @ (NoFreeHandle { .. } | SearchTooLong { .. })) if heir == Heir::Yes => {
+            Err(none @ (NoFreeHandle { .. } | SearchTooLong { .. }))
+                if takes_leftovers == TakesLeftovers::Yes =>
+            {
                 passing.append(&mut self.refused);
                 self.settled.fill(false);
                 self.until = Instant::now() + AUDIT_PATIENCE;
-                self.in_a_moment(&mut passing, Heir::Yes)?.ok_or(none)
+                self.in_a_moment(&mut passing, TakesLeftovers::Yes)?.ok_or(none)
             }
             found => found,
         }
@@ -146,21 +150,25 @@ impl Claim<'_> {
             return Ok(port);
         }
         let handles = self.ring.records.len();
-        self.in_a_moment(passing, Heir::No)?.ok_or(AttachError::NoFreeHandle { handles })
+        self.in_a_moment(passing, TakesLeftovers::No)?.ok_or(AttachError::NoFreeHandle { handles })
     }
 
-    fn attempt(&mut self, id: u32, heir: Heir) -> Result<Attempt, AttachError> {
+    fn attempt(
+        &mut self,
+        id: u32,
+        takes_leftovers: TakesLeftovers,
+    ) -> Result<Attempt, AttachError> {
         if !self.locks.take(id).map_err(os("F_OFD_SETLK"))? {
             return Ok(Err(Refusal::Locked));
         }
         match Port::take_over(self.ring, id) {
-            Ok(Some(port)) => match recover(&port, heir) {
+            Ok(Some(port)) => match recover(&port, takes_leftovers) {
                 Ok(()) => {
                     self.locks.keep(id).map_err(os("F_OFD_SETLK"))?;
                     return Ok(Ok(port));
                 }
                 Err(left) => {
-                    self.segment.watch.owe(left);
+                    self.segment.watch.add_leftovers(left);
                     self.refused.push(id);
                     self.settle(id);
                 }
@@ -200,7 +208,7 @@ impl Claim<'_> {
             if self.is_settled(id) {
                 continue;
             }
-            match self.attempt(id, Heir::No)? {
+            match self.attempt(id, TakesLeftovers::No)? {
                 Ok(port) => return Ok(Some(port)),
                 Err(Refusal::Locked) => {
                     self.process(id).into_iter().for_each(|pid| hints.gone.refute(pid));
@@ -218,11 +226,11 @@ impl Claim<'_> {
     fn one_by_one(&mut self, passing: &mut Vec<u32>) -> Result<Option<Port<'static>>, AttachError> {
         let handles = self.ring.geometry.handles();
         let begin = self.segment.searched.load(Relaxed) % handles;
-        for (id, looked) in (begin..handles).chain(0..begin).zip(1..) {
+        for (id, asked) in (begin..handles).chain(0..begin).zip(1..) {
             if !self.is_settled(id) {
                 let owner = self.owner(id)?;
                 if owner.is_none()
-                    && let Ok(port) = self.attempt(id, Heir::No)?
+                    && let Ok(port) = self.attempt(id, TakesLeftovers::No)?
                 {
                     return Ok(Some(port));
                 }
@@ -230,9 +238,9 @@ impl Claim<'_> {
                     passing.push(id);
                 }
             }
-            if looked >= SURE && looked < handles && Instant::now() >= self.until {
+            if asked >= SURE && asked < handles && Instant::now() >= self.until {
                 self.segment.searched.store(id + 1, Relaxed);
-                let (looked, handles) = (looked as usize, handles as usize);
+                let (looked, handles) = (asked as usize, handles as usize);
                 return Err(AttachError::SearchTooLong { looked, handles });
             }
         }
@@ -244,7 +252,7 @@ impl Claim<'_> {
     fn in_a_moment(
         &mut self,
         ids: &mut Vec<u32>,
-        heir: Heir,
+        takes_leftovers: TakesLeftovers,
     ) -> Result<Option<Port<'static>>, AttachError> {
         loop {
             let mut is_over = false;
@@ -253,7 +261,7 @@ impl Claim<'_> {
                     ids.push(id);
                     continue;
                 }
-                match self.attempt(id, heir)? {
+                match self.attempt(id, takes_leftovers)? {
                     Ok(port) => return Ok(Some(port)),
                     Err(Refusal::Locked) if self.owner(id)? == Some(Owner::Handle) => {}
                     Err(Refusal::NotOurs) if self.is_settled(id) => {}
@@ -282,11 +290,11 @@ impl Claim<'_> {
 
 /// Recovers the record of `port` if its last owner is dead. The caller has the record's lock. If
 /// the record is not for this handle, the error is the number of its messages that find no room.
-fn recover(port: &Port<'_>, heir: Heir) -> Result<(), usize> {
+fn recover(port: &Port<'_>, takes_leftovers: TakesLeftovers) -> Result<(), usize> {
     let (gone, left) = port.give_back_most(RETURNS);
     // A handle that ended in order has un-named its record.
     let is_dead = port.record().is_named();
-    let is_taken = left == 0 || heir == Heir::Yes;
+    let is_taken = left == 0 || takes_leftovers == TakesLeftovers::Yes;
     if is_taken && left > 0 {
         port.owe_all();
     }
@@ -294,7 +302,7 @@ fn recover(port: &Port<'_>, heir: Heir) -> Result<(), usize> {
         port.record().tally.recovered.increment();
     }
     if is_dead && is_taken || gone > 0 {
-        wake_everybody(port.ring());
+        wake_all_waiters(port.ring());
     }
     if is_taken { Ok(()) } else { Err(left) }
 }
@@ -304,7 +312,7 @@ struct Hints<'a> {
     ring: Ring<'a>,
     next: u32,
     gone: Gone,
-    /// Also records of handles that ended in order but left messages, because the ring had no room.
+    /// Also records of handles that ended in order and left messages, because the ring had no room.
     with_messages: bool,
 }
 

@@ -23,8 +23,8 @@ pub(crate) mod locks;
 pub(crate) mod memory;
 #[cfg(loom)]
 mod model;
-pub(crate) mod owed;
-pub(crate) mod owing;
+pub(crate) mod owed_wait;
+pub(crate) mod owing_handles;
 #[cfg(not(loom))]
 pub(crate) mod recovery;
 #[cfg(not(loom))]

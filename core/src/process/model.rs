@@ -26,10 +26,10 @@ pub(crate) mod segment {
 
     use crate::error::{AttachError, CreateError};
     use crate::process::companion::Companion;
-    use crate::process::owing::Owing;
-    use crate::process::side::wake_everybody;
+    use crate::process::owing_handles::OwingHandles;
+    use crate::process::side::wake_all_waiters;
     use crate::process::watch::Watch;
-    use crate::ring::finding::Finding;
+    use crate::ring::corruption::KnownCorruption;
     use crate::ring::geometry::{Geometry, Schema, TypeMark};
     use crate::ring::heap::HeapRing;
     use crate::ring::port::Port;
@@ -40,7 +40,7 @@ pub(crate) mod segment {
     #[derive(Debug)]
     pub(crate) struct Segment {
         heap: Arc<Heap>,
-        pub(crate) owing: Owing,
+        pub(crate) owing_handles: OwingHandles,
         pub(crate) companion: Companion,
         pub(crate) serial: u64,
         pub(crate) watch: Watch,
@@ -77,8 +77,8 @@ pub(crate) mod segment {
             let locked = Mutex::new(vec![false; geometry.handles() as usize]);
             let heap = Arc::new(Heap { geometry, ring: HeapRing::of(geometry), locked });
             let watch = Watch::begin(geometry.watchdog());
-            let (owing, companion) = (Owing::default(), Companion::default());
-            Ok(Self { heap, owing, companion, serial: 0, watch })
+            let (owing_handles, companion) = (OwingHandles::default(), Companion::default());
+            Ok(Self { heap, owing_handles, companion, serial: 0, watch })
         }
 
         pub(crate) fn geometry(&self) -> &Geometry {
@@ -89,8 +89,8 @@ pub(crate) mod segment {
             Some(self.heap.ring.ring())
         }
 
-        pub(crate) fn finding(&self) -> &Finding {
-            self.heap.ring.ring().finding
+        pub(crate) fn known_corruption(&self) -> &KnownCorruption {
+            self.heap.ring.ring().known_corruption
         }
 
         pub(crate) fn payload(&self) -> TypeMark {
@@ -152,21 +152,21 @@ pub(crate) mod segment {
         }
     }
 
-    /// As the search for the dead of the shipped segment, which begins with what is owed.
+    /// As the shipped segment: returns owed messages, then searches for dead handles.
     impl Segment {
-        pub(crate) fn keep_watch(&self) {
-            self.keep_watch_at(Instant::now());
+        pub(crate) fn maintain(&self) {
+            self.maintain_at(Instant::now());
         }
 
-        pub(crate) fn keep_watch_at(&self, now: Instant) {
-            self.owing.return_any();
+        pub(crate) fn maintain_at(&self, now: Instant) {
+            self.owing_handles.return_any();
             if self.watch.is_due(now) {
-                let look = || {
-                    if self.watch.is_owed.swap(false, Relaxed) {
+                let search = || {
+                    if self.watch.has_leftovers.swap(false, Relaxed) {
                         self.recover();
                     }
                 };
-                self.watch.search(now, look, || self.heap.ring.ring().has_room());
+                self.watch.search(now, search, || self.heap.ring.ring().has_room());
             }
         }
 
@@ -178,22 +178,22 @@ pub(crate) mod segment {
                     && let Ok(Some(port)) = Port::take_over(self.heap.ring.ring(), mapping.record())
                 {
                     let (gone, left) = port.give_all_back();
-                    self.watch.owe(left);
+                    self.watch.add_leftovers(left);
                     if gone > 0 {
-                        wake_everybody(port.ring());
+                        wake_all_waiters(port.ring());
                     }
                 }
             }
         }
 
-        pub(crate) fn glance(&self) {}
+        pub(crate) fn search_briefly(&self) {}
 
-        pub(crate) fn watch_now(&self) -> std::time::Duration {
-            self.keep_watch();
+        pub(crate) fn report_death(&self) -> std::time::Duration {
+            self.maintain();
             std::time::Duration::ZERO
         }
 
-        pub(crate) fn urgent_look(&self) -> Option<std::time::Duration> {
+        pub(crate) fn urgent_search_in(&self) -> Option<std::time::Duration> {
             None
         }
     }
@@ -205,7 +205,7 @@ pub(crate) mod claim {
     use crate::ring::port::Port;
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) enum Heir {
+    pub(crate) enum TakesLeftovers {
         Yes,
         No,
     }
@@ -214,7 +214,7 @@ pub(crate) mod claim {
     #[expect(unsafe_code, reason = "ties a port to the mapping that it borrows from")]
     pub(crate) fn claim(
         segment: &Segment,
-        _: Heir,
+        _: TakesLeftovers,
     ) -> Result<(Port<'static>, Mapping), AttachError> {
         let handles = segment.geometry().handles() as usize;
         let mapping = segment.lock_record(|_| true).ok_or(AttachError::NoFreeHandle { handles })?;

@@ -35,10 +35,10 @@ use crate::process::descriptor::Descriptor;
 use crate::process::fork::{ForkGuard, hold_forks};
 use crate::process::locks::{Locks, Owner};
 use crate::process::memory;
-use crate::process::owing::Owing;
+use crate::process::owing_handles::OwingHandles;
 use crate::process::watch::Watch;
 use crate::ring::control::{Control, Record};
-use crate::ring::finding::Finding;
+use crate::ring::corruption::KnownCorruption;
 use crate::ring::geometry::{
     CONTROL_OFFSET, Geometry, HEADER_LEN, Label, QueueId, RECORD_LEN, Schema, SchemaAsked, TypeMark,
 };
@@ -63,7 +63,7 @@ pub(crate) struct Segment {
     view: Mapping,
     label: Label,
     pub(crate) watch: Watch,
-    pub(crate) owing: Owing,
+    pub(crate) owing_handles: OwingHandles,
     /// The record at which the next search of all records for a free one begins.
     pub(crate) searched: atomic::AtomicU32,
     pub(crate) companion: Companion,
@@ -168,14 +168,15 @@ impl Segment {
         let watch = Watch::begin(view.geometry.watchdog());
         let serial = OPENED.fetch_add(1, atomic::Ordering::Relaxed);
         let (prefaults, is_dumped) = (false.into(), false.into());
-        let (owing, searched, companion) = (Owing::default(), 0.into(), Companion::default());
+        let (owing_handles, searched, companion) =
+            (OwingHandles::default(), 0.into(), Companion::default());
         let new = Self {
             descriptor: Descriptor::new(fd, serial)?,
             spare: Mutex::new(None),
             view,
             label,
             watch,
-            owing,
+            owing_handles,
             searched,
             companion,
             serial,
@@ -245,15 +246,15 @@ impl Segment {
         u128::from_be_bytes(self.label.id)
     }
 
-    pub(crate) fn finding(&self) -> &Finding {
-        &self.view.finding
+    pub(crate) fn known_corruption(&self) -> &KnownCorruption {
+        &self.view.known_corruption
     }
 
     /// Another mapping, which keeps the locks that are taken through `locks`.
     pub(crate) fn map(&self, locks: &Locks) -> Result<Mapping, AttachError> {
         let os = |(call, cause)| AttachError::Os { call, cause };
-        let finding = Arc::clone(&self.view.finding);
-        let new = Mapping::new(locks.as_fd(), *self.geometry(), finding).map_err(os)?;
+        let known_corruption = Arc::clone(&self.view.known_corruption);
+        let new = Mapping::new(locks.as_fd(), *self.geometry(), known_corruption).map_err(os)?;
         if self.is_dumped.load(Relaxed) {
             new.advise("MADV_DODUMP", Advice::LinuxDoDump).map_err(os)?;
         }
@@ -405,7 +406,7 @@ pub(crate) struct Mapping {
     guard: ForkGuard,
     geometry: Geometry,
     /// Shared by all mappings of one opened queue.
-    finding: Arc<Finding>,
+    known_corruption: Arc<KnownCorruption>,
 }
 
 // SAFETY: the mapping is plain shared memory, valid on every thread, and reached only through
@@ -419,7 +420,7 @@ impl Mapping {
     fn new(
         fd: BorrowedFd<'_>,
         geometry: Geometry,
-        finding: Arc<Finding>,
+        known_corruption: Arc<KnownCorruption>,
     ) -> Result<Self, (&'static str, io::Error)> {
         kill_point("mmap");
         let guard = ForkGuard::new().map_err(|cause| ("MADV_WIPEONFORK", cause))?;
@@ -433,7 +434,7 @@ impl Mapping {
         let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) };
         let base = base.map_err(|errno| ("mmap", errno.into()))?;
         let base = NonNull::new(base).ok_or(("mmap", io::ErrorKind::InvalidInput.into()))?;
-        let mapping = Self { base, guard, geometry, finding };
+        let mapping = Self { base, guard, geometry, known_corruption };
         // A forked child has no mapping there, and makes no access: every use asks the guard first.
         mapping.advise("MADV_DONTFORK", Advice::LinuxDontFork)?;
         mapping.advise("MADV_DONTDUMP", Advice::LinuxDontDump)?;
@@ -472,7 +473,7 @@ impl Mapping {
         let blocks_len = geometry.blocks().saturating_mul(geometry.block_words());
         Ring {
             geometry,
-            finding: &self.finding,
+            known_corruption: &self.known_corruption,
             // SAFETY: in bounds by the assertions above, aligned, any bits are valid; all fields
             // are atomics.
             control: unsafe { control.as_ref() },

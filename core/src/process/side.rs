@@ -1,4 +1,5 @@
-//! A side of a queue: where a thread waits in a blocking call, or a driver parks tasks.
+//! A side of a queue: what a thread or task waits for, and at which gate. A thread waits there in a
+//! blocking call, and a driver parks tasks there.
 
 use std::any::Any;
 use std::ops::ControlFlow;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::process::barriers::order_acknowledgements;
 use crate::process::futex::Futex;
-use crate::process::owing::Holder;
+use crate::process::owing_handles::Holder;
 use crate::process::segment::Segment;
 use crate::ring::control::Record;
 use crate::ring::position::Position;
@@ -35,16 +36,14 @@ pub enum WaitsFor {
     Event,
 }
 
-/// The side of a queue at which a thread or task waits.
-///
-/// Keeps the queue mapped, but no handle's record.
+/// What a thread or task of one handle waits for, and at which gate. Keeps the queue mapped, but no handle's record.
 #[derive(Clone, Debug)]
 pub struct Side {
     segment: Arc<Segment>,
     waits_for: WaitsFor,
-    /// The record in which its waits are counted.
+    /// The record that counts the waits.
     record: Option<u32>,
-    /// The position of its handle: where [`is_ready`](Self::is_ready) checks first.
+    /// The cursor of the handle: [`is_ready`](Self::is_ready) checks this position first.
     at: Option<Position>,
     /// Only of a side that waits for a lease: the gate, which no other process has, and the handle.
     leases: Option<(Arc<Gate>, Weak<dyn Holder>)>,
@@ -92,7 +91,7 @@ impl Side {
     /// Whether an attempt may have an answer now. Another waiter may be quicker.
     pub fn is_ready(&self) -> bool {
         let Some(ring) = self.segment.ring() else { return true };
-        if ring.finding.check().is_err() {
+        if ring.known_corruption.check().is_err() {
             return true;
         }
         match self.waits_for {
@@ -118,16 +117,17 @@ impl Side {
         SideKey(self.segment.serial, self.waits_for, self.record)
     }
 
-    /// After what time a waiter retries without a wake: the watchdog's period, or less while a
-    /// search for dead handles remains to be done.
+    /// After what time a waiter attempts without a wake: the watchdog's period, or less while a
+    /// search for dead handles is urgent.
     pub fn watchdog(&self) -> Duration {
         let period = self.segment.geometry().watchdog();
-        self.segment.urgent_look().map_or(period, |urgent| period.min(urgent))
+        self.segment.urgent_search_in().map_or(period, |urgent| period.min(urgent))
     }
 
     /// Returns owed messages as far as there is room, and searches for dead handles if that is due.
-    pub fn keep_watch(&self) {
-        self.segment.keep_watch();
+    /// A waiter does this before each attempt.
+    pub fn maintain(&self) {
+        self.segment.maintain();
     }
 
     /// Makes stores without a fence visible to this waiter. Call it after the announcement and
@@ -139,22 +139,22 @@ impl Side {
         }
     }
 
-    /// As [`keep_watch`](Self::keep_watch), for a caller that has read the clock: a few loads if no
+    /// As [`maintain`](Self::maintain), for a caller that has read the clock: a few loads if no
     /// search is due.
-    pub fn keep_watch_at(&self, now: Instant) {
-        self.segment.keep_watch_at(now);
+    pub fn maintain_at(&self, now: Instant) {
+        self.segment.maintain_at(now);
     }
 
-    /// Recovers dead handles now, because a peer died, and wakes all waiters, because a wake may
-    /// have died with the peer. Returns the time after which to call
-    /// [`keep_watch`](Self::keep_watch) again: the kernel may not have released all locks of the
-    /// dead process yet.
-    pub fn mourn(&self) -> Duration {
-        let second_look = self.segment.watch_now();
+    /// Reports that a peer has died: searches for dead handles now, and wakes all waiters, because a
+    /// wake may have been lost with the peer. Returns the time after which to call
+    /// [`maintain`](Self::maintain) again, because the kernel may not have released all locks of
+    /// the dead process yet.
+    pub fn report_death(&self) -> Duration {
+        let second_search = self.segment.report_death();
         if let Some(ring) = self.segment.ring() {
-            wake_everybody(&ring);
+            wake_all_waiters(&ring);
         }
-        second_look
+        second_search
     }
 
     /// Whether both are sides of one queue, as opened once by this process.
@@ -205,8 +205,8 @@ impl Side {
     }
 
     /// Calls `attempt` until it answers, and lets the thread sleep in between; `None` when the time
-    /// is over. Before each attempt the thread returns owed messages and recovers dead handles if
-    /// that is due, because their messages have waited longer.
+    /// is over. Before each attempt the thread calls [`maintain`](Self::maintain), because messages
+    /// that are owed or that dead handles held have waited longer.
     ///
     /// `attempt` always answers in a forked child, because there is no gate to wait at.
     pub(crate) fn sleep<T>(
@@ -217,7 +217,7 @@ impl Side {
         let Some(gate) = self.gate() else { return attempt() };
         let patience = Patience { until, watchdog: self.segment.geometry().watchdog() };
         let attempt = || {
-            self.keep_watch();
+            self.maintain();
             self.order();
             attempt()
         };
@@ -236,8 +236,8 @@ impl Side {
     }
 }
 
-/// A kernel whose sleeps also end when a message held back by `nack_after` is due, or when a search
-/// for dead handles remains to be done.
+/// A kernel whose sleeps also end when a message that `nack_after` held back may return, or when a
+/// search for dead handles is urgent.
 struct UntilDue<'a> {
     futex: Futex<'a>,
     segment: &'a Segment,
@@ -245,9 +245,9 @@ struct UntilDue<'a> {
 
 impl Kernel for UntilDue<'_> {
     fn wait(&self, sleep: &Sleep<'_>, timeout: Option<Duration>) {
-        let due = self.segment.owing.next_due();
+        let due = self.segment.owing_handles.next_due();
         let due = due.map(|due| due.saturating_duration_since(Instant::now()));
-        let times = [timeout, due, self.segment.urgent_look()];
+        let times = [timeout, due, self.segment.urgent_search_in()];
         self.futex.wait(sleep, times.into_iter().flatten().min());
     }
 
@@ -256,8 +256,9 @@ impl Kernel for UntilDue<'_> {
     }
 }
 
-/// Wakes all waiters at all gates of a queue. A waiter may sleep whose wake-up died with its sender.
-pub(crate) fn wake_everybody(ring: &Ring<'_>) {
+/// Wakes all waiters at all gates of a queue, because their wake may have been lost with a dead
+/// process.
+pub(crate) fn wake_all_waiters(ring: &Ring<'_>) {
     for gate in ring.control.gates() {
         gate.notify_all().carry_out(&Futex::uncounted());
     }
@@ -280,8 +281,8 @@ pub(crate) fn wait_blocking<H, T>(
     };
     if spin(handle).is_due() {
         let mut its = *spin(handle);
-        let watch = |it: &mut H, now| segment(it).keep_watch_at(now);
-        let soon = its.look(handle, until, watch, |it| attempt(it).break_value());
+        let meanwhile = |it: &mut H, now| segment(it).maintain_at(now);
+        let soon = its.run(handle, until, meanwhile, |it| attempt(it).break_value());
         *spin(handle) = its;
         if soon.is_some() {
             return soon;

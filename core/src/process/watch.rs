@@ -1,4 +1,14 @@
-//! When a process searches for the dead next.
+//! When a process searches for dead handles next.
+//!
+//! A search is due if one of these asks for it, and the process does not rest:
+//!
+//! | field | set | cleared | the search |
+//! |---|---|---|---|
+//! | `next` | by each search: to a watchdog's period after its begin, or [`SECOND_SEARCH`] after news | never: the time comes | due |
+//! | `news` | when a peer has died | by the search that begins | due and urgent: no waiting call sleeps until the watchdog's period is over |
+//! | `unseen` | by a search for news that did not reach all records | by the searches that reach the rest | due and urgent |
+//! | `has_leftovers` | when messages without an owner find no room | by the search that begins; set again if some are left | due, but not urgent: no sleep is shortened, because a wake for room ends it |
+//! | `rest` | after a long search, or one that did not reach all records | never: the time comes | not due until then, for none of the reasons above |
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
@@ -6,82 +16,91 @@ use std::time::{Duration, Instant};
 use crate::sync::Ordering::Relaxed;
 use crate::wait::news::News;
 
-/// After news of a death: when to look once more, should the kernel not be done with the dead.
-pub(super) const SECOND_LOOK: Duration = Duration::from_millis(1);
-/// How often a process searches because there is room for what the last search left.
+/// After news of a death, the time until the second search. The kernel may not have released all
+/// locks of the dead process by the first.
+pub(super) const SECOND_SEARCH: Duration = Duration::from_millis(1);
+/// How many searches in a row one call makes because the ring has room for leftovers.
 const ROUNDS: u32 = 4;
-/// How many times its own length a process rests after a look that came to no end.
+/// How many times as long as a long search the process rests after it.
 const REST: u32 = 19;
 
-/// When this process looks for the dead next.
+/// When this process searches for dead handles next: see the table above.
 #[derive(Debug)]
 pub(crate) struct Watch {
     pub(super) begun: Instant,
-    /// Nanoseconds from `begun` to the next look; written under the lock.
+    /// Nanoseconds from `begun` to the next search. Written by the thread that searches.
     pub(super) next: AtomicU64,
-    /// Some peer has died: look now. And who looks.
+    /// Whether a peer has died, and the lock of the thread that searches.
     pub(super) news: News,
-    /// Messages wait for room to go back: look whenever there may be some.
-    pub(super) is_owed: AtomicBool,
-    /// How many records no look has reached since the last news. Written under the lock.
+    /// Whether messages without an owner wait for room in the ring.
+    pub(super) has_leftovers: AtomicBool,
+    /// How many records no search has reached since the last news. Written by the thread that
+    /// searches.
     pub(super) unseen: AtomicU32,
-    /// Nanoseconds from `begun` until which no look is due, after a long one.
+    /// Nanoseconds from `begun` to the end of the rest.
     pub(super) rest: AtomicU64,
-    /// The record with which the next look begins.
+    /// The record with which the next search begins.
     pub(super) cursor: AtomicU32,
 }
 
 impl Watch {
     pub(super) fn begin(period: Duration) -> Self {
-        let (news, is_owed) = (News::new(), AtomicBool::new(false));
+        let (news, has_leftovers) = (News::new(), AtomicBool::new(false));
         let next = AtomicU64::new(nanos(period));
         let (rest, cursor) = (AtomicU64::new(0), AtomicU32::new(0));
         let (unseen, begun) = (AtomicU32::new(0), Instant::now());
-        Self { begun, next, news, is_owed, unseen, rest, cursor }
+        Self { begun, next, news, has_leftovers, unseen, rest, cursor }
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
-        let is_asked = self.is_urgent() || self.is_owed.load(Relaxed);
+        let is_asked = self.is_urgent() || self.has_leftovers.load(Relaxed);
         (is_asked || self.since_begun(now) >= self.next.load(Relaxed)) && !self.is_resting(now)
     }
 
-    /// Calls `look`, unless another thread does so now; and again while there is room for what it left.
-    pub(super) fn search(&self, now: Instant, mut look: impl FnMut(), has_room: impl Fn() -> bool) {
+    /// Calls `search`, unless another thread does so now; and again while the ring has room for
+    /// leftovers.
+    pub(super) fn search(
+        &self,
+        now: Instant,
+        mut search: impl FnMut(),
+        has_room: impl Fn() -> bool,
+    ) {
         for _ in 0..ROUNDS {
-            // After a rest, news is still news.
-            self.news.look(&mut look, || self.is_resting(now));
-            // A wait that made room meanwhile found this search under way, and sleeps: [owed], with the
-            // fence of [news].
-            if !self.is_owed.load(Relaxed) || !has_room() {
+            // News that comes in a rest stays until the rest is over.
+            self.news.search(&mut search, || self.is_resting(now));
+            // A waiting call that made room meanwhile found this search under way, and sleeps:
+            // [owed], with the fence of [news].
+            if !self.has_leftovers.load(Relaxed) || !has_room() {
                 break;
             }
         }
     }
 
-    /// Has the waits of this process return `waiting` messages, for which there is no room now, when
-    /// there may be some. No other process can: the records of these messages have no owner.
-    pub(super) fn owe(&self, waiting: usize) {
-        if waiting > 0 {
-            self.is_owed.store(true, Relaxed);
+    /// Notes `count` messages that have no owner and find no room in the ring now. The waiting
+    /// calls of this process return them when there is room. No handle does, because the records of
+    /// these messages have no owner.
+    pub(super) fn add_leftovers(&self, count: usize) {
+        if count > 0 {
+            self.has_leftovers.store(true, Relaxed);
         }
     }
 
-    /// Whether the next look is not to wait for the watchdog's period.
+    /// Whether a search has to be made before the watchdog's period is over.
     pub(super) fn is_urgent(&self) -> bool {
         self.news.is_any() || self.unseen.load(Relaxed) > 0
     }
 
-    /// In what time to look next, if that is not to wait for the watchdog's period.
+    /// After what time to search, if a search is urgent.
     pub(super) fn urgent_in(&self) -> Option<Duration> {
         let rest = self.rest.load(Relaxed).saturating_sub(nanos(self.begun.elapsed()));
-        self.is_urgent().then(|| SECOND_LOOK.max(Duration::from_nanos(rest)))
+        self.is_urgent().then(|| SECOND_SEARCH.max(Duration::from_nanos(rest)))
     }
 
     pub(super) fn is_resting(&self, now: Instant) -> bool {
         self.since_begun(now) < self.rest.load(Relaxed)
     }
 
-    /// After a look from `begin` to now that came to no end.
+    /// Begins a rest after a search that ran from `begin` to now.
     pub(super) fn rest(&self, begin: Instant) {
         let until = begin.elapsed().saturating_mul(REST);
         self.rest.store(nanos(self.begun.elapsed().saturating_add(until)), Relaxed);
@@ -92,7 +111,7 @@ impl Watch {
     }
 }
 
-/// Five centuries are enough.
+/// The nanoseconds of `time`, at most 584 years.
 pub(super) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -103,10 +122,10 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    /// Fails if one of the reasons is overlooked, if a watch without a reason is due, or if what is owed
-    /// alone is urgent (each seen failing).
+    /// Fails if one of the reasons is ignored, if a watch without a reason is due, or if leftovers
+    /// alone are urgent (each seen failing).
     #[test]
-    fn a_search_is_due_for_news_for_what_is_unseen_and_for_what_is_owed() {
+    fn a_search_is_due_for_news_for_unseen_records_and_for_leftovers() {
         let is_due = |watch: &Watch| watch.is_due(Instant::now());
         let watch = Watch::begin(HOUR);
         assert!(!is_due(&watch) && !watch.is_urgent() && watch.urgent_in().is_none());
@@ -116,7 +135,7 @@ mod tests {
         watch.unseen.store(1, Relaxed);
         assert!(is_due(&watch) && watch.urgent_in().is_some());
         watch.unseen.store(0, Relaxed);
-        watch.is_owed.store(true, Relaxed);
+        watch.has_leftovers.store(true, Relaxed);
         assert!(is_due(&watch) && !watch.is_urgent());
         let watch = Watch::begin(Duration::ZERO);
         assert!(is_due(&watch) && !watch.is_urgent());

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::error::{Corrupt, CreateError, Fault, TryRecvError, TrySendError};
 use crate::ring::census::Census;
 use crate::ring::control::{Control, Record};
-use crate::ring::finding::Finding;
+use crate::ring::corruption::KnownCorruption;
 use crate::ring::frame::{Block, Frame};
 use crate::ring::geometry::{Geometry, Share, Wishes};
 use crate::ring::join::Join;
@@ -23,7 +23,7 @@ use crate::wait::gate::{Gate, Wake};
 #[derive(Debug)]
 pub struct HeapRing {
     geometry: Geometry,
-    finding: Finding,
+    known_corruption: KnownCorruption,
     control: Control,
     slots: Vec<AtomicU64>,
     records: Vec<Record>,
@@ -57,7 +57,7 @@ impl HeapRing {
         let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         let heap = Self {
             geometry,
-            finding: Finding::default(),
+            known_corruption: KnownCorruption::default(),
             control: Control::new(),
             slots: words(geometry.capacity()),
             records: (0..handles).map(|_| Record::new()).collect(),
@@ -169,7 +169,7 @@ impl HeapRing {
     pub(crate) fn ring(&self) -> Ring<'_> {
         Ring {
             geometry: self.geometry,
-            finding: &self.finding,
+            known_corruption: &self.known_corruption,
             control: &self.control,
             slots: &self.slots,
             records: &self.records,
@@ -256,7 +256,7 @@ impl<'a> HeapPort<'a> {
     pub fn has_ended(&mut self) -> bool {
         let ring = *self.port.ring();
         let at = &mut self.recv_at;
-        ring.has_ended(|| matches!(ring.turn(Verb::Recv, at), Err(Stop::Closed)))
+        ring.has_ended(|| matches!(ring.advance(Verb::Recv, at), Err(Stop::Closed)))
     }
 
     /// Commits `message`, or refuses it.

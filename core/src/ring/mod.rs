@@ -6,7 +6,7 @@ pub(crate) mod audit;
 pub(crate) mod census;
 pub(crate) mod control;
 pub(crate) mod copy;
-pub(crate) mod finding;
+pub(crate) mod corruption;
 pub(crate) mod frame;
 pub(crate) mod geometry;
 pub(crate) mod heap;

@@ -19,10 +19,10 @@ impl Ring<'_> {
     /// and its block, and a prefetch would steal their cache lines. The distance grows by one after
     /// each hit, up to [`MOST_AHEAD`], and falls back to 1 after a miss.
     #[inline(always)]
-    pub(super) fn look_ahead(&self, port: &Port<'_>, seen: SlotWord, here: Position) {
+    pub(super) fn prefetch_ahead(&self, port: &Port<'_>, seen: SlotWord, here: Position) {
         let ahead = port.ahead.load(Relaxed);
         let at = here.plus(ahead);
-        let next = match self.look_at(at) {
+        let next = match self.load_at(at) {
             Ok((_, word)) if word.is_as(seen) => {
                 self.prefetch_slot(at);
                 self.prefetch_block(word.block());

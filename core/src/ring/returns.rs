@@ -159,7 +159,7 @@ impl<'a> Port<'a> {
 impl Ring<'_> {
     /// Whether a message could go back now.
     pub(crate) fn has_room(&self) -> bool {
-        self.start(Verb::Return).is_ok_and(|mut at| self.turn(Verb::Return, &mut at).is_ok())
+        self.start(Verb::Return).is_ok_and(|mut at| self.advance(Verb::Return, &mut at).is_ok())
     }
 
     /// Counts a message that went back into the ring, to a position that no join waits for yet. The

@@ -18,7 +18,7 @@
 
 use crate::error::{Corrupt, Fault, TryRecvError, TrySendError};
 use crate::ring::control::{Control, Record};
-use crate::ring::finding::Finding;
+use crate::ring::corruption::KnownCorruption;
 use crate::ring::frame::Block;
 use crate::ring::geometry::Geometry;
 use crate::ring::position::{Lap, Laps, Position};
@@ -29,7 +29,7 @@ use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release, kill_
 /// Most attempts of one operation before it calls the segment corrupt: the bound of every loop here
 /// that a peer can prolong. A failed exchange means that another handle succeeded, so peers that
 /// keep the protocol never come near it.
-pub(super) const LOOKS: u32 = 1 << 16;
+pub(super) const MAX_ATTEMPTS: u32 = 1 << 16;
 pub(super) const UNSETTLED: Corrupt = Corrupt { what: "the slots never settle" };
 
 /// Why an operation did not happen.
@@ -73,8 +73,8 @@ impl From<Stop> for TryRecvError {
     }
 }
 
-/// What a slot says about a position: see the table above.
-enum Look {
+/// What a slot says about a position, for one verb: see the table above.
+enum Class {
     /// The operation can exchange at this slot.
     Here,
     NotNow,
@@ -88,7 +88,7 @@ enum Look {
 #[derive(Clone, Copy)]
 pub(crate) struct Ring<'a> {
     pub(crate) geometry: Geometry,
-    pub(crate) finding: &'a Finding,
+    pub(crate) known_corruption: &'a KnownCorruption,
     pub(crate) control: &'a Control,
     pub(crate) slots: &'a [AtomicU64],
     pub(crate) records: &'a [Record],
@@ -98,22 +98,22 @@ pub(crate) struct Ring<'a> {
 
 impl<'a> Ring<'a> {
     /// Moves the cursor to the first position at which `verb` can exchange.
-    pub(crate) fn turn(&self, verb: Verb, at: &mut Position) -> Result<(), Stop> {
-        self.finding.check()?;
-        for _ in 0..LOOKS {
-            let (slot, seen) = self.look_at(*at)?;
-            if self.is_turn(verb, seen, *at) {
+    pub(crate) fn advance(&self, verb: Verb, at: &mut Position) -> Result<(), Stop> {
+        self.known_corruption.check()?;
+        for _ in 0..MAX_ATTEMPTS {
+            let (slot, seen) = self.load_at(*at)?;
+            if self.can_exchange(verb, seen, *at) {
                 return Ok(());
             }
             self.step(verb, slot, seen, at)?;
         }
-        Err(self.finding.keep(UNSETTLED).into())
+        Err(self.known_corruption.keep(UNSETTLED).into())
     }
 
     /// Whether an exchange can be tried: the usual answer, tested first. `step` finds the reason if
     /// not.
     #[inline]
-    pub(super) fn is_turn(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
+    pub(super) fn can_exchange(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
         let lap = self.laps().lap(at);
         match verb {
             // The flag is loaded after the slot, and again for each slot ([closed]): a return can
@@ -127,7 +127,7 @@ impl<'a> Ring<'a> {
     /// Whether the slot is not ready yet and the queue is not closing. A handle that polls finds
     /// this most often, so it is tested before `step`.
     #[inline(always)]
-    pub(super) fn is_early(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
+    pub(super) fn must_wait(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
         let lap = self.laps().lap(at);
         let (lap, state) = match verb {
             Verb::Send | Verb::Return => (lap.before(), SlotState::Full),
@@ -145,24 +145,24 @@ impl<'a> Ring<'a> {
         seen: SlotWord,
         at: &mut Position,
     ) -> Result<(), Stop> {
-        match (verb, self.look(verb, seen, *at)) {
+        match (verb, self.classify(verb, seen, *at)) {
             // While the queue is closing, the handle that finds the first free slot seals it.
-            (Verb::Send, Look::Here) | (Verb::Recv, Look::NotNow) if self.is_closing() => {
+            (Verb::Send, Class::Here) | (Verb::Recv, Class::NotNow) if self.is_closing() => {
                 self.seal(slot, seen);
             }
             // A sender that waited for room in a closing queue could wait for ever.
-            (Verb::Send, Look::NotNow) if self.is_closing() => return Err(Stop::Closed),
-            (_, Look::Here) => {}
-            (_, Look::NotNow) => return Err(Stop::NotNow),
-            (_, Look::Closed) => return Err(Stop::Closed),
-            (_, Look::Passed(passed)) => *at = self.frontier(verb, passed)?,
+            (Verb::Send, Class::NotNow) if self.is_closing() => return Err(Stop::Closed),
+            (_, Class::Here) => {}
+            (_, Class::NotNow) => return Err(Stop::NotNow),
+            (_, Class::Closed) => return Err(Stop::Closed),
+            (_, Class::Passed(passed)) => *at = self.frontier(verb, passed)?,
             // The cursor is half of all laps behind or more, or a peer wrote a wrong word into the
             // slot.
-            (_, Look::Nonsense) => {
+            (_, Class::Nonsense) => {
                 let fresh = self.start(verb)?;
                 if fresh == *at {
                     let behind = Corrupt { what: "a slot is behind its position" };
-                    return Err(self.finding.keep(behind).into());
+                    return Err(self.known_corruption.keep(behind).into());
                 }
                 *at = fresh;
             }
@@ -176,7 +176,7 @@ impl<'a> Ring<'a> {
         // Relaxed: the seal carries the flag ([closed]), and so do the wake-ups that follow
         // ([bump]).
         self.control.rare.closing.store(1, Relaxed);
-        match self.turn(Verb::Send, &mut self.start(Verb::Send)?) {
+        match self.advance(Verb::Send, &mut self.start(Verb::Send)?) {
             Err(Stop::Fault(fault)) => Err(fault),
             Err(Stop::Closed | Stop::NotNow) | Ok(()) => Ok(()),
         }
@@ -210,24 +210,24 @@ impl<'a> Ring<'a> {
     /// Whether an operation would not have to wait: it would succeed, or find the queue closing or
     /// corrupt. Quick if the cursor `at` needs no move.
     pub(crate) fn is_ready(&self, verb: Verb, at: Option<Position>) -> bool {
-        let look = |at| self.look_at(at).map(|(_, seen)| self.look(verb, seen, at));
-        let looked = match at.map(look) {
-            Some(Ok(here @ (Look::Here | Look::NotNow))) => Ok(here),
-            _ => self.start(verb).and_then(look),
+        let class_at = |at| self.load_at(at).map(|(_, seen)| self.classify(verb, seen, at));
+        let class = match at.map(class_at) {
+            Some(Ok(here @ (Class::Here | Class::NotNow))) => Ok(here),
+            _ => self.start(verb).and_then(class_at),
         };
         // An operation on a corrupt segment returns the fault and does not wait.
-        !matches!(looked, Ok(Look::NotNow)) || self.is_closing()
+        !matches!(class, Ok(Class::NotNow)) || self.is_closing()
     }
 
     /// The first position that `verb` has not committed: where a handle without a cursor begins.
     pub(crate) fn start(&self, verb: Verb) -> Result<Position, Corrupt> {
         let laps = self.laps();
-        let (_, seen) = self.look_at(laps.start_of(Lap::new(0)))?;
+        let (_, seen) = self.load_at(laps.start_of(Lap::new(0)))?;
         // The position of slot 0 one lap earlier, which sends and receives have passed.
         let before = laps.shift(laps.start_of(seen.lap()), -1);
-        match self.look(verb, seen, before) {
-            Look::Passed(passed) => self.frontier(verb, passed),
-            _ => Err(self.finding.keep(Corrupt { what: "slot 0 is in no known state" })),
+        match self.classify(verb, seen, before) {
+            Class::Passed(passed) => self.frontier(verb, passed),
+            _ => Err(self.known_corruption.keep(Corrupt { what: "slot 0 is in no known state" })),
         }
     }
 
@@ -236,8 +236,8 @@ impl<'a> Ring<'a> {
     /// Correct because the committed positions are a prefix and stay committed.
     fn frontier(&self, verb: Verb, mut passed: Position) -> Result<Position, Corrupt> {
         let is_passed = |at: Position| -> Result<bool, Corrupt> {
-            let (_, seen) = self.look_at(at)?;
-            Ok(matches!(self.look(verb, seen, at), Look::Passed(_)))
+            let (_, seen) = self.load_at(at)?;
+            Ok(matches!(self.classify(verb, seen, at), Class::Passed(_)))
         };
         // At most log2(capacity) loads on the way up, and as many on the way down.
         let mut step = 1u64;
@@ -254,34 +254,34 @@ impl<'a> Ring<'a> {
         Ok(passed.plus(1))
     }
 
-    fn look(&self, verb: Verb, seen: SlotWord, at: Position) -> Look {
+    fn classify(&self, verb: Verb, seen: SlotWord, at: Position) -> Class {
         let laps = self.laps();
         let ahead = seen.lap().ahead_of(laps.lap(at));
         match (verb, seen.state(), ahead) {
             (Verb::Send | Verb::Return, SlotState::Empty, 0)
             | (Verb::Return, SlotState::Closed, 0)
-            | (Verb::Recv, SlotState::Full, 0) => Look::Here,
+            | (Verb::Recv, SlotState::Full, 0) => Class::Here,
             (Verb::Send | Verb::Return, SlotState::Full, -1)
-            | (Verb::Recv, SlotState::Empty, 0) => Look::NotNow,
-            (_, SlotState::Closed, 0) => Look::Closed,
-            (_, SlotState::Unknown, _) => Look::Nonsense,
+            | (Verb::Recv, SlotState::Empty, 0) => Class::NotNow,
+            (_, SlotState::Closed, 0) => Class::Closed,
+            (_, SlotState::Unknown, _) => Class::Nonsense,
             // FULL(lap) proves that this lap was sent. Any state of a lap proves that the lap
             // before was received.
             (Verb::Send | Verb::Return, SlotState::Full, 0..) => {
-                Look::Passed(laps.shift(at, ahead))
+                Class::Passed(laps.shift(at, ahead))
             }
-            (_, _, 1..) => Look::Passed(laps.shift(at, ahead.wrapping_sub(1))),
-            _ => Look::Nonsense,
+            (_, _, 1..) => Class::Passed(laps.shift(at, ahead.wrapping_sub(1))),
+            _ => Class::Nonsense,
         }
     }
 
     #[inline]
-    pub(super) fn look_at(&self, at: Position) -> Result<(&'a AtomicU64, SlotWord), Corrupt> {
-        self.look_into(self.laps().index(at))
+    pub(super) fn load_at(&self, at: Position) -> Result<(&'a AtomicU64, SlotWord), Corrupt> {
+        self.load_slot(self.laps().index(at))
     }
 
     #[inline]
-    pub(super) fn look_into(&self, slot: usize) -> Result<(&'a AtomicU64, SlotWord), Corrupt> {
+    pub(super) fn load_slot(&self, slot: usize) -> Result<(&'a AtomicU64, SlotWord), Corrupt> {
         let slot = self.slots.get(slot).ok_or(Corrupt { what: "a position has no slot" })?;
         Ok((slot, SlotWord::from_bits(slot.load(Acquire)))) // [message], [space], [closed]
     }

@@ -46,7 +46,7 @@ use crate::ring::frame::{Block, Frame};
 use crate::ring::port::{Cell, Port, SEND_CELL};
 use crate::ring::position::Position;
 use crate::ring::slot::{CellWord, OpWord, SlotState, SlotWord, Verb};
-use crate::ring::slots::{LOOKS, Ring, Stop, UNSETTLED};
+use crate::ring::slots::{MAX_ATTEMPTS, Ring, Stop, UNSETTLED};
 use crate::sync::{Ordering::Relaxed, Ordering::Release, Ordering::SeqCst, kill_point};
 
 impl<'a> Port<'a> {
@@ -110,13 +110,13 @@ impl<'a> Ring<'a> {
         cell: &Cell<'_>,
         at: &mut Position,
     ) -> Result<Block<'a>, Stop> {
-        self.finding.check()?;
-        for _ in 0..LOOKS {
+        self.known_corruption.check()?;
+        for _ in 0..MAX_ATTEMPTS {
             if let Some(gained) = self.swap_once(verb, port, cell, at)? {
                 return Ok(gained);
             }
         }
-        Err(self.finding.keep(UNSETTLED).into())
+        Err(self.known_corruption.keep(UNSETTLED).into())
     }
 
     /// Announces, exchanges, and records the new owners. `None` if the cursor had to move, the slot
@@ -131,16 +131,16 @@ impl<'a> Ring<'a> {
     ) -> Result<Option<Block<'a>>, Stop> {
         let here = *at;
         let index = self.laps().index(here);
-        let (slot, seen) = self.look_into(index)?;
-        if !self.is_turn(verb, seen, here) {
-            if self.is_early(verb, seen, here) {
+        let (slot, seen) = self.load_slot(index)?;
+        if !self.can_exchange(verb, seen, here) {
+            if self.must_wait(verb, seen, here) {
                 return Err(Stop::NotNow);
             }
             self.step(verb, slot, seen, at)?;
             return Ok(None);
         }
         let (offer, gain) = (cell.block(), seen.block());
-        let block = self.block(gain).map_err(|corrupt| self.finding.keep(corrupt))?;
+        let block = self.block(gain).map_err(|corrupt| self.known_corruption.keep(corrupt))?;
         // The block's cache lines load while the exchange waits for the slot's.
         self.prefetch_block(gain);
         let (swapped, settled) = match verb {
@@ -184,7 +184,7 @@ impl<'a> Ring<'a> {
                 }
             }
             *at = here.plus(1);
-            self.look_ahead(port, seen, here);
+            self.prefetch_ahead(port, seen, here);
         }
         op.store(OpWord::IDLE.bits(), Release); // [settle]
         if won && verb == Verb::Return {

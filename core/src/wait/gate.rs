@@ -49,7 +49,7 @@ pub struct Gate {
 
 /// Permission to sleep: valid only if the caller attempted again after [`Gate::announce`].
 #[derive(Debug)]
-#[must_use = "look again, then hand this to a kernel; dropping it costs the next notify a system call"]
+#[must_use = "attempt again, then hand this to a kernel; dropping it costs the next notify a system call"]
 pub struct Sleep<'a> {
     word: &'a AtomicU32,
     expected: u32,

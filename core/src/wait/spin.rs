@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// being woken.
 const LIMIT: Duration = Duration::from_micros(50);
 /// Attempts between two readings of the clock.
-const LOOKS: u32 = 16;
+const ATTEMPTS: u32 = 16;
 
 const MOST_CREDIT: u16 = 64;
 const PRICE: u16 = 16;
@@ -50,7 +50,7 @@ impl Spin {
 
     /// Calls `attempt` until it answers, at most for the limit and not after `until`. Calls
     /// `meanwhile` after each reading of the clock.
-    pub fn look<H, T>(
+    pub fn run<H, T>(
         &mut self,
         handle: &mut H,
         until: Option<Instant>,
@@ -61,7 +61,7 @@ impl Spin {
         let mut now = begin;
         loop {
             meanwhile(handle, now);
-            for _ in 0..LOOKS {
+            for _ in 0..ATTEMPTS {
                 spin_loop();
                 if let Some(answer) = attempt(handle) {
                     self.credit = MOST_CREDIT.min(self.credit.saturating_add(1));
@@ -107,7 +107,7 @@ mod tests {
             if spin.is_due() {
                 spins += 1;
                 spin.limit = Duration::from_nanos(1);
-                assert_eq!(spin.look(&mut (), None, |(), _| (), |()| None::<()>), None);
+                assert_eq!(spin.run(&mut (), None, |(), _| (), |()| None::<()>), None);
             }
         }
         spins
@@ -129,7 +129,7 @@ mod tests {
         let mut spin = Spin::default();
         for _ in 0..PRICE {
             assert!(spin.is_due());
-            assert_eq!(spin.look(&mut (), None, |(), _| (), |()| Some(1)), Some(1));
+            assert_eq!(spin.run(&mut (), None, |(), _| (), |()| Some(1)), Some(1));
         }
         assert_eq!(count(&mut spin, 3), 2, "the first has been paid for");
     }
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn a_time_that_is_over_is_kept_and_teaches_nothing() {
         let mut spin = Spin { limit: HOUR, ..Spin::default() };
-        assert_eq!(spin.look(&mut (), Some(Instant::now()), |(), _| (), |()| None::<()>), None);
+        assert_eq!(spin.run(&mut (), Some(Instant::now()), |(), _| (), |()| None::<()>), None);
         assert_eq!(count(&mut spin, 1), 1);
     }
 
@@ -148,7 +148,7 @@ mod tests {
         let rounds = Cell::new(0);
         let third = |_: &mut _| (rounds.get() == 3).then_some(());
         let mut spin = Spin { limit: HOUR, ..Spin::default() };
-        let seen = spin.look(&mut (), None, |(), _| rounds.set(rounds.get() + 1), third);
+        let seen = spin.run(&mut (), None, |(), _| rounds.set(rounds.get() + 1), third);
         assert_eq!(seen, Some(()));
     }
 }

@@ -93,12 +93,12 @@ fn a_new_handle_recovers_the_record_that_it_takes() {
     assert_whole(&queue);
 }
 
-/// All records are taken and the queue is full: there is nowhere to go but to the heir.
+/// All records are taken and the queue is full: only a new receiver can take the leftover.
 ///
-/// Caught: a receiver that cannot attach; an inheritance that is not flagged; one that is lost with
-/// the heir.
+/// Caught: a receiver that cannot attach; a leftover that is not flagged; one that is lost with the
+/// receiver that took it.
 #[test]
-fn a_receiver_inherits_what_has_no_room() {
+fn a_new_receiver_takes_a_record_with_leftovers() {
     let queue = builder().capacity(1).handles(2).create().unwrap();
     let mut sender = queue.sender().unwrap();
     sender.try_send(b"first").unwrap();
@@ -107,11 +107,11 @@ fn a_receiver_inherits_what_has_no_room() {
     assert_eq!(queue.recover().unwrap().waiting, 1);
     assert!(matches!(queue.sender(), Err(AttachError::NoFreeHandle { .. })));
     drop(queue.receiver().unwrap());
-    let mut heir = queue.receiver().unwrap();
+    let mut receiver = queue.receiver().unwrap();
     assert_eq!(queue.stats().owed, 1);
-    assert_eq!(heir.try_recv().unwrap(), b"second", "which makes room");
-    assert_again(&mut heir, b"first", 2);
-    assert_eq!(heir.try_recv(), Err(TryRecvError::Empty));
+    assert_eq!(receiver.try_recv().unwrap(), b"second", "which makes room");
+    assert_again(&mut receiver, b"first", 2);
+    assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
     assert_whole(&queue);
 }
 

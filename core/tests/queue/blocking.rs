@@ -88,8 +88,8 @@ fn a_timeout_bounds_the_whole_call_however_often_it_is_woken() {
             scope.spawn(|| {
                 let (receiving, sending) = (receiving, sending);
                 while !over.load(Relaxed) {
-                    receiving.mourn();
-                    sending.mourn();
+                    receiving.report_death();
+                    sending.report_death();
                 }
             });
             assert_eq!(receiver.recv_blocking_timeout(timeout), Err(RecvTimeoutError::Timeout));

@@ -270,7 +270,7 @@ impl Surviving {
                     .chain(it.receiver.as_ref().map(|it| it.side()))
                 {
                     side.pass_on();
-                    side.mourn();
+                    side.report_death();
                 }
             }),
             // The queue is closed seldom, because then most calls only say that.

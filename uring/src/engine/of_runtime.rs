@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::engine::futex::FutexWait;
-use crate::engine::ring::{Completion, Operation, Ring};
+use crate::engine::uring::{Completion, Operation, Uring};
 use crate::lock::lock;
 use crate::pidfds::Peer;
 use crate::waiters::Waiters;
@@ -18,14 +18,14 @@ pub(crate) struct RuntimeRing(Mutex<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    ring: Ring,
+    ring: Uring,
     /// When the timers expire that are under way in the ring.
     timers: BTreeSet<Instant>,
 }
 
 impl RuntimeRing {
     pub(crate) fn new() -> io::Result<Self> {
-        let (ring, timers) = (Ring::of_runtime()?, BTreeSet::new());
+        let (ring, timers) = (Uring::of_runtime()?, BTreeSet::new());
         Ok(Self(Mutex::new(Inner { ring, timers })))
     }
 

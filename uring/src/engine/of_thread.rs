@@ -10,8 +10,8 @@ use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use crate::engine::futex::FutexWait;
-use crate::engine::ring::{Completion, Operation, Ring};
 use crate::engine::unpark::Unpark;
+use crate::engine::uring::{Completion, Operation, Uring};
 use crate::lock::lock;
 use crate::pidfds::Peer;
 use crate::waiters::Waiters;
@@ -28,7 +28,7 @@ pub(crate) struct ThreadRing {
 
 #[derive(Debug)]
 struct Inner {
-    ring: Ring,
+    ring: Uring,
     /// Whether the wait for `unpark` is under way.
     unpark_armed: bool,
 }
@@ -45,7 +45,7 @@ impl ThreadRing {
         Ok(Self {
             owner: thread::current().id(),
             unpark: Arc::default(),
-            inner: Mutex::new(Inner { ring: Ring::of_thread()?, unpark_armed: false }),
+            inner: Mutex::new(Inner { ring: Uring::of_thread()?, unpark_armed: false }),
             requests: Mutex::new(Some(Vec::new())),
         })
     }

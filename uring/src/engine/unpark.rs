@@ -1,11 +1,11 @@
 //! How another thread unparks a thread that sleeps in its ring: a futex word of this process, for which
 //! the ring waits beside the gates.
 //!
-//! | the word is | set by | the thread |
-//! |---|---|---|
-//! | `AWAKE` | the thread, when it takes notice | runs |
-//! | `PARKED` | the thread, before it sleeps, from `AWAKE` alone | sleeps, or is about to |
-//! | `NOTIFIED` | any thread | has to poll again; is woken if it was `PARKED` |
+//! | state | meaning | `park`, by the thread | `take_notice`, by the thread | `notify`, by any thread |
+//! |---|---|---|---|---|
+//! | `AWAKE` | runs | `PARKED`, true: may sleep | `AWAKE`, false | `NOTIFIED` |
+//! | `PARKED` | sleeps, or is about to | - | `AWAKE`, false | `NOTIFIED`, and wakes it |
+//! | `NOTIFIED` | has to poll again | `NOTIFIED`, false: must not sleep | `AWAKE`, true | `NOTIFIED` |
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::AcqRel, Ordering::Acquire};

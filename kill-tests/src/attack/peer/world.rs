@@ -280,10 +280,10 @@ impl World {
             }
             Step::Mourn(who) => {
                 if let Some(sender) = pick(&mut self.senders, who) {
-                    sender.side().mourn();
+                    sender.side().report_death();
                 }
                 if let Some(receiver) = pick(&mut self.receivers, who) {
-                    receiver.side().mourn();
+                    receiver.side().report_death();
                 }
             }
             Step::Close(n) if n % 16 > 0 => {}
@@ -331,7 +331,7 @@ impl World {
         let receiver = pick(&mut self.receivers, who).map(|it| it.side());
         for side in sender.into_iter().chain(receiver).chain([queue.joining().side()]) {
             side.is_ready();
-            side.keep_watch();
+            side.maintain();
             side.pass_on();
             let _ = side.arrivals();
             assert!(side.peers().len() <= queue.handles());

@@ -1,39 +1,42 @@
-//! The handles of a process that may owe messages: see `owed.rs`.
+//! The list of the handles of a process that may owe messages. `owed_wait.rs` says what is owed.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-/// A handle, as the rest of its process knows it.
+/// A handle, as other threads of its process use it to return the messages that it owes.
 pub(crate) trait Holder: Send + Sync {
-    /// Returns what the handle owes, as far as there is room.
+    /// Returns the messages that the handle owes, as far as there is room.
     fn return_owed(&self);
 
+    /// Whether the handle owes a message.
     fn owes(&self) -> bool;
 
-    /// When the next message may go that is held back.
+    /// The earliest time before which a held-back message does not return.
     fn next_due(&self) -> Option<Instant>;
 
-    /// Whether a lease could be had, as far as it depends on this handle.
+    /// Whether the handle has a free cell, or an owed message that it can receive again.
     fn has_free_lease(&self) -> bool;
 
-    /// Has a driver wait for room on behalf of the handle, if there is a driver and none does.
+    /// Starts a driver's wait for room on behalf of the handle, if the process has a driver and none
+    /// waits for this handle.
     fn drive_owed(self: Arc<Self>);
 
-    /// Whether the driver is not needed any more.
+    /// Whether the driver can stop. It must go on if the handle owes a message that is not held
+    /// back.
     fn stop_driving_owed(&self) -> bool;
 }
 
-/// The handles of this process that owe, of one opened queue.
+/// The handles of this process that may owe messages of one opened queue.
 #[derive(Debug, Default)]
-pub(crate) struct Owing {
-    /// Asked without the lock, by each wait.
+pub(crate) struct OwingHandles {
+    /// Whether the list may have a handle. Each wait loads this without the lock.
     any: AtomicBool,
     handles: Mutex<Vec<Weak<dyn Holder>>>,
 }
 
-impl Owing {
-    /// `handle` has begun to owe.
+impl OwingHandles {
+    /// Adds `handle`, which has begun to owe.
     pub(crate) fn add(&self, handle: &Arc<dyn Holder>) {
         let mut handles = self.lock();
         handles.retain(|it| it.strong_count() > 0);
@@ -43,7 +46,8 @@ impl Owing {
         self.any.store(true, Relaxed);
     }
 
-    /// Returns what this process owes, if anything: before each attempt of a wait.
+    /// Returns the messages that this process owes, as far as there is room. Each wait calls this
+    /// before each attempt.
     #[inline]
     pub(crate) fn return_any(&self) {
         if self.is_any() {
@@ -51,14 +55,13 @@ impl Owing {
         }
     }
 
-    /// Whether some handle may owe.
+    /// Whether a handle may owe.
     #[inline]
     fn is_any(&self) -> bool {
-        // Relaxed: a hint. The lock orders what is done because of it.
+        // Relaxed: a hint. The lock orders all that follows from it.
         self.any.load(Relaxed)
     }
 
-    /// Returns what this process owes to the queue, as far as there is room.
     #[cold]
     fn return_all(&self) {
         let handles: Vec<_> = self.lock().iter().filter_map(Weak::upgrade).collect();
@@ -69,14 +72,14 @@ impl Owing {
         left.retain(|it| {
             match handles.iter().find(|handle| is_of(it, handle)) {
                 Some(handle) => handle.owes(),
-                // It began to owe meanwhile.
+                // This handle began to owe meanwhile.
                 None => it.strong_count() > 0,
             }
         });
         self.any.store(!left.is_empty(), Relaxed);
     }
 
-    /// When the next message may go back that is held back for a time.
+    /// The earliest time before which a held-back message of this process does not return.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         if !self.is_any() {
             return None;

@@ -58,7 +58,7 @@ pub(crate) struct Completion {
 }
 
 /// An io_uring and what is under way in it.
-pub(crate) struct Ring {
+pub(crate) struct Uring {
     /// Neither its memory nor its descriptor is there in a forked child; it is left alone then.
     uring: ManuallyDrop<IoUring>,
     guard: ForkGuard,
@@ -66,7 +66,7 @@ pub(crate) struct Ring {
     last_id: u64,
 }
 
-impl Ring {
+impl Uring {
     /// A ring for several threads, with a descriptor that can be polled. Default flags: with
     /// `DEFER_TASKRUN` nothing would ever make the descriptor readable (`io_req_local_work_add`
     /// does not wake `poll_wq`), and with `COOP_TASKRUN` a submitter that computes delays the
@@ -262,7 +262,7 @@ fn ignore_interrupted(slept: io::Result<usize>) -> io::Result<()> {
     }
 }
 
-impl Drop for Ring {
+impl Drop for Uring {
     fn drop(&mut self) {
         if self.guard.is_forked() {
             // The operations are the parent's.
@@ -278,15 +278,15 @@ impl Drop for Ring {
     }
 }
 
-impl AsRawFd for Ring {
+impl AsRawFd for Uring {
     fn as_raw_fd(&self) -> RawFd {
         self.uring.as_raw_fd()
     }
 }
 
-impl std::fmt::Debug for Ring {
+impl std::fmt::Debug for Uring {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Ring").field("operations", &self.operations.len()).finish_non_exhaustive()
+        f.debug_struct("Uring").field("operations", &self.operations.len()).finish_non_exhaustive()
     }
 }
 
@@ -301,11 +301,11 @@ mod tests {
     use crate::required::not_tried;
 
     /// One for a runtime, one for a thread; none where io_uring is refused.
-    fn rings() -> impl Iterator<Item = Ring> {
-        let make = |make: fn() -> io::Result<Ring>| {
+    fn rings() -> impl Iterator<Item = Uring> {
+        let make = |make: fn() -> io::Result<Uring>| {
             make().inspect_err(|error| not_tried("io_uring", error)).ok()
         };
-        [Ring::of_runtime as fn() -> _, Ring::of_thread].into_iter().filter_map(make)
+        [Uring::of_runtime as fn() -> _, Uring::of_thread].into_iter().filter_map(make)
     }
 
     /// A word to wait for.
@@ -320,7 +320,7 @@ mod tests {
     }
 
     /// Waits for `count` completions; their answers.
-    fn complete(ring: &mut Ring, count: usize) -> Vec<bool> {
+    fn complete(ring: &mut Uring, count: usize) -> Vec<bool> {
         let mut completions = ring.reap();
         while completions.len() < count {
             ring.submit_and_sleep(None).unwrap();
@@ -331,7 +331,7 @@ mod tests {
 
     /// Each wake that the kernel counted was reported by one wait: to the thread that waits or, if the
     /// cancel came second, to the thread that has to pass it on.
-    fn race(mut ring: Ring, rounds: u32) {
+    fn race(mut ring: Uring, rounds: u32) {
         let (unpark, done) = (parked(), AtomicBool::new(false));
         let (mut woken, mut forwarded) = (0, 0);
         let counted: usize = thread::scope(|scope| {

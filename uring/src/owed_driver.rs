@@ -1,4 +1,4 @@
-//! What a handle owes: a wait for room on its behalf, which belongs to no task.
+//! The driver of owed messages: it waits for room on behalf of a handle that owes. No task owns the wait.
 //!
 //! A lease that is dropped while the ring is full leaves its message in the handle. Here the reactor
 //! that serves the dropping thread waits for room, as it does for a sender, and the message goes
@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Once};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{Owed, Side, Until, on_owed};
+use parkline_core::driver::{OwedWait, Side, Until, on_owed};
 
 use crate::current::current;
 use crate::lock::lock;
@@ -24,7 +24,7 @@ pub(crate) fn drive_owed() {
 
 /// The wait of one handle. The thread that wakes it polls it, one thread at a time.
 struct Return {
-    owed: Owed,
+    owed: OwedWait,
     waiting: Mutex<Waiting<()>>,
     state: AtomicU8,
 }
@@ -40,7 +40,7 @@ const POLLS: u32 = 16;
 const PAUSE: Duration = Duration::from_millis(1);
 
 impl Return {
-    fn start(owed: Owed) -> Waker {
+    fn start(owed: OwedWait) -> Waker {
         let waiting = Mutex::new(Waiting::new(None));
         let new = Arc::new(Self { owed, waiting, state: AtomicU8::new(IDLE) });
         new.wake_by_ref();
