@@ -15,7 +15,7 @@ use crate::codec::Codec;
 use crate::handle::{Handle, descriptor_of, duplicate, watchdog_of};
 use crate::message::Message;
 use crate::opened::{Left, Opened};
-use crate::transfer::{Batch, holder, refused, shut_down};
+use crate::transfer::{Batch, holder, not_sent, refused};
 use crate::waiter::{Outcome, nothing};
 use crate::waiting::{Wait, backend, pending};
 use crate::{errors, turn};
@@ -472,18 +472,12 @@ impl Queue {
         let (mut sender, item) = (opened.sender(py)?.clone(), item.settle(py));
         let (guard, putters) = (opened.guard, Arc::clone(&opened.putters));
         let future = async move {
-            let attempt = |it: &mut Shared<Sender>| match item.try_send(&mut it.lock()) {
-                Ok(()) => Some(Ok(())),
-                Err(refused) => refused.settled().ok().map(Err),
-            };
-            let sent = wait(&mut sender, None, attempt).await;
+            let attempt = |it: &mut Shared<Sender>| it.lock().answer(|to| item.try_send(to));
+            let sent = wait_where(&mut sender, None, attempt).await;
             Box::new(move |py: Python<'_>| {
                 drop(opened);
-                match sent.unwrap_or(Err(SendError::Closed(()))) {
-                    Ok(()) => Ok(py.None()),
-                    Err(SendError::Closed(())) => Err(shut_down(py)),
-                    Err(SendError::Fault((), fault)) => Err(errors::fault(py, fault)),
-                }
+                let sent = sent.unwrap_or(Err(SendError::Closed(())));
+                sent.map(|()| py.None()).map_err(|error| not_sent(py, error))
             }) as Outcome
         };
         Ok(Some(Wait::new(guard, Some(&putters), future)))

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use parkline_uring::{Fault, Lease, RecvError, TryRecvError, TrySendError};
+use parkline_uring::{Fault, Lease, RecvError, SendError, TryRecvError};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -209,13 +209,8 @@ impl Opened {
 
     /// Sends an item if there is room.
     pub(crate) fn try_offer(&self, py: Python<'_>, item: &Encoded) -> PyResult<bool> {
-        let sent = item.try_send(py, &mut self.sender(py)?.lock());
-        match sent {
-            Ok(()) => Ok(true),
-            Err(TrySendError::Full(())) => Ok(false),
-            Err(TrySendError::Closed(())) => Err(shut_down(py)),
-            Err(TrySendError::Fault((), fault)) => Err(errors::fault(py, fault)),
-        }
+        let answer = self.sender(py)?.lock().answer(|to| item.try_send(py, to));
+        was_sent(py, answer.break_value())
     }
 
     /// Encodes all items before any is sent.
@@ -246,18 +241,23 @@ impl Opened {
         until: Option<Instant>,
     ) -> PyResult<bool> {
         let sender = self.sender(py)?;
-        let side = sender.lock().side();
         let item = item.settle(py);
-        let attempt = || match item.try_send(&mut sender.lock()) {
-            Err(TrySendError::Full(())) => None,
-            settled => Some(settled),
-        };
-        match blocking::wait(py, &side, Some(&self.putters), until, attempt)? {
-            Some(Ok(())) => Ok(true),
-            None | Some(Err(TrySendError::Full(()))) => Ok(false),
-            Some(Err(TrySendError::Closed(()))) => Err(shut_down(py)),
-            Some(Err(TrySendError::Fault((), fault))) => Err(errors::fault(py, fault)),
-        }
+        let side = |()| sender.lock().side();
+        let attempt = || sender.lock().answer(|to| item.try_send(to));
+        was_sent(py, blocking::wait_where(py, side, Some(&self.putters), until, attempt)?)
+    }
+}
+
+/// Whether a put sent its item: not if it has no answer, because there was no room.
+fn was_sent(py: Python<'_>, answer: Option<Result<(), SendError>>) -> PyResult<bool> {
+    answer.transpose().map(|sent| sent.is_some()).map_err(|error| not_sent(py, error))
+}
+
+/// What a put raises that was refused.
+pub(crate) fn not_sent(py: Python<'_>, error: SendError) -> PyErr {
+    match error {
+        SendError::Closed(()) => shut_down(py),
+        SendError::Fault((), fault) => errors::fault(py, fault),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sending from a task.
 
 use std::borrow::BorrowMut;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use parkline_core::driver::Side;
@@ -9,50 +10,47 @@ use parkline_core::{
 };
 
 use crate::shared::{Handle, Shared};
-use crate::wait::wait;
+use crate::wait::wait_where;
 use crate::waiting::Waits;
 
 mod sealed {
-    use super::{Message, Reservation, SendError, Sender, Shared, TrySendError, Waits};
+    use super::{
+        ControlFlow, Message, Reservation, SendError, Sender, Shared, TrySendError, Waits,
+    };
 
     /// What the async calls need of a handle.
     pub trait TrySend<M: Message + ?Sized>: Waits + Send + Sized {
-        fn with<R>(&mut self, call: impl FnOnce(&mut Sender<M>) -> R) -> R;
-
-        fn attempt<R>(
+        fn answer<R>(
             &mut self,
-            call: impl FnOnce(&mut Sender<M>) -> Result<R, TrySendError>,
-        ) -> Option<Result<R, SendError>> {
-            answer(self.with(call))
-        }
+            attempt: impl FnOnce(&mut Sender<M>) -> Result<R, TrySendError>,
+        ) -> ControlFlow<Result<R, SendError>>;
     }
 
     impl<M: Message + ?Sized> TrySend<M> for Sender<M> {
-        fn with<R>(&mut self, call: impl FnOnce(&mut Sender<M>) -> R) -> R {
-            call(self)
+        fn answer<R>(
+            &mut self,
+            attempt: impl FnOnce(&mut Sender<M>) -> Result<R, TrySendError>,
+        ) -> ControlFlow<Result<R, SendError>> {
+            Sender::answer(self, attempt)
         }
     }
 
     impl<M: Message + ?Sized> TrySend<M> for Shared<Sender<M>> {
-        fn with<R>(&mut self, call: impl FnOnce(&mut Sender<M>) -> R) -> R {
-            call(&mut self.lock())
+        fn answer<R>(
+            &mut self,
+            attempt: impl FnOnce(&mut Sender<M>) -> Result<R, TrySendError>,
+        ) -> ControlFlow<Result<R, SendError>> {
+            self.lock().answer(attempt)
         }
     }
 
     pub trait Commit: Waits + Send + Sized {
-        fn attempt(&mut self) -> Option<Result<(), SendError>>;
+        fn answer(&mut self) -> ControlFlow<Result<(), SendError>>;
     }
 
     impl Commit for Reservation<'_> {
-        fn attempt(&mut self) -> Option<Result<(), SendError>> {
-            answer(self.commit_in_place())
-        }
-    }
-
-    fn answer<R>(tried: Result<R, TrySendError>) -> Option<Result<R, SendError>> {
-        match tried {
-            Ok(sent) => Some(Ok(sent)),
-            Err(refused) => refused.settled().ok().map(Err),
+        fn answer(&mut self) -> ControlFlow<Result<(), SendError>> {
+            Reservation::answer(self)
         }
     }
 }
@@ -132,8 +130,8 @@ pub trait AsyncSender<M: Message + ?Sized + Sync>: sealed::TrySend<M> {
         async move {
             // The future keeps the message already: the attempt keeps where it is.
             let message = &message;
-            let sent = wait(self, None, move |it: &mut Self| it.attempt(|it| it.try_send(message)));
-            sent.await.unwrap_or(Err(SendError::Closed(())))
+            let attempt = move |it: &mut Self| it.answer(|it| it.try_send(message));
+            wait_where(self, None, attempt).await.unwrap_or(Err(SendError::Closed(())))
         }
     }
 
@@ -296,7 +294,7 @@ async fn send_by<M: Message + ?Sized, H: sealed::TrySend<M>, R>(
     handle: &mut H,
     mut call: impl FnMut(&mut Sender<M>) -> Result<R, TrySendError>,
 ) -> Result<R, SendError> {
-    let sent = wait(handle, None, |it| it.attempt(&mut call));
+    let sent = wait_where(handle, None, |it| it.answer(&mut call));
     sent.await.unwrap_or(Err(SendError::Closed(())))
 }
 
@@ -305,7 +303,7 @@ async fn send_until<M: Message + ?Sized + Sync, H: sealed::TrySend<M>>(
     message: &M,
     until: Option<Instant>,
 ) -> Result<(), SendTimeoutError> {
-    let sent = wait(handle, until, |it| it.attempt(|it| it.try_send(message))).await;
+    let sent = wait_where(handle, until, |it| it.answer(|it| it.try_send(message))).await;
     Ok(sent.ok_or(SendTimeoutError::Timeout(()))??)
 }
 
@@ -407,8 +405,7 @@ async fn reserve_until(
     len: usize,
     until: Option<Instant>,
 ) -> Result<Reservation<'_>, SendTimeoutError> {
-    let attempt = |it: &mut Sender| sealed::TrySend::attempt(it, |it| it.check_room(len));
-    let room = wait(sender, until, attempt).await;
+    let room = wait_where(sender, until, |it| it.answer(|it| it.check_room(len))).await;
     room.ok_or(SendTimeoutError::Timeout(()))??;
     sender.reserve_now(len).map_err(|fault| SendTimeoutError::Fault((), fault))
 }
@@ -498,7 +495,7 @@ async fn commit_until<R: sealed::Commit>(
     mut reservation: R,
     until: Option<Instant>,
 ) -> Result<(), SendTimeoutError<R>> {
-    match wait(&mut reservation, until, R::attempt).await {
+    match wait_where(&mut reservation, until, R::answer).await {
         Some(Ok(())) => Ok(()),
         Some(Err(SendError::Closed(()))) => Err(SendTimeoutError::Closed(reservation)),
         Some(Err(SendError::Fault((), fault))) => Err(SendTimeoutError::Fault(reservation, fault)),

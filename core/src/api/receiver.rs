@@ -21,7 +21,8 @@ use crate::error::{Corrupt, Fault, RecvError, RecvTimeoutError, TryRecvError};
 use crate::process::attachment::Attachment;
 use crate::process::barriers::order_acknowledgements;
 use crate::process::owing_handles::Holder;
-use crate::process::side::{Side, WaitsFor, wait_blocking};
+use crate::process::segment::Segment;
+use crate::process::side::{Side, Waits, WaitsFor, wait_blocking};
 use crate::ring::frame::{Block, Frame};
 use crate::ring::port::Cell;
 use crate::ring::position::Position;
@@ -731,15 +732,21 @@ impl<M: Message + ?Sized> Receiver<M> {
         until: Option<Instant>,
         mut attempt: impl FnMut(&mut Self) -> Result<R, TryRecvError>,
     ) -> Option<Result<R, RecvError>> {
-        let attempt = |it: &mut Self| it.answer(&mut attempt);
-        wait_blocking(
-            self,
-            until,
-            |it| &it.attachment.segment,
-            Self::side_for,
-            |it| &mut it.spin,
-            attempt,
-        )
+        wait_blocking(self, until, |it| it.answer(&mut attempt))
+    }
+}
+
+impl<M: Message + ?Sized> Waits<WaitsFor> for Receiver<M> {
+    fn side(&self, waits_for: WaitsFor) -> Side {
+        self.side_for(waits_for)
+    }
+
+    fn segment(&self) -> &Segment {
+        &self.attachment.segment
+    }
+
+    fn spin(&mut self) -> &mut Spin {
+        &mut self.spin
     }
 }
 

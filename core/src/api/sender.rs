@@ -10,7 +10,8 @@ use crate::api::message::{InBlock, Message};
 use crate::api::pack::{Pack, Packing};
 use crate::error::{Fault, SendError, SendTimeoutError, TrySendError};
 use crate::process::attachment::Attachment;
-use crate::process::side::{Side, WaitsFor, wait_blocking};
+use crate::process::segment::Segment;
+use crate::process::side::{Side, Waits, WaitsFor, wait_blocking};
 use crate::ring::frame::{Block, Frame};
 use crate::ring::port::Port;
 use crate::ring::position::Position;
@@ -328,27 +329,44 @@ impl<M: Message + ?Sized> Sender<M> {
         self.attachment.carry_out(port.ring().control.after_send.readable.notify(count));
     }
 
+    /// The answer of a waiting call after one `attempt`; none if the call must wait for room. For
+    /// drivers that park tasks.
+    #[doc(hidden)]
+    #[inline]
+    pub fn answer<R>(
+        &mut self,
+        attempt: impl FnOnce(&mut Self) -> Result<R, TrySendError>,
+    ) -> ControlFlow<Result<R, SendError>> {
+        match attempt(self) {
+            Ok(sent) => ControlFlow::Break(Ok(sent)),
+            Err(refused) => match refused.settled() {
+                Ok(refused) => ControlFlow::Break(Err(refused)),
+                Err(()) => ControlFlow::Continue(()),
+            },
+        }
+    }
+
     /// Attempts until there is an answer; `None` when the time is over.
     fn wait_until<R>(
         &mut self,
         until: Option<Instant>,
         mut attempt: impl FnMut(&mut Self) -> Result<R, TrySendError>,
     ) -> Option<Result<R, SendError>> {
-        let attempt = |it: &mut Self| match attempt(it) {
-            Ok(done) => ControlFlow::Break(Ok(done)),
-            Err(refused) => match refused.settled() {
-                Ok(refused) => ControlFlow::Break(Err(refused)),
-                Err(()) => ControlFlow::Continue(WaitsFor::Room),
-            },
-        };
-        wait_blocking(
-            self,
-            until,
-            |it| &it.attachment.segment,
-            |it, _| it.side(),
-            |it| &mut it.spin,
-            attempt,
-        )
+        wait_blocking(self, until, |it| it.answer(&mut attempt))
+    }
+}
+
+impl<M: Message + ?Sized> Waits for Sender<M> {
+    fn side(&self, (): ()) -> Side {
+        self.side()
+    }
+
+    fn segment(&self) -> &Segment {
+        &self.attachment.segment
+    }
+
+    fn spin(&mut self) -> &mut Spin {
+        &mut self.spin
     }
 }
 
@@ -802,6 +820,14 @@ impl Reservation<'_> {
     pub fn commit_in_place(&mut self) -> Result<(), TrySendError> {
         self.zero_up_to(self.len());
         self.sender.commit_frame(self.frame)
+    }
+
+    /// As [`Sender::answer`], after one attempt to commit. For drivers that park tasks.
+    #[doc(hidden)]
+    pub fn answer(&mut self) -> ControlFlow<Result<(), SendError>> {
+        self.zero_up_to(self.len());
+        let frame = self.frame;
+        self.sender.answer(|sender| sender.commit_frame(frame))
     }
 
     /// The side at which this waits, for drivers that park tasks.

@@ -264,26 +264,35 @@ pub(crate) fn wake_all_waiters(ring: &Ring<'_>) {
     }
 }
 
+/// A handle by which a thread waits. It says once for all its blocking calls where they wait.
+///
+/// `W` is what a call can wait for: `()` if all calls wait for the same.
+pub(crate) trait Waits<W: Copy + PartialEq = ()> {
+    /// The side at which a call waits.
+    fn side(&self, waits_for: W) -> Side;
+
+    fn segment(&self) -> &Segment;
+
+    fn spin(&mut self) -> &mut Spin;
+}
+
 /// The wait of a blocking call of `handle`: calls `attempt` until it answers; `None` when the time
 /// is over. An attempt without an answer says what the call waits for. The thread spins, as the
 /// handle's `spin` allows, before it sleeps.
-pub(crate) fn wait_blocking<H, T>(
+pub(crate) fn wait_blocking<W: Copy + PartialEq, H: Waits<W>, T>(
     handle: &mut H,
     until: Option<Instant>,
-    segment: impl Fn(&H) -> &Segment,
-    side: impl Fn(&H, WaitsFor) -> Side,
-    spin: impl Fn(&mut H) -> &mut Spin,
-    mut attempt: impl FnMut(&mut H) -> ControlFlow<T, WaitsFor>,
+    mut attempt: impl FnMut(&mut H) -> ControlFlow<T, W>,
 ) -> Option<T> {
     let mut waits_for = match attempt(handle) {
         ControlFlow::Break(answer) => return Some(answer),
         ControlFlow::Continue(waits_for) => waits_for,
     };
-    if spin(handle).is_due() {
-        let mut its = *spin(handle);
-        let meanwhile = |it: &mut H, now| segment(it).maintain_at(now);
+    if handle.spin().is_due() {
+        let mut its = *handle.spin();
+        let meanwhile = |it: &mut H, now| it.segment().maintain_at(now);
         let soon = its.run(handle, until, meanwhile, |it| attempt(it).break_value());
-        *spin(handle) = its;
+        *handle.spin() = its;
         if soon.is_some() {
             return soon;
         }
@@ -292,7 +301,7 @@ pub(crate) fn wait_blocking<H, T>(
         // An attempt that now waits for something else ends the sleep here, and so passes the wake
         // on.
         let here = waits_for;
-        let slept = side(handle, here).sleep(until, || match attempt(handle) {
+        let slept = handle.side(here).sleep(until, || match attempt(handle) {
             ControlFlow::Break(answer) => Some(Some(answer)),
             ControlFlow::Continue(next) => {
                 waits_for = next;
