@@ -57,15 +57,22 @@ mod wait;
 pub use error::*;
 pub use ring::{frame::Frame, stats::Stats};
 
-/// The interfaces for code that drives waits: reactors, models, fuzzers.
+/// The interfaces for code that drives waits: `parkline-uring`, bindings, models and tests.
+///
+/// It is no promise: any release may change it.
+#[doc(hidden)]
 pub mod driver {
+    #[cfg(all(feature = "census", not(loom)))]
+    pub use crate::api::census::census;
     #[cfg(kill_points)]
     pub use crate::kill_points::{KillPoint, arm, disarm};
-    pub use crate::ring::{
-        census::Census,
-        geometry::VERSION,
-        heap::{HeapJoin, HeapPort, HeapReturns, HeapRing, decode_block},
-    };
+    #[cfg(any(loom, feature = "census"))]
+    pub use crate::ring::census::Census;
+    #[cfg(fuzzing)]
+    pub use crate::ring::frame::decode_block;
+    pub use crate::ring::geometry::VERSION;
+    #[cfg(loom)]
+    pub use crate::ring::heap::{HeapJoin, HeapPort, HeapReturns, HeapRing};
     #[cfg(loom)]
     pub use crate::sync::{Act, AtomicU32, Step, Stopped, steps_of, stop_after};
     pub use crate::wait::{
@@ -79,7 +86,7 @@ pub mod driver {
     };
     #[cfg(not(loom))]
     pub use crate::{
-        api::{census::census, event::Expecting},
+        api::event::Expecting,
         process::fork::{ForkGuard, ForksHeld, hold_forks},
         sync::kill_point,
     };

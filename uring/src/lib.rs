@@ -22,7 +22,7 @@
 //! |---|---|
 //! | a tokio runtime of any flavour (feature `tokio`), tokio-uring's too | an io_uring that the runtime polls |
 //! | [`block_on`] | the calling thread's own io_uring |
-//! | an event loop that drives a [`LoopRing`](driver::LoopRing) | that ring |
+//! | an event loop that drives a `driver::LoopRing`, as that of the Python package | that ring |
 //! | any other executor | one helper thread of the process |
 //! | a tokio runtime without `enable_io` | the same helper thread; a `tracing` warning says so |
 //! | anything, where io_uring is refused | the same helper thread; [`backend`] and a `tracing` warning say so |
@@ -67,7 +67,10 @@ mod wait;
 mod waiters;
 mod waiting;
 
-/// The seams for bindings: foreign event loops, and waits of calls that this crate does not have.
+/// The interfaces for bindings: foreign event loops, and waits of calls that this crate does not have.
+///
+/// It is no promise: any release may change it.
+#[doc(hidden)]
 pub mod driver {
     pub use crate::event_loop::{LoopRing, within_timer};
     pub use crate::timers::LoopTimer;

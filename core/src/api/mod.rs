@@ -2,7 +2,7 @@
 //!
 //! Models have those of a queue that they created.
 
-#[cfg(not(loom))]
+#[cfg(all(feature = "census", not(loom)))]
 pub(crate) mod census;
 pub(crate) mod dead_letters;
 #[cfg(not(loom))]

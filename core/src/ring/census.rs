@@ -1,4 +1,4 @@
-//! A census: is every block in exactly one place? For tests and for inspection.
+//! A census: is every block in exactly one place? For tests.
 
 use crate::error::Corrupt;
 use crate::ring::slot::{CellWord, OpWord, SlotState, SlotWord};

@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | [arrival] | `announce_arrival`: fetch_add of `arrivals`, after the pid | `arrivals`: load | the new handle's pid |
 
-use crate::ring::slot::{OpWord, Verb};
+use crate::ring::slot::Verb;
 use crate::ring::stats::Tally;
 use crate::sync::{AtomicU32, AtomicU64};
 use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
@@ -58,6 +58,7 @@ pub(crate) struct Rare {
 }
 
 impl Control {
+    #[cfg(loom)]
     pub(crate) fn new() -> Self {
         let (readable, writable, acknowledged) = (Gate::new(), Gate::new(), Gate::new());
         let (closing, arrivals) = (AtomicU32::new(0), AtomicU32::new(0));
@@ -147,8 +148,9 @@ impl Record {
         pid != 0 && pid & LEFT == 0
     }
 
+    #[cfg(loom)]
     pub(crate) fn new() -> Self {
-        let idle = || AtomicU64::new(OpWord::IDLE.bits());
+        let idle = || AtomicU64::new(crate::ring::slot::OpWord::IDLE.bits());
         let (pid, _role) = (AtomicU32::new(0), AtomicU32::new(0));
         Self { op: idle(), returning: idle(), pid, _role, tally: Tally::default() }
     }

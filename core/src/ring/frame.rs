@@ -293,6 +293,21 @@ fn merge(word: &AtomicU64, within: usize, bytes: &[u8]) {
     word.store(u64::from_ne_bytes(merged), Relaxed);
 }
 
+/// Decodes any words as a block: the frame's header and the payload. For fuzzing.
+///
+/// # Errors
+/// [`Corrupt`] if the words are no frame.
+#[cfg(fuzzing)]
+pub fn decode_block(words: &[u64], max_message: usize) -> Result<(Frame, Vec<u8>), Corrupt> {
+    let words: Vec<_> = words.iter().map(|word| AtomicU64::new(*word)).collect();
+    let missing = Corrupt { what: "a block has no room for a header" };
+    let block = Block::new(&words).ok_or(missing)?;
+    let frame = block.frame(max_message)?;
+    let mut payload = vec![0; frame.len()];
+    block.read(&mut payload);
+    Ok((frame, payload))
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;

@@ -1,5 +1,5 @@
-//! A ring on the heap: the same words and the same algorithm, without a kernel. For loom and for
-//! fuzzing.
+//! A ring on the heap: the same words and the same algorithm, without a kernel. For
+//! loom.
 #![expect(unsafe_code, reason = "ties a port to the ring that it borrows from")]
 
 use std::sync::Arc;
@@ -9,7 +9,6 @@ use crate::error::{Corrupt, CreateError, Fault, TryRecvError, TrySendError};
 use crate::ring::census::Census;
 use crate::ring::control::{Control, Record};
 use crate::ring::corruption::KnownCorruption;
-use crate::ring::frame::{Block, Frame};
 use crate::ring::geometry::{Geometry, Share, Wishes};
 use crate::ring::join::Join;
 use crate::ring::port::{Cell, Port};
@@ -333,18 +332,4 @@ impl<'a> HeapPort<'a> {
     pub fn take_owed(&self) -> Option<usize> {
         self.port.take_owed(|_| false).map(Cell::number)
     }
-}
-
-/// Decodes any words as a block: the frame's header and the payload. For fuzzing.
-///
-/// # Errors
-/// [`Fault::Corrupt`] if the words are no frame.
-pub fn decode_block(words: &[u64], max_message: usize) -> Result<(Frame, Vec<u8>), Fault> {
-    let words: Vec<_> = words.iter().map(|word| AtomicU64::new(*word)).collect();
-    let missing = Corrupt { what: "a block has no room for a header" };
-    let block = Block::new(&words).ok_or(missing)?;
-    let frame = block.frame(max_message)?;
-    let mut payload = vec![0; frame.len()];
-    block.read(&mut payload);
-    Ok((frame, payload))
 }

@@ -3,12 +3,14 @@
 //! `swap.rs` is the algorithm; `slots.rs` classifies a slot for a position.
 
 pub(crate) mod audit;
+#[cfg(any(loom, feature = "census"))]
 pub(crate) mod census;
 pub(crate) mod control;
 pub(crate) mod copy;
 pub(crate) mod corruption;
 pub(crate) mod frame;
 pub(crate) mod geometry;
+#[cfg(loom)]
 pub(crate) mod heap;
 pub(crate) mod join;
 pub(crate) mod port;
