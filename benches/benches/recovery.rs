@@ -12,8 +12,9 @@ use std::sync::mpsc::{Receiver as From, Sender as To, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result};
+use parkline_benches::Message;
 use parkline_benches::machine::{self, Cores};
-use parkline_benches::{Error, Message};
 use parkline_core::{Queue, Receiver, Sender};
 use parkline_uring::{AsyncReceiver, block_on};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -22,7 +23,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 const ROLE: &str = "--leaseholder";
 const ROUNDS: usize = 200;
 
-fn main() -> Result<(), Error> {
+fn main() -> Result<()> {
     if env::args().nth(1).as_deref() == Some(ROLE) {
         return hold();
     }
@@ -84,7 +85,7 @@ struct Survivor {
 fn survivor<W: FnMut()>(
     cores: Cores,
     way: impl FnOnce(Receiver<Message>) -> W + Send + 'static,
-) -> Result<Contender, Error> {
+) -> Result<Contender> {
     let queue = Queue::builder().create_typed::<Message>()?;
     let (sender, receiver) = (queue.sender()?, queue.receiver()?);
     let ((wait, waits), (gets, got)) = (channel(), channel());
@@ -100,7 +101,7 @@ fn survivor<W: FnMut()>(
 }
 
 impl Contender {
-    fn round(&mut self) -> Result<Duration, Error> {
+    fn round(&mut self) -> Result<Duration> {
         match self {
             Self::Kernel => {
                 let queue = Queue::builder().create_typed::<Message>()?;
@@ -135,15 +136,15 @@ impl Contender {
 }
 
 /// A process that has leased the only message.
-fn holder(queue: &Queue<Message>) -> Result<Child, Error> {
+fn holder(queue: &Queue<Message>) -> Result<Child> {
     let mut holder = Command::new(env::current_exe()?);
     holder.arg(ROLE).stdin(Stdio::from(queue.try_clone_fd()?)).stdout(Stdio::piped());
     let mut holder = holder.spawn()?;
-    holder.stdout.as_mut().ok_or("no pipe")?.read_exact(&mut [0])?;
+    holder.stdout.as_mut().context("no pipe")?.read_exact(&mut [0])?;
     Ok(holder)
 }
 
-fn hold() -> Result<(), Error> {
+fn hold() -> Result<()> {
     let queue = Queue::<Message>::open_typed(stdin().as_fd().try_clone_to_owned()?)?;
     let _lease = queue.receiver()?.try_lease()?;
     stdout().write_all(&[0])?;

@@ -1,5 +1,5 @@
-//! Memory that the tests and one part share, apart from the queue: a memfd, mapped for as long as
-//! the process lives.
+//! Memory that processes of one program share, apart from a queue: a memfd, mapped for as long as the
+//! process lives. The benchmarks include this file by its path.
 #![expect(unsafe_code, reason = "maps shared memory")]
 
 use std::io;
@@ -12,7 +12,7 @@ use zerocopy::FromZeros;
 
 /// A memfd with room for a `T`, all zeros.
 pub(crate) fn create<T: FromZeros>() -> io::Result<OwnedFd> {
-    let fd = rustix::fs::memfd_create("parkline-ledger", MemfdFlags::CLOEXEC)?;
+    let fd = rustix::fs::memfd_create("parkline-shared", MemfdFlags::CLOEXEC)?;
     rustix::fs::ftruncate(&fd, size_of::<T>() as u64)?;
     Ok(fd)
 }

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::control::Control;
-use super::peers::{Process, Threads, retry};
+use super::ends::{END, End, Process, Threads, retry};
 use super::process::{Part, Started};
 use super::spec::{Outcome, Spec, Work};
 use super::times::{Times, now};
-use crate::{END, End};
 
 /// The phases: all ends warm up, then the near end counts, then the senders stop.
 const WARM_UP: u32 = 1;
@@ -31,7 +30,7 @@ fn shape(spec: &Spec) -> (usize, Option<u64>) {
 }
 
 /// All in processes of their own.
-pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
+pub(crate) fn processes<E: Process + End>(part: Part) -> Result<Outcome> {
     match part {
         Part::Near(spec) => {
             let (each, _) = shape(&spec);
@@ -40,7 +39,7 @@ pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
             let far = (0..2 * each).map(|index| Started::start(&spec, index, &control_fd, &link));
             let far = far.collect::<Result<Vec<_>>>()?;
             spec.pin(false)?;
-            let mut end = E::open(&mut link, true)?;
+            let mut end = E::open(&mut link, &spec, true)?;
             let outcome = direct(control, each, &mut end, &spec);
             let mut times = Times::new();
             for receiver in far.into_iter().skip(each) {
@@ -52,7 +51,7 @@ pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
             let (each, pace) = shape(&spec);
             let near = far.index < each;
             spec.pin(!near)?;
-            let mut end = E::open(&mut far.link, near)?;
+            let mut end = E::open(&mut far.link, &spec, near)?;
             if near {
                 send(&mut end, far.control, far.index, pace);
             } else {
@@ -65,7 +64,7 @@ pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
 }
 
 /// All in threads of this process.
-pub(crate) fn threads<E: Threads + Clone>(part: Part) -> Result<Outcome> {
+pub(crate) fn threads<E: Threads + End + Clone>(part: Part) -> Result<Outcome> {
     let spec = part.near_alone()?;
     let (each, pace) = shape(&spec);
     let (mut near, far) = E::pair();
@@ -104,8 +103,7 @@ fn direct(control: &Control, each: usize, end: &mut impl End, spec: &Spec) -> Ou
     control.enter(STOP);
     control.wait_ready(3 * all);
     (0..each).for_each(|_| end.send(&END));
-    let value = took.as_nanos() as f64 / (after - before).max(1) as f64;
-    Outcome { value, ..Outcome::default() }
+    Outcome::of(took.as_nanos() as f64 / (after - before).max(1) as f64)
 }
 
 /// At a set pace, the figure is the time that all but one in a thousand messages took at most.
@@ -150,7 +148,7 @@ fn receive(end: &mut impl End, control: &Control, index: usize, paced: bool) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::spec::{Peer, Placement};
+    use super::super::spec::{Placement, Workload};
     use super::*;
 
     /// Fails if the figure stays the time from one message to the next.
@@ -163,15 +161,14 @@ mod tests {
         times.record_nanos(5_000);
         let spec = |work| Spec {
             work,
-            peer: Peer::PlainRing,
+            workload: Workload::Crowd,
+            peer: String::new(),
             placement: Placement::Shared,
             cores: [0, 1],
             millis: 1,
             name: String::new(),
         };
-        let figure = |work| {
-            with_times(Outcome { value: 7.0, ..Outcome::default() }, &times, &spec(work)).value
-        };
+        let figure = |work| with_times(Outcome::of(7.0), &times, &spec(work)).value;
         assert!((4_990.0..5_010.0).contains(&figure(Work::Paced { each: 2, rate: 1000 })));
         assert!((6.9..7.1).contains(&figure(Work::Crowd { each: 2 })));
     }

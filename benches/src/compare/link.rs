@@ -12,7 +12,7 @@ use rustix::net::{
 /// At most so many descriptors go with one link.
 const MOST: usize = 140;
 
-/// Descriptors for both ends, and a name for peers that meet by name.
+/// Descriptors for both ends, and a name that the near end was given.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
     pub(crate) fds: Vec<OwnedFd>,
@@ -25,11 +25,6 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn fds(fds: impl IntoIterator<Item = OwnedFd>) -> Self {
         Self { fds: fds.into_iter().collect(), ..Self::default() }
-    }
-
-    #[cfg(feature = "peers")]
-    pub(crate) fn named(name: &str) -> Self {
-        Self { name: name.to_owned(), ..Self::default() }
     }
 
     /// Sends all of it, and `first` before.

@@ -5,16 +5,20 @@
 //! | `plan`, `spec` | what is measured beside what; what one sample is |
 //! | `watch`, `stage`, `process`, `control`, `link` | the processes of a sample: how they are watched, started, kept in step, and given what they open |
 //! | `pairs`, `crowd`, `naps`, `waiters`, `queues` | the kinds of work |
-//! | `peers` | what is measured, and which work each does |
+//! | `ends`, `channel` | what an end can do: what the kinds of work ask of a peer |
+//! | `peer`, `peers` | what is measured, and which work each does |
 //! | `probe`, `times`, `results` | how near the cores are; histograms; figures by round |
 //! | `goals`, `report`, `plots` | whether the goals are met; tables, JSON and drawings |
 
+mod channel;
 mod control;
 mod crowd;
+mod ends;
 mod goals;
 mod link;
 mod naps;
 mod pairs;
+mod peer;
 mod peers;
 mod plan;
 mod plots;
@@ -33,13 +37,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::machine::Cores;
 use results::Results;
-use spec::Spec;
+use spec::{Spec, Workload};
 use watch::Watched;
 
 /// What the program can do.
@@ -70,8 +73,8 @@ pub struct Compare {
     #[arg(long)]
     quick: bool,
     /// Only these workloads.
-    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(plan::WORKLOADS))]
-    only: Vec<String>,
+    #[arg(long, value_name = "NAME")]
+    only: Vec<Workload>,
     /// Where the JSON, the histograms and the drawings go.
     #[arg(long, value_name = "DIR", default_value = "target/compare")]
     out: PathBuf,
@@ -101,9 +104,7 @@ impl Compare {
         let head = report::Head::new(cores);
         println!("{head}");
         let mut groups = plan::groups(self.quick);
-        groups.retain(|group| {
-            self.only.is_empty() || self.only.iter().any(|only| only == group.workload)
-        });
+        groups.retain(|group| self.only.is_empty() || self.only.contains(&group.workload));
         let mut results = Results::new(groups);
         let rounds = self.rounds(cores, &mut results, start)?;
         report::print(&results, rounds, start.elapsed());
@@ -135,7 +136,8 @@ impl Compare {
                 let group = results.entries[entry].group.clone();
                 let spec = |row: usize| Spec {
                     work: group.work,
-                    peer: group.peers[row],
+                    workload: group.by,
+                    peer: group.peers[row].name.to_owned(),
                     placement: group.placement,
                     cores: [cores.near, cores.far],
                     millis: millis * group.longer,
@@ -143,7 +145,7 @@ impl Compare {
                 };
                 if group.together {
                     if round == 0 {
-                        bar.set_message(group.workload);
+                        bar.set_message(group.workload.to_string());
                         let millis = if self.quick { 3_000 } else { 10_000 };
                         let spec = |row| Spec { millis, ..spec(row) };
                         let all: Vec<_> =
@@ -155,7 +157,7 @@ impl Compare {
                     continue;
                 }
                 for row in 0..group.peers.len() {
-                    bar.set_message(format!("{}, {}", group.workload, group.peers[row].name()));
+                    bar.set_message(format!("{}, {}", group.workload, group.peers[row].name));
                     if !results.entries[entry].rows[row].is_given_up() {
                         let sample = Watched::start(&spec(row)).and_then(Watched::finish);
                         results.add(entry, row, sample);

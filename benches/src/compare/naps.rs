@@ -9,22 +9,24 @@ use anyhow::{Context, Result};
 use parkline_core::Queue;
 
 use super::control::Control;
-use super::peers::Process;
+use super::ends::{End, PLAIN, Process};
+use super::pairs::answer;
+use super::peer::names;
 use super::process::{Part, Started};
-use super::spec::{Outcome, Peer};
-use crate::{Message, PLAIN};
+use super::spec::Outcome;
+use crate::Message;
 
 /// The time between the receiver's decision to sleep and its sleep in the kernel.
 const DOZE: Duration = Duration::from_micros(30);
 
-pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
+pub(crate) fn processes<E: Process + End>(part: Part) -> Result<Outcome> {
     let spec = match part {
         Part::Near(spec) => spec,
         Part::Far(spec, mut far) => {
             spec.pin(true)?;
-            let mut end = E::open(&mut far.link, false)?;
+            let mut end = E::open(&mut far.link, &spec, false)?;
             far.control.get_ready();
-            crate::answer(&mut end);
+            answer(&mut end)?;
             return Ok(Outcome::default());
         }
     };
@@ -34,7 +36,8 @@ pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
     spec.pin(false)?;
     let there: OwnedFd = link.fds.first().context("it lives in a memfd")?.try_clone()?;
     let queue = Queue::<Message>::open_typed(there)?;
-    let mut end = E::open(&mut link, true)?;
+    let mut end = E::open(&mut link, &spec, true)?;
+    let is_awake = spec.peer == names::PARKLINE;
     control.wait_ready(1);
     let before = queue.stats();
     let start = Instant::now();
@@ -42,7 +45,7 @@ pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
     while start.elapsed() < Duration::from_millis(spec.millis) {
         // A receiver that stays awake gets its messages at the same pace.
         let asked = Instant::now();
-        while spec.peer != Peer::Parkline
+        while !is_awake
             && queue.stats().parks == parks
             && asked.elapsed() < Duration::from_millis(5)
         {
@@ -58,7 +61,7 @@ pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
     }
     let after = queue.stats();
     let (parks, wakes) = (after.parks - before.parks, after.wakes - before.wakes);
-    let of = if spec.peer == Peer::Parkline { messages } else { parks };
+    let of = if is_awake { messages } else { parks };
     Ok(Outcome {
         value: wakes as f64 / of.max(1) as f64,
         extras: [

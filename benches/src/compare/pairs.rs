@@ -12,131 +12,98 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::control::Control;
-use super::peers::{BATCH, Bytes, FarTask, Many, NearTask, Process, Shape, Task, Threads, runtime};
+use super::ends::{ASK, BATCH, Bytes, END, End, Many, PLAIN, Process, Task, Threads, runtime};
 use super::process::{Part, Started};
 use super::spec::{Outcome, Placement, Spec, Work};
 use super::times::Times;
-use crate::{ASK, END, End, Message, PLAIN};
+use crate::Message;
 
 /// Messages one by one, between processes.
-pub(crate) fn processes<E: Process>(part: Part) -> Result<Outcome> {
-    let measure = |end: &mut E, spec: &Spec, started: &Started| {
-        let outcome = measure(end, spec, Some(started))?;
-        crate::finish(end);
-        Ok(outcome)
-    };
-    let answer = |end: &mut E| {
-        crate::answer(end);
-        Ok(())
-    };
-    part.between(E::create, E::open, measure, answer)
+pub(crate) fn processes<E: Process + End>(part: Part) -> Result<Outcome> {
+    let measure = |end: &mut E, spec: &Spec, far: &Started| measure(end, spec, Some(far));
+    part.between(measure, |end, _| answer(end))
 }
 
 /// Messages one by one, between threads.
-pub(crate) fn threads<E: Threads>(part: Part) -> Result<Outcome> {
-    let measure = |end: &mut E, spec: &Spec| {
-        let outcome = measure(end, spec, None);
-        crate::finish(end);
-        outcome
-    };
-    part.within(E::pair, measure, crate::answer)
+pub(crate) fn threads<E: Threads + End>(part: Part) -> Result<Outcome> {
+    part.within(|end: &mut E, spec| measure(end, spec, None), answer)
 }
 
 /// Batches between processes.
 pub(crate) fn many_between<E: Process + Many>(part: Part) -> Result<Outcome> {
-    let measure = |end: &mut E, spec: &Spec, _: &Started| {
-        let outcome = batches(end, spec);
-        crate::finish(end);
-        Ok(outcome)
-    };
-    let answer = |end: &mut E| {
-        answer_batches(end);
-        Ok(())
-    };
-    part.between(E::create, E::open, measure, answer)
+    part.between(|end: &mut E, spec, _| batches(end, spec), |end, _| answer_batches(end))
 }
 
 /// Batches between threads.
 #[cfg(feature = "peers")]
 pub(crate) fn many_within<E: Threads + Many>(part: Part) -> Result<Outcome> {
-    let measure = |end: &mut E, spec: &Spec| {
-        let outcome = batches(end, spec);
-        crate::finish(end);
-        Ok(outcome)
-    };
-    part.within(E::pair, measure, answer_batches)
+    part.within(|end: &mut E, spec| batches(end, spec), answer_batches)
 }
 
 /// Messages of any length, between processes.
-pub(crate) fn bytes_between<E: Bytes>(part: Part) -> Result<Outcome> {
-    let Some(shape) = Shape::of(part.spec()) else { return part.refuse() };
-    part.between(
-        |spec| E::create(spec, shape),
-        |link, near| E::open(link, shape, near),
-        |end, spec, _| bytes(end, spec, shape),
-        |end| answer_bytes(end, shape),
-    )
+pub(crate) fn bytes_between<E: Process + Bytes>(part: Part) -> Result<Outcome> {
+    part.between(|end: &mut E, spec, _| bytes(end, spec), answer_bytes)
 }
 
 /// Awaited, between processes.
-pub(crate) fn tasks_between<T: FarTask>(part: Part) -> Result<Outcome> {
+pub(crate) fn tasks_between<T: Process + Task>(part: Part) -> Result<Outcome> {
     let runtime = runtime()?;
-    match part {
-        Part::Near(spec) => {
-            let link = T::create()?;
-            let (control, control_fd) = Control::create()?;
-            let _started = Started::start(&spec, 0, &control_fd, &link)?;
-            spec.pin(false)?;
-            control.wait_ready(1);
-            runtime.block_on(async { Ok(tasks(T::open(&link, true)?, spec).await) })
-        }
-        Part::Far(spec, far) => {
-            spec.pin(true)?;
-            runtime.block_on(async {
-                let task = T::open(&far.link, false)?;
-                far.control.get_ready();
-                answer_tasks(task).await;
-                Ok(Outcome::default())
-            })
-        }
-    }
+    // An end may register with the runtime as it opens.
+    let _entered = runtime.enter();
+    part.between(
+        |near: &mut T, spec, _| Ok(runtime.block_on(tasks(near, spec))),
+        |far, _| {
+            runtime.block_on(answer_tasks(far));
+            Ok(())
+        },
+    )
 }
 
 /// Awaited, in one runtime of two threads, which the placement pins together or not at all.
-pub(crate) fn tasks_within<T: NearTask>(part: Part) -> Result<Outcome> {
+pub(crate) fn tasks_within<T: Threads + Task>(part: Part) -> Result<Outcome> {
     let spec = part.near_alone()?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build()?;
-    let (near, far) = T::pair();
+    let (mut near, mut far) = T::pair();
     runtime.block_on(async {
-        tokio::spawn(answer_tasks(far));
-        tokio::spawn(tasks(near, spec)).await.context("the near task panicked")
+        tokio::spawn(async move { answer_tasks(&mut far).await });
+        let measured = tokio::spawn(async move { tasks(&mut near, &spec).await });
+        measured.await.context("the near task panicked")
     })
+}
+
+/// The far end: returns what asks for it, until the last message.
+pub(crate) fn answer(end: &mut impl End) -> Result<()> {
+    loop {
+        match end.recv() {
+            END => return Ok(()),
+            ASK => end.send(&ASK),
+            _ => {}
+        }
+    }
 }
 
 /// Nanoseconds a message, or what the work calls for.
 fn measure(end: &mut impl End, spec: &Spec, far: Option<&Started>) -> Result<Outcome> {
     let mut ask = |count: u64| (0..count).for_each(|_| drop_answer(end));
     ask(64);
-    match spec.work {
-        Work::Stream => {
-            let value = repeat(spec.millis, |count| {
-                let start = Instant::now();
-                (1..count).for_each(|_| end.send(&PLAIN));
-                drop_answer(end);
-                start.elapsed()
-            });
-            Ok(Outcome { value, ..Outcome::default() })
-        }
-        Work::RoundTrips { .. } => Ok(round_trips(end, spec.millis)),
+    let outcome = match spec.work {
+        Work::Stream => Outcome::of(repeat(spec.millis, |count| {
+            let start = Instant::now();
+            (1..count).for_each(|_| end.send(&PLAIN));
+            drop_answer(end);
+            start.elapsed()
+        })),
+        Work::RoundTrips { .. } => round_trips(end, spec.millis),
         Work::BusyRoundTrips => {
             let _others = Others::start(spec)?;
-            Ok(round_trips(end, spec.millis))
+            round_trips(end, spec.millis)
         }
-        Work::Idle => idle(far.context("it has a process of its own")?.pid(), spec.millis),
+        Work::Idle => idle(far.context("it has a process of its own")?.pid(), spec.millis)?,
         _ => anyhow::bail!("not the work of a pair"),
-    }
+    };
+    end.send(&END);
+    Ok(outcome)
 }
 
 fn drop_answer(end: &mut impl End) {
@@ -146,16 +113,24 @@ fn drop_answer(end: &mut impl End) {
 
 /// Nanoseconds a message, with as many messages as take `millis`.
 fn repeat(millis: u64, mut run: impl FnMut(u64) -> Duration) -> f64 {
-    let wanted = Duration::from_millis(millis);
     let mut count = 64;
     loop {
         let took = run(count);
-        if took * 10 >= wanted * 8 {
-            return took.as_nanos() as f64 / count as f64;
+        match more(count, took, millis) {
+            Some(more) => count = more,
+            None => return took.as_nanos() as f64 / count as f64,
         }
-        let factor = wanted.as_secs_f64() / took.as_secs_f64().max(1e-9);
-        count = (count as f64 * factor.clamp(1.25, 16.0)) as u64;
     }
+}
+
+/// How many messages to try next; `None` if `count` of them took long enough.
+fn more(count: u64, took: Duration, millis: u64) -> Option<u64> {
+    let wanted = Duration::from_millis(millis);
+    if took * 10 >= wanted * 8 {
+        return None;
+    }
+    let factor = wanted.as_secs_f64() / took.as_secs_f64().max(1e-9);
+    Some((count as f64 * factor.clamp(1.25, 16.0)) as u64)
 }
 
 /// First without reading the clock in between, then a quarter of the time with it.
@@ -244,13 +219,13 @@ impl Used {
 }
 
 /// The far end of [`batches`].
-fn answer_batches(end: &mut (impl End + Many)) {
+fn answer_batches(end: &mut impl Many) -> Result<()> {
     let mut messages = Vec::with_capacity(2 * BATCH);
     loop {
         end.recv_many(&mut messages);
         for message in messages.drain(..) {
             match message {
-                END => return,
+                END => return Ok(()),
                 ASK => end.send(&ASK),
                 _ => {}
             }
@@ -259,7 +234,7 @@ fn answer_batches(end: &mut (impl End + Many)) {
 }
 
 /// One way, [`BATCH`] messages a call.
-fn batches(end: &mut (impl End + Many), spec: &Spec) -> Outcome {
+fn batches(end: &mut impl Many, spec: &Spec) -> Result<Outcome> {
     let plain = [PLAIN; BATCH];
     let mut asking = plain;
     asking[BATCH - 1] = ASK;
@@ -270,12 +245,13 @@ fn batches(end: &mut (impl End + Many), spec: &Spec) -> Outcome {
         black_box(end.recv());
         start.elapsed()
     });
-    Outcome { value: nanos / BATCH as f64, ..Outcome::default() }
+    end.send(&END);
+    Ok(Outcome::of(nanos / BATCH as f64))
 }
 
 /// The far end of [`bytes`].
-fn answer_bytes(end: &mut impl Bytes, shape: Shape) -> Result<()> {
-    let mut message = vec![0; shape.len];
+fn answer_bytes(end: &mut impl Bytes, spec: &Spec) -> Result<()> {
+    let mut message = vec![0; spec.shape().len];
     loop {
         end.recv(&mut message)?;
         match message[0] {
@@ -287,9 +263,9 @@ fn answer_bytes(end: &mut impl Bytes, shape: Shape) -> Result<()> {
 }
 
 /// One way, messages of any length.
-fn bytes(end: &mut impl Bytes, spec: &Spec, shape: Shape) -> Result<Outcome> {
-    let (plain, mut asking, mut answer) =
-        (vec![0; shape.len], vec![0; shape.len], vec![0; shape.len]);
+fn bytes(end: &mut impl Bytes, spec: &Spec) -> Result<Outcome> {
+    let plain = vec![0; spec.shape().len];
+    let (mut asking, mut answer) = (plain.clone(), plain.clone());
     asking[0] = 1;
     let mut failed = None;
     let value = repeat(spec.millis, |count| {
@@ -310,13 +286,13 @@ fn bytes(end: &mut impl Bytes, spec: &Spec, shape: Shape) -> Result<Outcome> {
     }
     asking[0] = 2;
     end.send(&asking)?;
-    Ok(Outcome { value, ..Outcome::default() })
+    Ok(Outcome::of(value))
 }
 
 /// What copying in and out costs without a queue: into the slots of a queue in turn, then out.
 pub(crate) fn copies(part: Part) -> Result<Outcome> {
-    let Some(shape) = Shape::of(part.spec()) else { return part.refuse() };
     let spec = part.near_alone()?;
+    let shape = spec.shape();
     spec.pin(false)?;
     let (from, mut to) = (vec![1; shape.len], vec![0; shape.len]);
     let mut slots = vec![vec![0; shape.len]; shape.capacity];
@@ -331,11 +307,11 @@ pub(crate) fn copies(part: Part) -> Result<Outcome> {
         }
         start.elapsed()
     });
-    Ok(Outcome { value, ..Outcome::default() })
+    Ok(Outcome::of(value))
 }
 
 /// The far end of [`tasks`].
-async fn answer_tasks(mut task: impl Task) {
+async fn answer_tasks(task: &mut impl Task) {
     loop {
         match task.recv().await {
             END => return,
@@ -346,8 +322,7 @@ async fn answer_tasks(mut task: impl Task) {
 }
 
 /// One way, awaiting each call.
-async fn tasks(mut task: impl Task, spec: Spec) -> Outcome {
-    let wanted = Duration::from_millis(spec.millis);
+async fn tasks(task: &mut impl Task, spec: &Spec) -> Outcome {
     let mut count = 64;
     loop {
         let start = Instant::now();
@@ -357,12 +332,11 @@ async fn tasks(mut task: impl Task, spec: Spec) -> Outcome {
         task.send(&ASK).await;
         let _: Message = task.recv().await;
         let took = start.elapsed();
-        if took >= wanted * 8 / 10 {
-            task.send(&END).await;
-            let value = took.as_nanos() as f64 / count as f64;
-            return Outcome { value, ..Outcome::default() };
+        if let Some(more) = more(count, took, spec.millis) {
+            count = more;
+            continue;
         }
-        let factor = wanted.as_secs_f64() / took.as_secs_f64().max(1e-9);
-        count = (count as f64 * factor.clamp(1.25, 16.0)) as u64;
+        task.send(&END).await;
+        return Outcome::of(took.as_nanos() as f64 / count as f64);
     }
 }

@@ -1,18 +1,21 @@
 //! What is measured beside what.
 
-use super::spec::Peer::{self, *};
-use super::spec::{Placement, Work};
+use super::peer::{Peer, names};
+use super::peers;
+use super::spec::{Placement, Work, Workload};
 
 /// Peers that do the same work in the same place. The first is the yardstick of the ratios.
 #[derive(Clone, Debug)]
 pub(crate) struct Group {
     /// The row of the goals' table that it is for: what `--only` names.
-    pub(crate) workload: &'static str,
+    pub(crate) workload: Workload,
+    /// The workload by whose calls the peers do it.
+    pub(crate) by: Workload,
     /// What distinguishes it from the others of its workload.
     pub(crate) detail: String,
     pub(crate) work: Work,
     pub(crate) placement: Placement,
-    pub(crate) peers: Vec<Peer>,
+    pub(crate) peers: Vec<&'static Peer>,
     pub(crate) unit: Unit,
     /// How many times as long as others its samples take.
     pub(crate) longer: u64,
@@ -57,80 +60,56 @@ impl Unit {
     }
 }
 
-pub(crate) const WORKLOADS: [&str; 13] = [
-    "oneway",
-    "batch",
-    "roundtrip",
-    "parked",
-    "strategy",
-    "naps",
-    "crowd",
-    "tokio",
-    "copy",
-    "inplace",
-    "waiters",
-    "idle",
-    "growth",
-];
+/// Whose figures the ratios of a workload are to.
+fn yardstick(workload: Workload) -> &'static str {
+    match workload {
+        Workload::Oneway | Workload::Batch | Workload::Crowd | Workload::Copy => names::PLAIN_RING,
+        Workload::Roundtrip => names::CACHE_LINE,
+        Workload::Parked | Workload::Idle => names::FUTEX,
+        Workload::Strategy | Workload::Naps => names::ALWAYS_PARK,
+        Workload::Tokio => names::TOKIO_MPSC,
+        Workload::Inplace => names::ICEORYX_LOAN,
+        Workload::Waiters => names::ASYNC_CHANNEL,
+        Workload::Growth => names::PARKLINE_TOKIO,
+    }
+}
 
-/// Queues of one process end here: on two cores, more would measure nothing new.
-const SPINNING: [Peer; 19] = [
-    PlainRing,
-    PlainRingNoFence,
-    Parkline,
-    ParklineDefault,
-    ShaqSpsc,
-    ShaqMpmc,
-    Iceoryx,
-    Cloudtoid,
-    IpcChannel,
-    SeqPacket,
-    Pipe,
-    PosixMq,
-    ArrayQueue,
-    CrossbeamChannel,
-    Rtrb,
-    Kanal,
-    Flume,
-    AsyncChannel,
-    TokioMpsc,
-];
+/// The peers that are measured in all sizes.
+const GROWING: [&str; 4] =
+    [names::PLAIN_RING, names::PARKLINE, names::ASYNC_CHANNEL, names::PARKLINE_TOKIO];
 
-const SLEEPING: [Peer; 18] = [
-    Futex,
-    ParklineDefault,
-    ParklinePark,
-    ParklineBlockOn,
-    ParklineTokio,
-    ShaqMpmc,
-    IceoryxEvent,
-    Cloudtoid,
-    IpcChannel,
-    SeqPacket,
-    AsyncFd,
-    Pipe,
-    PosixMq,
-    TokioMpsc,
-    CrossbeamChannel,
-    Kanal,
-    Flume,
-    AsyncChannel,
-];
+impl Group {
+    /// All peers that do the work of `workload`.
+    fn of(workload: Workload, detail: &str, work: Work, placement: Placement, unit: Unit) -> Self {
+        let mut peers: Vec<_> = peers::all().filter(|peer| peer.play(workload).is_some()).collect();
+        // The others stay in order.
+        peers.sort_by_key(|peer| peer.name != yardstick(workload));
+        Self {
+            workload,
+            by: workload,
+            detail: detail.to_owned(),
+            work,
+            placement,
+            peers,
+            unit,
+            longer: match work {
+                Work::RoundTrips { parked: true } | Work::BusyRoundTrips | Work::Naps => 2,
+                Work::Crowd { .. } => 2,
+                Work::Paced { .. } => 4,
+                _ => 1,
+            },
+            together: work == Work::Idle,
+        }
+    }
 
-const CROWDS: [Peer; 12] = [
-    PlainRing,
-    PlainRingNoFence,
-    Parkline,
-    ShaqMpmc,
-    Cloudtoid,
-    SeqPacket,
-    Pipe,
-    PosixMq,
-    ArrayQueue,
-    CrossbeamChannel,
-    Kanal,
-    Flume,
-];
+    /// A size of a series: few peers, by the calls that they have for `by`.
+    fn growing(by: Workload, detail: &str, work: Work, placement: Placement, unit: Unit) -> Self {
+        let mut group =
+            Self { workload: Workload::Growth, ..Self::of(by, detail, work, placement, unit) };
+        group.peers.retain(|peer| GROWING.contains(&peer.name));
+        group
+    }
+}
 
 /// Messages a second at which the times of messages are taken.
 pub(crate) const PACE: u64 = 100_000;
@@ -142,113 +121,84 @@ fn capacity(len: usize) -> usize {
 
 pub(crate) fn groups(quick: bool) -> Vec<Group> {
     use Placement::{Apart, Free, Shared, Together};
+    use Workload::*;
     let mut all = Vec::new();
-    let mut group = |workload, detail: &str, work, placement, peers: &[Peer], unit| {
-        let built = |peer: &Peer| cfg!(feature = "peers") || !peer.is_optional();
-        all.push(Group {
-            workload,
-            detail: detail.to_owned(),
-            work,
-            placement,
-            peers: peers.iter().copied().filter(built).collect(),
-            unit,
-            longer: match work {
-                Work::RoundTrips { parked: true } | Work::BusyRoundTrips | Work::Naps => 2,
-                Work::Crowd { .. } => 2,
-                Work::Paced { .. } => 4,
-                _ => 1,
-            },
-            together: work == Work::Idle,
-        });
+    let mut group = |workload, detail: &str, work, placement, unit| {
+        all.push(Group::of(workload, detail, work, placement, unit));
     };
     let everywhere: &[Placement] = if quick { &[Apart] } else { &[Apart, Together, Free] };
     for place in everywhere {
-        group("oneway", "", Work::Stream, *place, &SPINNING, Unit::Rate);
+        group(Oneway, "", Work::Stream, *place, Unit::Rate);
     }
-    let batches = [
-        PlainRing,
-        PlainRingNoFence,
-        ParklineMany,
-        ParklinePacked,
-        ShaqSpsc,
-        ShaqMpmc,
-        Cloudtoid,
-        Pipe,
-        Rtrb,
-        Kanal,
-    ];
-    group("batch", "64 a call", Work::Batch, Apart, &batches, Unit::Rate);
+    group(Batch, "64 a call", Work::Batch, Apart, Unit::Rate);
     for place in everywhere {
-        let mut peers = vec![CacheLine];
-        peers.extend(SPINNING);
-        group("roundtrip", "", Work::RoundTrips { parked: false }, *place, &peers, Unit::Nanos);
+        group(Roundtrip, "", Work::RoundTrips { parked: false }, *place, Unit::Nanos);
     }
     let asleep = Work::RoundTrips { parked: true };
-    for place in [Apart, Together] {
-        group("parked", "", asleep, place, &SLEEPING, Unit::Nanos);
+    for workload in [Parked, Strategy] {
+        for place in [Apart, Together] {
+            group(workload, "", asleep, place, Unit::Nanos);
+        }
     }
-    let strategies = [ParklinePark, ParklineSpin, ParklineDefault, ShaqMpmc];
-    for place in [Apart, Together] {
-        group("strategy", "", asleep, place, &strategies, Unit::Nanos);
-    }
-    group("strategy", "two pairs", Work::BusyRoundTrips, Shared, &strategies, Unit::Nanos);
-    let naps = [ParklinePark, ParklineBlockOn, ParklineTokio, Parkline];
-    group("naps", "", Work::Naps, Apart, &naps, Unit::Calls);
+    group(Strategy, "two pairs", Work::BusyRoundTrips, Shared, Unit::Nanos);
+    group(Naps, "", Work::Naps, Apart, Unit::Calls);
     for each in [2, 4] {
         let name = format!("{each}+{each}");
-        group("crowd", &name, Work::Crowd { each }, Shared, &CROWDS, Unit::Rate);
+        group(Crowd, &name, Work::Crowd { each }, Shared, Unit::Rate);
         let name = format!("{each}+{each}, p99.9 at {} k/s", PACE / 1000);
-        group("crowd", &name, Work::Paced { each, rate: PACE }, Shared, &CROWDS, Unit::Nanos);
+        group(Crowd, &name, Work::Paced { each, rate: PACE }, Shared, Unit::Nanos);
     }
-    let tasks = [TokioMpsc, ParklineTokio, AsyncFd, AsyncChannel, Flume, Kanal];
-    group("tokio", "", Work::Tasks, Free, &tasks, Unit::Rate);
-    let copies =
-        [PlainRing, Memcpy, Parkline, Iceoryx, Cloudtoid, IpcChannel, SeqPacket, Pipe, PosixMq];
-    let in_place = [IceoryxInPlace, ParklineInPlace];
+    group(Tokio, "", Work::Tasks, Free, Unit::Rate);
     for (name, len) in [("4 KiB", 4 << 10), ("64 KiB", 64 << 10), ("1 MiB", 1 << 20)] {
         let work = Work::Bytes { capacity: capacity(len), len };
-        group("copy", name, work, Apart, &copies, Unit::Bandwidth);
-        group("inplace", name, work, Apart, &in_place, Unit::Nanos);
+        group(Copy, name, work, Apart, Unit::Bandwidth);
+        group(Inplace, name, work, Apart, Unit::Nanos);
     }
-    let waiters = [AsyncChannel, ParklineTokio, Flume, Kanal];
-    group("waiters", "10,000", Work::Waiters { tasks: 10_000 }, Apart, &waiters, Unit::Micros);
-    let idle = [
-        Futex,
-        ParklineDefault,
-        ParklineBlockOn,
-        ParklineTokio,
-        ShaqMpmc,
-        IceoryxEvent,
-        Cloudtoid,
-        SeqPacket,
-        AsyncFd,
-    ];
-    group("idle", "", Work::Idle, Free, &idle, Unit::Percent);
-    let rings = [PlainRing, Parkline];
+    group(Waiters, "10,000", Work::Waiters { tasks: 10_000 }, Apart, Unit::Micros);
+    group(Idle, "", Work::Idle, Free, Unit::Percent);
     let some = |all: &[usize]| -> Vec<usize> {
         // The ends and the middle.
         let few = [all[0], all[all.len() / 2], all[all.len() - 1]];
         if quick { few.to_vec() } else { all.to_vec() }
     };
+    let mut growing = |by, detail: String, work, placement, unit| {
+        all.push(Group::growing(by, &detail, work, placement, unit));
+    };
     for each in some(&[1, 2, 4, 8, 16]) {
         let name = format!("{each}+{each} processes");
-        group("growth", &name, Work::Crowd { each }, Shared, &rings, Unit::Rate);
+        growing(Crowd, name, Work::Crowd { each }, Shared, Unit::Rate);
     }
     for capacity in some(&[16, 64, 256, 1024, 4096, 16_384, 65_536, 262_144]) {
         let name = format!("capacity {capacity}");
-        group("growth", &name, Work::Bytes { capacity, len: 64 }, Apart, &rings, Unit::Rate);
+        growing(Copy, name, Work::Bytes { capacity, len: 64 }, Apart, Unit::Rate);
     }
     for len in some(&[8, 64, 256, 1024, 4096, 16_384, 65_536, 262_144, 1 << 20]) {
-        let (name, work) = (format!("{len} B"), Work::Bytes { capacity: capacity(len), len });
-        group("growth", &name, work, Apart, &rings, Unit::Bandwidth);
+        let work = Work::Bytes { capacity: capacity(len), len };
+        growing(Copy, format!("{len} B"), work, Apart, Unit::Bandwidth);
     }
     for queues in some(&[1, 2, 4, 8, 16, 32, 64]) {
         let name = format!("{queues} queues on one ring");
-        group("growth", &name, Work::Queues { queues }, Apart, &[ParklineTokio], Unit::Rate);
+        growing(Growth, name, Work::Queues { queues }, Apart, Unit::Rate);
     }
     for tasks in some(&[10, 100, 1000, 10_000, 100_000]) {
-        let (name, work) = (format!("{tasks} waiters"), Work::Waiters { tasks });
-        group("growth", &name, work, Apart, &[AsyncChannel, ParklineTokio], Unit::Micros);
+        growing(Waiters, format!("{tasks} waiters"), Work::Waiters { tasks }, Apart, Unit::Micros);
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails if no peer does the work of a group, or its yardstick is not the first (each seen failing).
+    #[test]
+    fn every_group_begins_with_its_yardstick() {
+        for group in groups(false) {
+            let first = group.peers.first().expect("a peer does the work").name;
+            let needs_peers = matches!(group.by, Workload::Inplace | Workload::Waiters);
+            if cfg!(feature = "peers") || !needs_peers {
+                assert_eq!(first, yardstick(group.by), "{} {}", group.workload, group.detail);
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use plotters::prelude::*;
 use super::plan::{Group, Unit};
 use super::report::{file_name, has_times};
 use super::results::{Entry, Results};
-use super::spec::{Peer, Work};
+use super::spec::{Work, Workload};
 
 /// A line's name and its points.
 type Line = (String, Vec<(f64, f64)>);
@@ -26,7 +26,7 @@ pub(crate) fn draw(out: &Path, results: &Results) -> Result<()> {
             let most = row.times.len() as f64;
             let points = points.take_while(|one_in| *one_in <= most);
             let point = |one_in: f64| (one_in, row.times.at(1.0 - 1.0 / one_in) as f64 / 1e3);
-            (row.peer.name().to_owned(), points.map(point).collect())
+            (row.peer.name.to_owned(), points.map(point).collect())
         });
         let name = format!("percentiles {title}");
         chart(out, &name, "of so many messages, all but one take at most", "us", lines.collect())?;
@@ -55,16 +55,16 @@ pub(crate) fn draw(out: &Path, results: &Results) -> Result<()> {
         }),
     ];
     for (name, across, up, size) in sizes {
-        let lines = against(results.of("growth"), size);
+        let lines = against(results.of(Workload::Growth), size);
         chart(out, &format!("growth against {name}"), across, up, lines)?;
     }
     let len = |it: &Group| match it.work {
         Work::Bytes { len, .. } => Some(len),
         _ => None,
     };
-    let lines = against(results.of("copy"), len);
+    let lines = against(results.of(Workload::Copy), len);
     chart(out, "copied in and out", "bytes a message", "GB/s", lines)?;
-    let lines = against(results.of("inplace"), len);
+    let lines = against(results.of(Workload::Inplace), len);
     chart(out, "in place", "bytes a message", "ns a message", lines)
 }
 
@@ -73,16 +73,16 @@ fn against<'a>(
     entries: impl Iterator<Item = &'a Entry>,
     size: fn(&Group) -> Option<usize>,
 ) -> Vec<Line> {
-    let mut lines: BTreeMap<Peer, Vec<(f64, f64)>> = BTreeMap::new();
+    let mut lines: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
     for entry in entries {
         let Some(size) = size(&entry.group) else { continue };
         for row in &entry.rows {
             if let Some(spread) = row.spread() {
-                lines.entry(row.peer).or_default().push((size as f64, spread.median));
+                lines.entry(row.peer.name).or_default().push((size as f64, spread.median));
             }
         }
     }
-    lines.into_iter().map(|(peer, points)| (peer.name().to_owned(), points)).collect()
+    lines.into_iter().map(|(name, points)| (name.to_owned(), points)).collect()
 }
 
 fn chart(out: &Path, title: &str, across: &str, up: &str, lines: Vec<Line>) -> Result<()> {

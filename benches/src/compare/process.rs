@@ -12,8 +12,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::control::Control;
+use super::ends::{Process, Threads};
 use super::link::Link;
-use super::spec::{Outcome, Peer, Spec, Work};
+use super::spec::{Outcome, Spec};
 
 /// The part of one process in a sample.
 pub(crate) enum Part {
@@ -36,37 +37,27 @@ impl Part {
         spec
     }
 
-    pub(crate) fn peer_and_work(&self) -> (Peer, Work) {
-        (self.spec().peer, self.spec().work)
-    }
-
     /// The peer cannot do this work.
     ///
     /// # Errors
     /// Always.
     pub(crate) fn refuse(&self) -> Result<Outcome> {
-        let (peer, work) = self.peer_and_work();
-        if peer.is_optional() && cfg!(not(feature = "peers")) {
-            bail!("built without the feature `peers`");
-        }
-        bail!("{peer:?} does not do {work:?}")
+        bail!("{} does not do {:?}", self.spec().peer, self.spec().work)
     }
 
     /// One end in each of two processes: the near one measures while the far one answers.
-    pub(crate) fn between<E>(
+    pub(crate) fn between<E: Process>(
         self,
-        create: impl FnOnce(&Spec) -> Result<Link>,
-        open: impl FnOnce(&mut Link, bool) -> Result<E>,
         measure: impl FnOnce(&mut E, &Spec, &Started) -> Result<Outcome>,
-        answer: impl FnOnce(&mut E) -> Result<()>,
+        answer: impl FnOnce(&mut E, &Spec) -> Result<()>,
     ) -> Result<Outcome> {
         match self {
             Self::Near(spec) => {
-                let mut link = create(&spec)?;
+                let mut link = E::create(&spec)?;
                 let (control, control_fd) = Control::create()?;
                 let started = Started::start(&spec, 0, &control_fd, &link)?;
                 spec.pin(false)?;
-                let mut end = open(&mut link, true)?;
+                let mut end = E::open(&mut link, &spec, true)?;
                 control.wait_ready(1);
                 let outcome = measure(&mut end, &spec, &started)?;
                 started.end()?;
@@ -74,28 +65,27 @@ impl Part {
             }
             Self::Far(spec, mut far) => {
                 spec.pin(true)?;
-                let mut end = open(&mut far.link, false)?;
+                let mut end = E::open(&mut far.link, &spec, false)?;
                 far.control.get_ready();
-                answer(&mut end)?;
+                answer(&mut end, &spec)?;
                 Ok(Outcome::default())
             }
         }
     }
 
     /// One end in each of two threads of this process.
-    pub(crate) fn within<E: Send>(
+    pub(crate) fn within<E: Threads>(
         self,
-        pair: impl FnOnce() -> (E, E),
         measure: impl FnOnce(&mut E, &Spec) -> Result<Outcome>,
-        answer: impl FnOnce(&mut E) + Send,
+        answer: impl FnOnce(&mut E) -> Result<()> + Send,
     ) -> Result<Outcome> {
         let spec = self.near_alone()?;
-        let (mut near, mut far) = pair();
+        let (mut near, mut far) = E::pair();
         thread::scope(|scope| {
             let pinned = spec.clone();
             scope.spawn(move || {
                 pinned.pin(true).expect("the core was picked from those allowed");
-                answer(&mut far);
+                answer(&mut far).expect("the near end lives");
             });
             spec.pin(false)?;
             measure(&mut near, &spec)

@@ -8,11 +8,11 @@ use anyhow::{Result, anyhow};
 use parkline_uring::{AsyncReceiver, Queue};
 
 use super::control::Control;
+use super::ends::{PLAIN, runtime};
 use super::link::Link;
-use super::peers::runtime;
 use super::process::{Part, Started};
 use super::spec::{Outcome, Spec, Work};
-use crate::{Message, PLAIN};
+use crate::Message;
 
 /// Messages to each queue in a burst.
 const BURST: usize = 64;
@@ -79,8 +79,7 @@ fn near(spec: &Spec, queues: usize) -> Result<Outcome> {
             if !warm && start.elapsed() > wanted / 4 {
                 (warm, counted, start) = (true, 0, Instant::now());
             } else if warm && start.elapsed() > wanted {
-                let value = start.elapsed().as_nanos() as f64 / counted as f64;
-                return Ok(Outcome { value, ..Outcome::default() });
+                return Ok(Outcome::of(start.elapsed().as_nanos() as f64 / counted as f64));
             }
         }
     })

@@ -12,10 +12,11 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::goals::{Goal, three_digits};
+use super::peers;
 use super::plan::Unit;
 use super::probe::Distance;
 use super::results::{Results, Row, Spread};
-use super::spec::{Placement, Work};
+use super::spec::{Placement, Work, Workload};
 use crate::machine::{self, Cores};
 
 /// Where the run takes place. The figures mean nothing without it.
@@ -28,23 +29,6 @@ pub(crate) struct Head {
     versions: Vec<String>,
 }
 
-const PEERS: [&str; 14] = [
-    "async-channel",
-    "cloudtoid-interprocess",
-    "crossbeam-channel",
-    "crossbeam-queue",
-    "flume",
-    "iceoryx2",
-    "ipc-channel",
-    "kanal",
-    "parkline-core",
-    "posixmq",
-    "rtrb",
-    "rustix",
-    "shaq",
-    "tokio",
-];
-
 impl Head {
     pub(crate) fn new(cores: Cores) -> Self {
         let siblings = fs::read_to_string(format!(
@@ -52,9 +36,10 @@ impl Head {
             cores.near
         ));
         let mut lines = include_str!("../../../Cargo.lock").lines();
+        let packages: Vec<_> = peers::all().map(|peer| peer.package).collect();
         let mut versions = Vec::new();
         while let Some(line) = lines.next() {
-            let Some(name) = quoted(line, "name = ").filter(|name| PEERS.contains(name)) else {
+            let Some(name) = quoted(line, "name = ").filter(|name| packages.contains(name)) else {
                 continue;
             };
             let version = lines.next().and_then(|line| quoted(line, "version = "));
@@ -140,7 +125,7 @@ pub(crate) fn print(results: &Results, rounds: usize, took: Duration) {
             table.add_row([
                 workload.trim_end().to_owned(),
                 group.placement.to_string(),
-                row.peer.name().to_owned(),
+                row.peer.name.to_owned(),
                 group.unit.name().to_owned(),
                 figure(|it| it.median),
                 figure(|it| it.min),
@@ -170,7 +155,7 @@ fn table<const N: usize>(header: [&str; N], numbers: Range<usize>) -> Table {
 }
 
 /// What depends most on how far the cores are from each other.
-const SPINNING: [&str; 3] = ["oneway", "batch", "roundtrip"];
+const SPINNING: [Workload; 3] = [Workload::Oneway, Workload::Batch, Workload::Roundtrip];
 
 /// The medians of the samples at each distance, times the yardstick's there.
 pub(crate) fn print_distances(results: &Results) {
@@ -181,7 +166,7 @@ pub(crate) fn print_distances(results: &Results) {
             continue;
         }
         for row in &entry.rows {
-            let mut cells = vec![group.workload.to_owned(), row.peer.name().to_owned()];
+            let mut cells = vec![group.workload.to_string(), row.peer.name.to_owned()];
             for distance in Distance::ALL {
                 let yardstick = entry.rows.first().and_then(|first| first.at(distance));
                 let mine = row.at(distance);
@@ -230,7 +215,7 @@ pub(crate) fn print_goals(goals: &[Goal]) {
             Some(false) => "missed",
             None => "",
         };
-        table.add_row([goal.workload, &goal.goal, &goal.reached, verdict]);
+        table.add_row([&goal.workload.to_string(), &goal.goal, &goal.reached, verdict]);
     }
     println!("{}", table.trim_fmt());
 }
@@ -254,14 +239,14 @@ pub(crate) fn write(
                 "detail": group.detail,
                 "work": group.work,
                 "placement": group.placement,
-                "peer": row.peer.name(),
+                "peer": row.peer.name,
                 "unit": group.unit.name(),
                 "bigger is better": matches!(group.unit, Unit::Rate | Unit::Bandwidth),
                 "figures": row.figures,
                 "distances": row.distances,
                 "spread": row.spread(),
                 "ratio": entry.rows.first().and_then(|first| row.ratio_to(first)),
-                "yardstick": group.peers.first().map(|peer| peer.name()),
+                "yardstick": group.peers.first().map(|peer| peer.name),
                 "extras": row.extras,
                 "nanoseconds": times(row),
                 "failures": row.failures,
@@ -269,10 +254,7 @@ pub(crate) fn write(
             if !row.times.is_empty() {
                 let name = format!(
                     "{} {} {} {}",
-                    group.workload,
-                    group.detail,
-                    group.placement,
-                    row.peer.name()
+                    group.workload, group.detail, group.placement, row.peer.name
                 );
                 fs::write(histograms.join(file_name(&name) + ".hgrm"), row.times.hgrm())?;
             }

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::peer::Peer;
 use super::plan::Group;
 use super::probe::Distance;
-use super::spec::{Outcome, Peer};
+use super::spec::{Outcome, Workload};
 use super::times::Times;
 
 /// A peer in a group.
 pub(crate) struct Row {
-    pub(crate) peer: Peer,
+    pub(crate) peer: &'static Peer,
     /// By round; none where it failed.
     pub(crate) figures: Vec<Option<f64>>,
     /// By round; none where it failed or the cores moved.
@@ -53,7 +54,7 @@ impl Spread {
 const ENOUGH: usize = 2;
 
 impl Row {
-    fn new(peer: Peer) -> Self {
+    fn new(peer: &'static Peer) -> Self {
         let (figures, distances) = (Vec::new(), Vec::new());
         let (extras, failures) = (BTreeMap::new(), Vec::new());
         Self { peer, figures, distances, extras, times: Times::new(), failures }
@@ -101,7 +102,7 @@ impl Row {
 impl Results {
     pub(crate) fn new(groups: Vec<Group>) -> Self {
         let entry = |group: Group| {
-            let rows = group.peers.iter().map(|peer| Row::new(*peer)).collect();
+            let rows = group.peers.iter().map(|peer| Row::new(peer)).collect();
             Entry { group, rows }
         };
         Self { entries: groups.into_iter().map(entry).collect(), probes: Vec::new() }
@@ -132,17 +133,17 @@ impl Results {
     }
 
     /// Those of a workload.
-    pub(crate) fn of(&self, workload: &str) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn of(&self, workload: Workload) -> impl Iterator<Item = &Entry> {
         self.entries.iter().filter(move |entry| entry.group.workload == workload)
     }
 }
 
 impl Entry {
-    pub(crate) fn row(&self, peer: Peer) -> Option<&Row> {
-        self.rows.iter().find(|row| row.peer == peer)
+    pub(crate) fn row(&self, peer: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.peer.name == peer)
     }
 
-    pub(crate) fn ratio(&self, peer: Peer, to: Peer) -> Option<f64> {
+    pub(crate) fn ratio(&self, peer: &str, to: &str) -> Option<f64> {
         self.row(peer)?.ratio_to(self.row(to)?)
     }
 }
@@ -153,11 +154,12 @@ mod tests {
     use super::*;
 
     fn results() -> Results {
-        Results::new(plan::groups(true).into_iter().filter(|it| it.workload == "naps").collect())
+        let is_naps = |it: &Group| it.workload == Workload::Naps;
+        Results::new(plan::groups(true).into_iter().filter(is_naps).collect())
     }
 
     fn sample(value: f64) -> anyhow::Result<Outcome> {
-        Ok(Outcome { value, ..Outcome::default() })
+        Ok(Outcome::of(value))
     }
 
     /// Fails if the ratio is that of the medians (seen failing).
@@ -176,7 +178,7 @@ mod tests {
     #[test]
     fn a_ratio_is_of_samples_at_one_distance() {
         let mut results = results();
-        let at = |value, probe| Ok(Outcome { value, probe: [probe; 2], ..Outcome::default() });
+        let at = |value, probe| Ok(Outcome { probe: [probe; 2], ..Outcome::of(value) });
         for (yardstick, other) in [
             (at(1.0, 30.0), at(50.0, 400.0)),
             (at(1.0, 30.0), at(2.0, 31.0)),
@@ -208,14 +210,5 @@ mod tests {
         assert_eq!(entry.rows[1].ratio_to(&entry.rows[0]), Some(2.0));
         assert!(!entry.rows[0].is_given_up());
         assert_eq!(entry.rows[0].failures, ["hangs"]);
-    }
-
-    /// Fails if a group's workload cannot be named (seen failing).
-    #[test]
-    fn every_group_can_be_asked_for_and_has_a_yardstick() {
-        for group in plan::groups(false) {
-            assert!(plan::WORKLOADS.contains(&group.workload), "{}", group.workload);
-            assert!(!group.peers.is_empty(), "{} {}", group.workload, group.detail);
-        }
     }
 }

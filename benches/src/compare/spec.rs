@@ -7,12 +7,15 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::{self, Cores};
+use crate::{CAPACITY, Message};
 
-/// One sample: a kind of work done over one peer.
+/// One sample: a kind of work, done over one peer by those calls that it has for a workload.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub(crate) work: Work,
-    pub(crate) peer: Peer,
+    pub(crate) workload: Workload,
+    /// Its name.
+    pub(crate) peer: String,
     pub(crate) placement: Placement,
     pub(crate) cores: [usize; 2],
     /// For how long it measures, in milliseconds.
@@ -50,21 +53,38 @@ pub(crate) enum Work {
     Queues { queues: usize },
 }
 
-impl Work {
-    /// Messages one by one, by ends that stay awake.
-    pub(crate) fn is_awake(self) -> bool {
-        matches!(self, Self::Stream | Self::RoundTrips { parked: false })
-    }
+/// What `--only` names, and what a peer does or does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
+pub(crate) enum Workload {
+    Oneway,
+    Batch,
+    Roundtrip,
+    Parked,
+    Strategy,
+    Naps,
+    Crowd,
+    Tokio,
+    Copy,
+    Inplace,
+    Waiters,
+    Idle,
+    Growth,
+}
 
-    /// Messages one by one, by ends that sleep.
-    pub(crate) fn is_asleep(self) -> bool {
-        matches!(self, Self::RoundTrips { parked: true } | Self::BusyRoundTrips | Self::Idle)
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{self:?}").to_lowercase())
     }
+}
 
-    /// Many senders and many receivers.
-    pub(crate) fn is_crowd(self) -> bool {
-        matches!(self, Self::Crowd { .. } | Self::Paced { .. })
-    }
+/// The shape of a queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) capacity: usize,
+    /// Bytes in each message.
+    pub(crate) len: usize,
 }
 
 /// Where the ends run.
@@ -96,6 +116,14 @@ impl Spec {
         Cores { near: self.cores[0], far: self.cores[1] }
     }
 
+    /// The shape of each queue.
+    pub(crate) fn shape(&self) -> Shape {
+        match self.work {
+            Work::Bytes { capacity, len } => Shape { capacity, len },
+            _ => Shape { capacity: CAPACITY, len: size_of::<Message>() },
+        }
+    }
+
     /// Puts the calling thread where the near end or a far one belongs.
     pub(crate) fn pin(&self, far: bool) -> std::io::Result<()> {
         match self.placement {
@@ -104,90 +132,6 @@ impl Spec {
             Placement::Free => Ok(()),
             Placement::Shared => machine::pin_to(&self.cores),
         }
-    }
-}
-
-/// Everything that is measured.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ValueEnum,
-)]
-pub(crate) enum Peer {
-    PlainRing,
-    PlainRingNoFence,
-    CacheLine,
-    Futex,
-    Memcpy,
-    Parkline,
-    ParklineMany,
-    ParklinePacked,
-    ParklineSpin,
-    ParklinePark,
-    ParklineDefault,
-    ParklineBlockOn,
-    ParklineTokio,
-    ParklineInPlace,
-    SeqPacket,
-    Pipe,
-    AsyncFd,
-    ArrayQueue,
-    TokioMpsc,
-    ShaqSpsc,
-    ShaqMpmc,
-    Iceoryx,
-    IceoryxInPlace,
-    IceoryxEvent,
-    IpcChannel,
-    Cloudtoid,
-    PosixMq,
-    CrossbeamChannel,
-    Rtrb,
-    Kanal,
-    Flume,
-    AsyncChannel,
-}
-
-impl Peer {
-    /// What tables and plots call it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::PlainRing => "plain Vyukov ring",
-            Self::PlainRingNoFence => "plain Vyukov ring, no wake fence",
-            Self::CacheLine => "raw cache line",
-            Self::Futex => "raw futex",
-            Self::Memcpy => "memcpy in and out, one thread",
-            Self::Parkline => "parkline, try calls",
-            Self::ParklineMany => "parkline, send_many/recv_many",
-            Self::ParklinePacked => "parkline, send_packed/recv",
-            Self::ParklineSpin => "parkline, always spin",
-            Self::ParklinePark => "parkline, blocking calls, always park",
-            Self::ParklineDefault => "parkline, blocking calls",
-            Self::ParklineBlockOn => "parkline, block_on, always park",
-            Self::ParklineTokio => "parkline, tokio",
-            Self::ParklineInPlace => "parkline, reserve and lease",
-            Self::SeqPacket => "Unix SEQPACKET",
-            Self::Pipe => "pipe",
-            Self::AsyncFd => "SEQPACKET over AsyncFd",
-            Self::ArrayQueue => "ArrayQueue [threads]",
-            Self::TokioMpsc => "tokio mpsc [threads]",
-            Self::ShaqSpsc => "shaq SPSC",
-            Self::ShaqMpmc => "shaq MPMC",
-            Self::Iceoryx => "iceoryx2",
-            Self::IceoryxInPlace => "iceoryx2, loan",
-            Self::IceoryxEvent => "iceoryx2 event",
-            Self::IpcChannel => "ipc-channel",
-            Self::Cloudtoid => "cloudtoid-interprocess",
-            Self::PosixMq => "POSIX mq",
-            Self::CrossbeamChannel => "crossbeam channel [threads]",
-            Self::Rtrb => "rtrb [threads]",
-            Self::Kanal => "kanal [threads]",
-            Self::Flume => "flume [threads]",
-            Self::AsyncChannel => "async-channel [threads]",
-        }
-    }
-
-    /// Whether it needs the feature `peers`.
-    pub(crate) fn is_optional(self) -> bool {
-        self >= Self::ShaqSpsc
     }
 }
 
@@ -202,4 +146,10 @@ pub(crate) struct Outcome {
     pub(crate) times: Vec<(u64, u64)>,
     /// Nanoseconds that a cache line takes from core to core and back, before and after.
     pub(crate) probe: [f64; 2],
+}
+
+impl Outcome {
+    pub(crate) fn of(value: f64) -> Self {
+        Self { value, ..Self::default() }
+    }
 }

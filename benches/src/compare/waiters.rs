@@ -10,13 +10,15 @@ use std::thread;
 use anyhow::{Context, Result};
 use parkline_uring::{AsyncReceiver, Queue};
 
+#[cfg(feature = "peers")]
+use super::channel::{Awaited, Blocking};
 use super::control::Control;
+use super::ends::runtime;
 use super::link::Link;
-use super::peers::runtime;
 use super::process::{Part, Started};
 use super::spec::{Outcome, Work};
 use super::times::{Times, now};
-use crate::{Message, ends};
+use crate::{CAPACITY, Message};
 
 /// The phase in which messages are sent.
 const SERVE: u32 = 1;
@@ -25,7 +27,7 @@ pub(crate) fn processes(part: Part) -> Result<Outcome> {
     let Work::Waiters { tasks } = part.spec().work else { return part.refuse() };
     match part {
         Part::Near(spec) => {
-            let queue = ends::parkline().map_err(|error| anyhow::anyhow!("{error}"))?;
+            let queue = Queue::builder().capacity(CAPACITY).create_typed::<Message>()?;
             let link = Link::fds([queue.try_clone_fd()?]);
             let (control, control_fd) = Control::create()?;
             let _started = Started::start(&spec, 0, &control_fd, &link)?;
@@ -115,107 +117,26 @@ fn thread_count() -> Result<u64> {
     Ok(fs::read_dir("/proc/self/task")?.count() as u64)
 }
 
+/// The tasks await one receiver of a channel between threads.
 #[cfg(feature = "peers")]
-pub(crate) use within::*;
-
-#[cfg(feature = "peers")]
-mod within {
-    use super::super::spec::Spec;
-    use super::*;
-    use crate::CAPACITY;
-
-    /// A queue of threads; many tasks can await its receiver.
-    pub(crate) trait Channel {
-        type Sender: Send + 'static;
-        type Receiver: Clone + Send + 'static;
-
-        fn make() -> (Self::Sender, Self::Receiver);
-        fn send(sender: &Self::Sender, message: Message);
-        fn recv(receiver: Self::Receiver) -> impl Future<Output = Message> + Send;
-    }
-
-    pub(crate) fn threads<C: Channel + 'static>(part: Part) -> Result<Outcome> {
-        let Work::Waiters { tasks } = part.spec().work else { return part.refuse() };
-        let spec = part.near_alone()?;
-        let (sender, receiver) = C::make();
-        let (control, _) = Control::create()?;
-        let sends = send::<C>(spec.clone(), sender, control, tasks);
-        let thread = thread::spawn(sends);
-        spec.pin(false)?;
-        let outcome = wait(tasks, &receiver, C::recv, || control.enter(SERVE));
-        thread.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
-        outcome
-    }
-
-    fn send<C: Channel>(
-        spec: Spec,
-        sender: C::Sender,
-        control: &'static Control,
-        tasks: usize,
-    ) -> impl FnOnce() -> Result<()> + Send {
-        move || {
-            spec.pin(true)?;
-            control.wait_phase(SERVE);
-            (0..tasks).for_each(|_| C::send(&sender, [0, now(), 0, 0, 0, 0, 0, 0]));
-            Ok(())
-        }
-    }
-
-    macro_rules! channel {
-        ($name:ident, $tx:ty, $rx:ty, $make:expr, $send:ident, $recv:ident) => {
-            pub(crate) struct $name;
-
-            impl Channel for $name {
-                type Sender = $tx;
-                type Receiver = $rx;
-
-                fn make() -> ($tx, $rx) {
-                    $make
-                }
-
-                fn send(sender: &$tx, message: Message) {
-                    sender.$send(message).expect("a task waits");
-                }
-
-                async fn recv(receiver: $rx) -> Message {
-                    receiver.$recv().await.expect("the sender lives")
-                }
-            }
-        };
-    }
-
-    channel!(
-        AsyncChannel,
-        async_channel::Sender<Message>,
-        async_channel::Receiver<Message>,
-        async_channel::bounded(CAPACITY),
-        send_blocking,
-        recv
-    );
-    channel!(
-        Flume,
-        flume::Sender<Message>,
-        flume::Receiver<Message>,
-        flume::bounded(CAPACITY),
-        send,
-        recv_async
-    );
-    channel!(
-        Kanal,
-        kanal::AsyncSender<Message>,
-        kanal::AsyncReceiver<Message>,
-        kanal::bounded_async(CAPACITY),
-        send_from_a_thread,
-        recv
-    );
-
-    trait FromAThread {
-        fn send_from_a_thread(&self, message: Message) -> Result<(), kanal::SendError>;
-    }
-
-    impl FromAThread for kanal::AsyncSender<Message> {
-        fn send_from_a_thread(&self, message: Message) -> Result<(), kanal::SendError> {
-            self.as_sync().send(message)
-        }
-    }
+pub(crate) fn threads<C: Blocking + Awaited>(part: Part) -> Result<Outcome>
+where
+    C::Receiver: Clone,
+{
+    let Work::Waiters { tasks } = part.spec().work else { return part.refuse() };
+    let spec = part.near_alone()?;
+    let (mut sender, receiver) = C::make();
+    let (control, _) = Control::create()?;
+    let pinned = spec.clone();
+    let thread = thread::spawn(move || -> Result<()> {
+        pinned.pin(true)?;
+        control.wait_phase(SERVE);
+        (0..tasks).for_each(|_| C::send(&mut sender, &[0, now(), 0, 0, 0, 0, 0, 0]));
+        Ok(())
+    });
+    spec.pin(false)?;
+    let recv = |mut receiver| async move { C::recv_async(&mut receiver).await };
+    let outcome = wait(tasks, &receiver, recv, || control.enter(SERVE));
+    thread.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+    outcome
 }

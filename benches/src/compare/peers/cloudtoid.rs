@@ -4,26 +4,27 @@ use anyhow::Result;
 use cloudtoid_interprocess::{Options, Publisher, Subscriber};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::super::ends::{BATCH, Bytes, End, Many, Process, retry};
 use super::super::link::Link;
-use super::super::process::Part;
-use super::super::spec::{Outcome, Peer, Spec, Work};
+use super::super::peer::Peer;
+use super::super::spec::Spec;
+use super::super::spec::Workload::{Batch, Copy, Crowd, Idle, Oneway, Parked, Roundtrip};
 use super::super::{crowd, pairs};
-use super::{BATCH, Bytes, Many, Process, Shape, retry};
-use crate::{CAPACITY, End, Message};
+use crate::Message;
 
-/// Plays a part of a peer of this file.
-pub(crate) fn play(part: Part) -> Result<Outcome> {
-    match part.peer_and_work() {
-        (Peer::Cloudtoid, work) if work.is_awake() => pairs::processes::<Cloudtoid>(part),
-        (Peer::Cloudtoid, work) if work.is_asleep() => pairs::processes::<Waiting>(part),
-        (Peer::Cloudtoid, Work::Batch) => pairs::many_between::<Cloudtoid>(part),
-        (Peer::Cloudtoid, work) if work.is_crowd() => crowd::processes::<Cloudtoid>(part),
-        (Peer::Cloudtoid, Work::Bytes { .. }) => pairs::bytes_between::<Cloudtoid>(part),
-        _ => part.refuse(),
-    }
-}
+pub(crate) const PEERS: &[Peer] = &[Peer {
+    name: "cloudtoid-interprocess",
+    package: "cloudtoid-interprocess",
+    does: &[
+        (&[Oneway, Roundtrip], pairs::processes::<Cloudtoid>),
+        (&[Parked, Idle], pairs::processes::<Waiting>),
+        (&[Batch], pairs::many_between::<Cloudtoid>),
+        (&[Crowd], crowd::processes::<Cloudtoid>),
+        (&[Copy], pairs::bytes_between::<Cloudtoid>),
+    ],
+}];
 
-pub(crate) struct Cloudtoid {
+struct Cloudtoid {
     there: Publisher,
     back: Subscriber,
 }
@@ -31,19 +32,14 @@ pub(crate) struct Cloudtoid {
 /// What it writes before a message.
 const HEADER: usize = 16;
 
-fn open(link: &Link, near: bool, room: usize) -> Result<Cloudtoid> {
-    let one = |way: &str| Options::new(format!("{}-{way}", link.name), room).with_path("/dev/shm");
-    let (there, back) = if near { ("there", "back") } else { ("back", "there") };
-    Ok(Cloudtoid { there: Publisher::open(&one(there))?, back: Subscriber::open(&one(back))? })
-}
-
 impl Process for Cloudtoid {
-    fn create(spec: &Spec) -> Result<Link> {
-        Ok(Link::named(&spec.name))
-    }
-
-    fn open(link: &mut Link, near: bool) -> Result<Self> {
-        open(link, near, CAPACITY * (size_of::<Message>() + HEADER))
+    fn open(_: &mut Link, spec: &Spec, near: bool) -> Result<Self> {
+        let shape = spec.shape();
+        let room = shape.capacity * (shape.len + HEADER).next_multiple_of(8);
+        let one =
+            |way: &str| Options::new(format!("{}-{way}", spec.name), room).with_path("/dev/shm");
+        let (there, back) = if near { ("there", "back") } else { ("back", "there") };
+        Ok(Self { there: Publisher::open(&one(there))?, back: Subscriber::open(&one(back))? })
     }
 }
 
@@ -79,14 +75,6 @@ impl Many for Cloudtoid {
 }
 
 impl Bytes for Cloudtoid {
-    fn create(spec: &Spec, _: Shape) -> Result<Link> {
-        <Self as Process>::create(spec)
-    }
-
-    fn open(link: &mut Link, shape: Shape, near: bool) -> Result<Self> {
-        open(link, near, shape.capacity * (shape.len + HEADER).next_multiple_of(8))
-    }
-
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         retry(|| self.there.try_send(bytes).ok());
         Ok(())
@@ -99,15 +87,11 @@ impl Bytes for Cloudtoid {
 }
 
 /// The same by its call that waits.
-pub(crate) struct Waiting(Cloudtoid);
+struct Waiting(Cloudtoid);
 
 impl Process for Waiting {
-    fn create(spec: &Spec) -> Result<Link> {
-        <Cloudtoid as Process>::create(spec)
-    }
-
-    fn open(link: &mut Link, near: bool) -> Result<Self> {
-        Ok(Self(<Cloudtoid as Process>::open(link, near)?))
+    fn open(link: &mut Link, spec: &Spec, near: bool) -> Result<Self> {
+        Ok(Self(Cloudtoid::open(link, spec, near)?))
     }
 }
 

@@ -9,23 +9,34 @@ use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::prelude::*;
 
+use super::super::ends::{Bytes, End, Process, retry};
 use super::super::link::Link;
 use super::super::pairs;
-use super::super::process::Part;
-use super::super::spec::{Outcome, Peer, Spec, Work};
-use super::{Bytes, Process, Shape, retry};
-use crate::{CAPACITY, End, Message};
+use super::super::peer::{Peer, names};
+use super::super::spec::Spec;
+use super::super::spec::Workload::{Copy, Idle, Inplace, Oneway, Parked, Roundtrip};
+use crate::{CAPACITY, Message};
 
-/// Plays a part of a peer of this file.
-pub(crate) fn play(part: Part) -> Result<Outcome> {
-    match part.peer_and_work() {
-        (Peer::Iceoryx, work) if work.is_awake() => pairs::processes::<Messages>(part),
-        (Peer::IceoryxEvent, work) if work.is_asleep() => pairs::processes::<Events>(part),
-        (Peer::Iceoryx, Work::Bytes { .. }) => pairs::bytes_between::<Slices<false>>(part),
-        (Peer::IceoryxInPlace, Work::Bytes { .. }) => pairs::bytes_between::<Slices<true>>(part),
-        _ => part.refuse(),
-    }
-}
+pub(crate) const PEERS: &[Peer] = &[
+    Peer {
+        name: names::ICEORYX,
+        package: "iceoryx2",
+        does: &[
+            (&[Oneway, Roundtrip], pairs::processes::<Messages>),
+            (&[Copy], pairs::bytes_between::<Slices<false>>),
+        ],
+    },
+    Peer {
+        name: names::ICEORYX_LOAN,
+        package: "iceoryx2",
+        does: &[(&[Inplace], pairs::bytes_between::<Slices<true>>)],
+    },
+    Peer {
+        name: "iceoryx2 event",
+        package: "iceoryx2",
+        does: &[(&[Parked, Idle], pairs::processes::<Events>)],
+    },
+];
 
 fn node() -> Result<Node<ipc::Service>> {
     set_log_level(LogLevel::Fatal);
@@ -37,23 +48,19 @@ fn fault(error: impl std::fmt::Debug) -> anyhow::Error {
 }
 
 /// The names of the two directions, the one to send over first.
-fn ways(link: &Link, near: bool) -> [String; 2] {
-    let way = |way: &str| format!("{}/{way}", link.name);
+fn ways(spec: &Spec, near: bool) -> [String; 2] {
+    let way = |way: &str| format!("{}/{way}", spec.name);
     if near { [way("there"), way("back")] } else { [way("back"), way("there")] }
 }
 
-pub(crate) struct Messages {
+struct Messages {
     there: Publisher<ipc::Service, Message, ()>,
     back: Subscriber<ipc::Service, Message, ()>,
     _node: Node<ipc::Service>,
 }
 
 impl Process for Messages {
-    fn create(spec: &Spec) -> Result<Link> {
-        Ok(Link::named(&spec.name))
-    }
-
-    fn open(link: &mut Link, near: bool) -> Result<Self> {
+    fn open(_: &mut Link, spec: &Spec, near: bool) -> Result<Self> {
         let node = node()?;
         let service = |name: &str| {
             let service = node.service_builder(&name.try_into().map_err(fault)?);
@@ -62,7 +69,7 @@ impl Process for Messages {
             let service = service.subscriber_max_buffer_size(CAPACITY);
             service.max_publishers(1).max_subscribers(1).open_or_create().map_err(fault)
         };
-        let [there, back] = ways(link, near);
+        let [there, back] = ways(spec, near);
         let (there, back) = (service(&there)?, service(&back)?);
         let there = there.publisher_builder();
         let there = there.backpressure_strategy(BackpressureStrategy::DiscardData);
@@ -84,18 +91,15 @@ impl End for Messages {
 }
 
 /// Bytes; `IN_PLACE` neither fills nor reads them.
-pub(crate) struct Slices<const IN_PLACE: bool> {
+struct Slices<const IN_PLACE: bool> {
     there: Publisher<ipc::Service, [u8], ()>,
     back: Subscriber<ipc::Service, [u8], ()>,
     _node: Node<ipc::Service>,
 }
 
-impl<const IN_PLACE: bool> Bytes for Slices<IN_PLACE> {
-    fn create(spec: &Spec, _: Shape) -> Result<Link> {
-        Ok(Link::named(&spec.name))
-    }
-
-    fn open(link: &mut Link, shape: Shape, near: bool) -> Result<Self> {
+impl<const IN_PLACE: bool> Process for Slices<IN_PLACE> {
+    fn open(_: &mut Link, spec: &Spec, near: bool) -> Result<Self> {
+        let shape = spec.shape();
         let node = node()?;
         let service = |name: &str| {
             let service = node.service_builder(&name.try_into().map_err(fault)?);
@@ -104,7 +108,7 @@ impl<const IN_PLACE: bool> Bytes for Slices<IN_PLACE> {
             let service = service.subscriber_max_buffer_size(shape.capacity);
             service.max_publishers(1).max_subscribers(1).open_or_create().map_err(fault)
         };
-        let [there, back] = ways(link, near);
+        let [there, back] = ways(spec, near);
         let (there, back) = (service(&there)?, service(&back)?);
         let there = there.publisher_builder().initial_max_slice_len(shape.len);
         let there = there.backpressure_strategy(BackpressureStrategy::DiscardData);
@@ -112,7 +116,9 @@ impl<const IN_PLACE: bool> Bytes for Slices<IN_PLACE> {
         let back = back.subscriber_builder().buffer_size(shape.capacity).create().map_err(fault)?;
         Ok(Self { there, back, _node: node })
     }
+}
 
+impl<const IN_PLACE: bool> Bytes for Slices<IN_PLACE> {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         retry(|| {
             let mut sample = self.there.loan_slice_uninit(bytes.len()).ok()?;
@@ -140,24 +146,20 @@ impl<const IN_PLACE: bool> Bytes for Slices<IN_PLACE> {
 }
 
 /// A notification carries no message: this one's id does, its first word.
-pub(crate) struct Events {
+struct Events {
     there: Notifier<ipc::Service>,
     back: Listener<ipc::Service>,
     _node: Node<ipc::Service>,
 }
 
 impl Process for Events {
-    fn create(spec: &Spec) -> Result<Link> {
-        Ok(Link::named(&spec.name))
-    }
-
-    fn open(link: &mut Link, near: bool) -> Result<Self> {
+    fn open(_: &mut Link, spec: &Spec, near: bool) -> Result<Self> {
         let node = node()?;
         let service = |name: &str| {
             let name = name.try_into().map_err(fault)?;
             node.service_builder(&name).event().open_or_create().map_err(fault)
         };
-        let [there, back] = ways(link, near);
+        let [there, back] = ways(spec, near);
         let (there, back) = (service(&there)?, service(&back)?);
         let back = back.listener_builder().create().map_err(fault)?;
         let there = there.notifier_builder().create().map_err(fault)?;

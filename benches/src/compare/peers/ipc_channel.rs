@@ -4,25 +4,24 @@ use anyhow::{Result, anyhow, ensure};
 use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcSender};
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::super::ends::{Bytes, End, Process};
 use super::super::link::Link;
 use super::super::pairs;
-use super::super::process::Part;
-use super::super::spec::{Outcome, Peer, Spec, Work};
-use super::{Bytes, Process, Shape};
-use crate::{End, Message};
+use super::super::peer::Peer;
+use super::super::spec::Spec;
+use super::super::spec::Workload::{Copy, Oneway, Parked, Roundtrip};
+use crate::Message;
 
-/// Plays a part of a peer of this file.
-pub(crate) fn play(part: Part) -> Result<Outcome> {
-    match part.peer_and_work() {
-        (Peer::IpcChannel, work) if work.is_awake() || work.is_asleep() => {
-            pairs::processes::<IpcChannel>(part)
-        }
-        (Peer::IpcChannel, Work::Bytes { .. }) => pairs::bytes_between::<IpcChannel>(part),
-        _ => part.refuse(),
-    }
-}
+pub(crate) const PEERS: &[Peer] = &[Peer {
+    name: "ipc-channel",
+    package: "ipc-channel",
+    does: &[
+        (&[Oneway, Roundtrip, Parked], pairs::processes::<IpcChannel>),
+        (&[Copy], pairs::bytes_between::<IpcChannel>),
+    ],
+}];
 
-pub(crate) struct IpcChannel {
+struct IpcChannel {
     there: IpcBytesSender,
     back: IpcBytesReceiver,
 }
@@ -33,12 +32,10 @@ type Server = IpcOneShotServer<(IpcBytesSender, IpcBytesReceiver)>;
 impl Process for IpcChannel {
     fn create(_: &Spec) -> Result<Link> {
         let (server, name) = Server::new()?;
-        let mut link = Link::named(&name);
-        link.kept = Some(Box::new(server));
-        Ok(link)
+        Ok(Link { name, kept: Some(Box::new(server)), ..Link::default() })
     }
 
-    fn open(link: &mut Link, near: bool) -> Result<Self> {
+    fn open(link: &mut Link, _: &Spec, near: bool) -> Result<Self> {
         if near {
             let server = link.kept.take().and_then(|kept| kept.downcast::<Server>().ok());
             let server = server.ok_or_else(|| anyhow!("only one end is near"))?;
@@ -64,14 +61,6 @@ impl End for IpcChannel {
 }
 
 impl Bytes for IpcChannel {
-    fn create(spec: &Spec, _: Shape) -> Result<Link> {
-        <Self as Process>::create(spec)
-    }
-
-    fn open(link: &mut Link, _: Shape, near: bool) -> Result<Self> {
-        <Self as Process>::open(link, near)
-    }
-
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.there.send(bytes)?)
     }

@@ -1,140 +1,92 @@
-//! What is measured, each at its best settings: queues between processes ([`Process`]), and queues of one
-//! process between threads ([`Threads`]). All of them carry 64-byte messages as an [`End`]; batches are
-//! [`Many`], other lengths [`Bytes`], tasks that await [`Task`]. Each file has a `play`: which work its
-//! peers do, and by which of their calls.
+//! What is measured, each at its best settings. Each file has a table of its peers: which work each does,
+//! and by which of its calls. A new peer is a file, and two lines here.
 
+mod array_queue;
 #[cfg(feature = "peers")]
-pub(crate) mod cloudtoid;
+mod async_channel;
 #[cfg(feature = "peers")]
-pub(crate) mod iceoryx;
+mod cloudtoid;
 #[cfg(feature = "peers")]
-pub(crate) mod ipc_channel;
-pub(crate) mod parkline;
+mod crossbeam;
 #[cfg(feature = "peers")]
-pub(crate) mod posix_mq;
-pub(crate) mod raw;
+mod flume;
+mod futex;
 #[cfg(feature = "peers")]
-pub(crate) mod shaq;
-pub(crate) mod sockets;
-pub(crate) mod tasks;
-pub(crate) mod threads;
+mod iceoryx;
+#[cfg(feature = "peers")]
+mod ipc_channel;
+#[cfg(feature = "peers")]
+mod kanal;
+mod parkline;
+mod parkline_tasks;
+#[cfg(feature = "peers")]
+mod posix_mq;
+mod raw;
+#[cfg(feature = "peers")]
+mod rtrb;
+#[cfg(feature = "peers")]
+mod shaq;
+mod sockets;
+mod tokio_mpsc;
 
-use std::os::fd::OwnedFd;
+use super::peer::Peer;
 
-use anyhow::{Result, anyhow};
-use tokio::runtime::{Builder, Runtime};
+/// In the order of the tables.
+const TABLES: &[&[Peer]] = &[
+    raw::PEERS,
+    futex::PEERS,
+    parkline::PEERS,
+    parkline_tasks::PEERS,
+    #[cfg(feature = "peers")]
+    shaq::PEERS,
+    #[cfg(feature = "peers")]
+    iceoryx::PEERS,
+    #[cfg(feature = "peers")]
+    cloudtoid::PEERS,
+    #[cfg(feature = "peers")]
+    ipc_channel::PEERS,
+    sockets::PEERS,
+    #[cfg(feature = "peers")]
+    posix_mq::PEERS,
+    array_queue::PEERS,
+    #[cfg(feature = "peers")]
+    crossbeam::PEERS,
+    #[cfg(feature = "peers")]
+    rtrb::PEERS,
+    #[cfg(feature = "peers")]
+    kanal::PEERS,
+    #[cfg(feature = "peers")]
+    flume::PEERS,
+    #[cfg(feature = "peers")]
+    async_channel::PEERS,
+    tokio_mpsc::PEERS,
+];
 
-use super::link::Link;
-use super::spec::{Spec, Work};
-use crate::{Between, End, Message};
-
-/// Ends in different processes. The near ends send what the far ones receive, and the reverse.
-pub(crate) trait Process: End + Sized {
-    /// What both ends are opened from.
-    fn create(spec: &Spec) -> Result<Link>;
-    /// An end; for some peers one of many on its side. The near one opens when the far ones were
-    /// started.
-    fn open(link: &mut Link, near: bool) -> Result<Self>;
+/// All peers of this build.
+pub(crate) fn all() -> impl Iterator<Item = &'static Peer> {
+    TABLES.iter().copied().flatten()
 }
 
-/// Ends in one process.
-pub(crate) trait Threads: End + Sized + Send + 'static {
-    fn pair() -> (Self, Self);
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
 
-/// An end that takes many messages a call.
-pub(crate) trait Many {
-    fn send_many(&mut self, messages: &[Message]);
-    /// Appends at least one and at most [`BATCH`].
-    fn recv_many(&mut self, into: &mut Vec<Message>);
-}
+    use super::*;
 
-/// Messages in a batch.
-pub(crate) const BATCH: usize = 64;
-
-/// An end that is awaited.
-pub(crate) trait Task: Send + Sized + 'static {
-    fn send(&mut self, message: &Message) -> impl Future<Output = ()> + Send;
-    fn recv(&mut self) -> impl Future<Output = Message> + Send;
-}
-
-/// A task with its other end in another process.
-pub(crate) trait FarTask: Task {
-    fn create() -> Result<Link>;
-    /// Called within a runtime.
-    fn open(link: &Link, near: bool) -> Result<Self>;
-}
-
-/// A task with its other end in this process.
-pub(crate) trait NearTask: Task {
-    fn pair() -> (Self, Self);
-}
-
-pub(crate) fn runtime() -> Result<Runtime> {
-    Ok(Builder::new_current_thread().enable_all().build()?)
-}
-
-/// The shape of a queue of bytes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
-    pub(crate) capacity: usize,
-    /// Bytes in each message.
-    pub(crate) len: usize,
-}
-
-impl Shape {
-    /// `None` for work that is not of bytes.
-    pub(crate) fn of(spec: &Spec) -> Option<Self> {
-        let Work::Bytes { capacity, len } = spec.work else { return None };
-        Some(Self { capacity, len })
-    }
-}
-
-/// An end for messages of one length between processes.
-pub(crate) trait Bytes: Sized {
-    fn create(spec: &Spec, shape: Shape) -> Result<Link>;
-    fn open(link: &mut Link, shape: Shape, near: bool) -> Result<Self>;
-    /// Sends `bytes`; in place, only the first eight are written.
-    fn send(&mut self, bytes: &[u8]) -> Result<()>;
-    /// Receives into `bytes`; in place, only the first eight are read.
-    fn recv(&mut self, bytes: &mut [u8]) -> Result<()>;
-}
-
-/// Queues in two memfds, one for each direction.
-impl<E: Between> Process for E {
-    fn create(_: &Spec) -> Result<Link> {
-        let fd = || E::create().map_err(|error| anyhow!("{error}"));
-        Ok(Link::fds([fd()?, fd()?]))
+    /// Fails if two peers have one name (seen failing).
+    #[test]
+    fn each_peer_has_a_name_of_its_own() {
+        let names: BTreeSet<_> = all().map(|peer| peer.name).collect();
+        assert_eq!(names.len(), all().count());
     }
 
-    fn open(link: &mut Link, near: bool) -> Result<Self> {
-        let [there, back] = two(link, near)?;
-        E::open(there, back).map_err(|error| anyhow!("{error}"))
-    }
-}
-
-/// The two descriptors of a link, the one to send over first.
-pub(crate) fn two(link: &Link, near: bool) -> Result<[OwnedFd; 2]> {
-    let [there, back] = &link.fds[..] else {
-        return Err(anyhow!("{} descriptors came, not two", link.fds.len()));
-    };
-    let (there, back) = (there.try_clone()?, back.try_clone()?);
-    Ok(if near { [there, back] } else { [back, there] })
-}
-
-/// Attempts until one succeeds: without a pause at first, then it yields the core. All peers that have
-/// calls without waiting use this.
-pub(crate) fn retry<R>(mut attempt: impl FnMut() -> Option<R>) -> R {
-    let mut tries = 0;
-    loop {
-        if let Some(answer) = attempt() {
-            return answer;
-        }
-        tries += 1;
-        if tries < 256 {
-            std::hint::spin_loop();
-        } else {
-            std::thread::yield_now();
+    /// Fails if a peer says twice how it does one work (seen failing).
+    #[test]
+    fn each_peer_does_a_work_in_one_way() {
+        for peer in all() {
+            let works: Vec<_> = peer.does.iter().flat_map(|(workloads, _)| *workloads).collect();
+            let set: BTreeSet<_> = works.iter().collect();
+            assert_eq!(set.len(), works.len(), "{}", peer.name);
         }
     }
 }

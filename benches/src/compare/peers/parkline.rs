@@ -1,5 +1,7 @@
 //! Parkline in its ways of waiting, many a call, and in place.
 
+use std::hint::spin_loop;
+use std::marker::PhantomData;
 use std::os::fd::OwnedFd;
 use std::slice;
 use std::time::Duration;
@@ -9,73 +11,193 @@ use parkline_core::{Pack, Queue, Receiver, Sender};
 use parkline_uring::{AsyncReceiver, AsyncSender, block_on};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::super::link::Link;
-use super::super::process::Part;
-use super::super::spec::{Outcome, Peer, Spec, Work};
+use super::super::ends::{BATCH, Bytes, End, Many, Memfds, retry};
+use super::super::peer::{Peer, names};
+use super::super::spec::Spec;
+use super::super::spec::Workload::{
+    Batch, Copy, Crowd, Idle, Inplace, Naps, Oneway, Parked, Roundtrip, Strategy,
+};
 use super::super::{crowd, naps, pairs};
-use super::{BATCH, Bytes, Many, Shape, retry, two};
-use crate::ends::{Parked, Spinning};
-use crate::{Between, CAPACITY, End, Error, Message};
+use crate::{CAPACITY, Message};
 
-/// Plays a part of a peer of this file.
-pub(crate) fn play(part: Part) -> Result<Outcome> {
-    match part.peer_and_work() {
-        (Peer::Parkline, work) if work.is_awake() => pairs::processes::<Parkline>(part),
-        (Peer::Parkline, Work::Naps) => naps::processes::<Parkline>(part),
-        (Peer::Parkline, work) if work.is_crowd() => crowd::processes::<Parkline>(part),
-        (Peer::Parkline, Work::Bytes { .. }) => pairs::bytes_between::<Copied>(part),
-        (Peer::ParklineInPlace, Work::Bytes { .. }) => pairs::bytes_between::<InPlace>(part),
-        (Peer::ParklineMany, Work::Batch) => pairs::many_between::<Parkline>(part),
-        (Peer::ParklinePacked, Work::Batch) => pairs::many_between::<Packed>(part),
-        (Peer::ParklineSpin, work) if work.is_asleep() => pairs::processes::<Spinning>(part),
-        (Peer::ParklinePark, work) if work.is_asleep() => {
-            pairs::processes::<AlwaysPark<false>>(part)
-        }
-        (Peer::ParklinePark, Work::Naps) => naps::processes::<AlwaysPark<false>>(part),
-        (Peer::ParklineBlockOn, work) if work.is_asleep() => {
-            pairs::processes::<AlwaysPark<true>>(part)
-        }
-        (Peer::ParklineBlockOn, Work::Naps) => naps::processes::<AlwaysPark<true>>(part),
-        (Peer::ParklineDefault, work) if work.is_awake() || work.is_asleep() => {
-            pairs::processes::<Parked>(part)
-        }
-        (Peer::ParklineDefault, work) if work.is_crowd() => crowd::processes::<Parked>(part),
-        _ => part.refuse(),
-    }
-}
+const PACKAGE: &str = "parkline-core";
 
-/// Calls that do not wait, attempted again and again.
+pub(crate) const PEERS: &[Peer] = &[
+    Peer {
+        name: names::PARKLINE,
+        package: PACKAGE,
+        does: &[
+            (&[Oneway, Roundtrip], pairs::processes::<Parkline<Try>>),
+            (&[Naps], naps::processes::<Parkline<Try>>),
+            (&[Crowd], crowd::processes::<Parkline<Try>>),
+            (&[Copy], pairs::bytes_between::<Copied>),
+        ],
+    },
+    Peer {
+        name: names::PARKLINE_MANY,
+        package: PACKAGE,
+        does: &[(&[Batch], pairs::many_between::<Parkline<Try>>)],
+    },
+    Peer {
+        name: names::PARKLINE_PACKS,
+        package: PACKAGE,
+        does: &[(&[Batch], pairs::many_between::<Packed>)],
+    },
+    Peer {
+        name: names::PARKLINE_IN_PLACE,
+        package: PACKAGE,
+        does: &[(&[Inplace], pairs::bytes_between::<InPlace>)],
+    },
+    Peer {
+        name: names::PARKLINE_BLOCKING,
+        package: PACKAGE,
+        does: &[(
+            &[Oneway, Roundtrip, Parked, Strategy, Idle],
+            pairs::processes::<Parkline<Block>>,
+        )],
+    },
+    Peer {
+        name: names::ALWAYS_PARK,
+        package: PACKAGE,
+        does: &[
+            (&[Parked, Strategy], pairs::processes::<Parkline<Park>>),
+            (&[Naps], naps::processes::<Parkline<Park>>),
+        ],
+    },
+    Peer {
+        name: names::ALWAYS_SPIN,
+        package: PACKAGE,
+        does: &[(&[Strategy], pairs::processes::<Parkline<Spin>>)],
+    },
+    Peer {
+        name: names::PARKLINE_BLOCK_ON,
+        package: PACKAGE,
+        does: &[
+            (&[Parked, Idle], pairs::processes::<Parkline<BlockOn>>),
+            (&[Naps], naps::processes::<Parkline<BlockOn>>),
+        ],
+    },
+];
+
+/// Two queues, used by the calls of `C`.
 #[derive(Debug)]
-pub(crate) struct Parkline {
+struct Parkline<C> {
     there: Sender<Message>,
     back: Receiver<Message>,
+    calls: PhantomData<C>,
 }
 
-impl Between for Parkline {
-    const NAME: &str = "parkline, try calls";
+trait Calls {
+    /// The limit of the spins before a wait; `None` leaves the default.
+    const SPIN: Option<Duration> = None;
 
-    fn create() -> Result<OwnedFd, Error> {
-        Spinning::create()
+    fn send(there: &mut Sender<Message>, message: &Message);
+    fn recv(back: &mut Receiver<Message>) -> Message;
+}
+
+/// The calls that do not wait, attempted again and again.
+enum Try {}
+
+/// The same, without ever yielding the core.
+enum Spin {}
+
+/// The blocking calls as users have them.
+enum Block {}
+
+/// The blocking calls without a spin before they sleep.
+enum Park {}
+
+/// `block_on` without a spin before it sleeps.
+enum BlockOn {}
+
+impl<C: Calls> Memfds for Parkline<C> {
+    fn memfd(_: &Spec) -> Result<OwnedFd> {
+        Ok(Queue::builder().capacity(CAPACITY).create_typed::<Message>()?.try_clone_fd()?)
     }
 
-    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
-        let there = Queue::<Message>::open_typed(there)?.sender()?;
-        let back = Queue::<Message>::open_typed(back)?.receiver()?;
-        Ok(Self { there, back })
+    fn over(there: OwnedFd, back: OwnedFd, _: &Spec) -> Result<Self> {
+        let mut there = Queue::<Message>::open_typed(there)?.sender()?;
+        let mut back = Queue::<Message>::open_typed(back)?.receiver()?;
+        if let Some(limit) = C::SPIN {
+            there.set_spin(limit);
+            back.set_spin(limit);
+        }
+        Ok(Self { there, back, calls: PhantomData })
     }
 }
 
-impl End for Parkline {
+impl<C: Calls> End for Parkline<C> {
     fn send(&mut self, message: &Message) {
-        retry(|| self.there.try_send(message).ok());
+        C::send(&mut self.there, message);
     }
 
     fn recv(&mut self) -> Message {
-        retry(|| self.back.try_recv().ok())
+        C::recv(&mut self.back)
     }
 }
 
-impl Many for Parkline {
+impl Calls for Try {
+    fn send(there: &mut Sender<Message>, message: &Message) {
+        retry(|| there.try_send(message).ok());
+    }
+
+    fn recv(back: &mut Receiver<Message>) -> Message {
+        retry(|| back.try_recv().ok())
+    }
+}
+
+impl Calls for Spin {
+    fn send(there: &mut Sender<Message>, message: &Message) {
+        while there.try_send(message).is_err() {
+            spin_loop();
+        }
+    }
+
+    fn recv(back: &mut Receiver<Message>) -> Message {
+        loop {
+            match back.try_recv() {
+                Ok(message) => return message,
+                Err(_) => spin_loop(),
+            }
+        }
+    }
+}
+
+impl Calls for Block {
+    fn send(there: &mut Sender<Message>, message: &Message) {
+        there.send_blocking(message).expect("the queue stays open");
+    }
+
+    fn recv(back: &mut Receiver<Message>) -> Message {
+        back.recv_blocking().expect("the queue stays open")
+    }
+}
+
+impl Calls for Park {
+    const SPIN: Option<Duration> = Some(Duration::ZERO);
+
+    fn send(there: &mut Sender<Message>, message: &Message) {
+        Block::send(there, message);
+    }
+
+    fn recv(back: &mut Receiver<Message>) -> Message {
+        Block::recv(back)
+    }
+}
+
+impl Calls for BlockOn {
+    const SPIN: Option<Duration> = Some(Duration::ZERO);
+
+    fn send(there: &mut Sender<Message>, message: &Message) {
+        block_on(AsyncSender::send(there, message)).expect("the queue stays open");
+    }
+
+    fn recv(back: &mut Receiver<Message>) -> Message {
+        block_on(AsyncReceiver::recv(back)).expect("the queue stays open")
+    }
+}
+
+impl Many for Parkline<Try> {
     fn send_many(&mut self, mut messages: &[Message]) {
         while !messages.is_empty() {
             let sent = retry(|| self.there.try_send_many(messages).ok().filter(|sent| *sent > 0));
@@ -90,21 +212,19 @@ impl Many for Parkline {
 
 /// Packs of [`BATCH`] messages, in a queue with room for as many messages as all others.
 #[derive(Debug)]
-pub(crate) struct Packed {
+struct Packed {
     there: Sender<Pack>,
     back: Receiver<Pack>,
 }
 
-impl Between for Packed {
-    const NAME: &str = "parkline, packs";
-
-    fn create() -> Result<OwnedFd, Error> {
+impl Memfds for Packed {
+    fn memfd(_: &Spec) -> Result<OwnedFd> {
         let whole = BATCH * (size_of::<u64>() + size_of::<Message>());
         let queue = Queue::builder().capacity(CAPACITY / BATCH).max_message(whole);
         Ok(queue.create_typed::<Pack>()?.try_clone_fd()?)
     }
 
-    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
+    fn over(there: OwnedFd, back: OwnedFd, _: &Spec) -> Result<Self> {
         let there = Queue::<Pack>::open_typed(there)?.sender()?;
         let back = Queue::<Pack>::open_typed(back)?.receiver()?;
         Ok(Self { there, back })
@@ -139,29 +259,28 @@ impl Many for Packed {
 
 /// Bytes, copied in and out.
 #[derive(Debug)]
-pub(crate) struct Copied {
+struct Copied {
     there: Sender,
     back: Receiver,
 }
 
 /// Bytes, written and read where they lie.
 #[derive(Debug)]
-pub(crate) struct InPlace(Copied);
+struct InPlace(Copied);
 
-impl Bytes for Copied {
-    fn create(_: &Spec, shape: Shape) -> Result<Link> {
-        let fd = || -> Result<OwnedFd> {
-            let queue = Queue::builder().capacity(shape.capacity).max_message(shape.len);
-            Ok(queue.handles(8).leases(1).create()?.try_clone_fd()?)
-        };
-        Ok(Link::fds([fd()?, fd()?]))
+impl Memfds for Copied {
+    fn memfd(spec: &Spec) -> Result<OwnedFd> {
+        let shape = spec.shape();
+        let queue = Queue::builder().capacity(shape.capacity).max_message(shape.len);
+        Ok(queue.handles(8).leases(1).create()?.try_clone_fd()?)
     }
 
-    fn open(link: &mut Link, _: Shape, near: bool) -> Result<Self> {
-        let [there, back] = two(link, near)?;
+    fn over(there: OwnedFd, back: OwnedFd, _: &Spec) -> Result<Self> {
         Ok(Self { there: Queue::open(there)?.sender()?, back: Queue::open(back)?.receiver()? })
     }
+}
 
+impl Bytes for Copied {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         retry(|| self.there.try_send(bytes).ok());
         Ok(())
@@ -175,15 +294,17 @@ impl Bytes for Copied {
     }
 }
 
+impl Memfds for InPlace {
+    fn memfd(spec: &Spec) -> Result<OwnedFd> {
+        Copied::memfd(spec)
+    }
+
+    fn over(there: OwnedFd, back: OwnedFd, spec: &Spec) -> Result<Self> {
+        Ok(Self(Copied::over(there, back, spec)?))
+    }
+}
+
 impl Bytes for InPlace {
-    fn create(spec: &Spec, shape: Shape) -> Result<Link> {
-        Copied::create(spec, shape)
-    }
-
-    fn open(link: &mut Link, shape: Shape, near: bool) -> Result<Self> {
-        Ok(Self(Copied::open(link, shape, near)?))
-    }
-
     #[expect(unsafe_code, reason = "as iceoryx2's loan, sent without writing all of it")]
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         retry(|| self.0.there.check_room(bytes.len()).ok());
@@ -205,41 +326,3 @@ impl Bytes for InPlace {
 }
 
 const _: () = assert!(BATCH < CAPACITY);
-
-/// The blocking calls, and `block_on`, which do not spin before they sleep.
-#[derive(Debug)]
-pub(crate) struct AlwaysPark<const BLOCK_ON: bool>(Parkline);
-
-impl<const BLOCK_ON: bool> Between for AlwaysPark<BLOCK_ON> {
-    const NAME: &str = "parkline, always park";
-
-    fn create() -> Result<OwnedFd, Error> {
-        Spinning::create()
-    }
-
-    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
-        let mut ends = Parkline::open(there, back)?;
-        ends.there.set_spin(Duration::ZERO);
-        ends.back.set_spin(Duration::ZERO);
-        Ok(Self(ends))
-    }
-}
-
-impl<const BLOCK_ON: bool> End for AlwaysPark<BLOCK_ON> {
-    fn send(&mut self, message: &Message) {
-        let there = &mut self.0.there;
-        let sent = if BLOCK_ON {
-            block_on(AsyncSender::send(there, message))
-        } else {
-            there.send_blocking(message)
-        };
-        sent.expect("the queue stays open");
-    }
-
-    fn recv(&mut self) -> Message {
-        let back = &mut self.0.back;
-        let received =
-            if BLOCK_ON { block_on(AsyncReceiver::recv(back)) } else { back.recv_blocking() };
-        received.expect("the queue stays open")
-    }
-}

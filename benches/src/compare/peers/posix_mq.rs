@@ -4,62 +4,70 @@ use anyhow::Result;
 use posixmq::{OpenOptions, PosixMq, remove_queue};
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::super::ends::{Bytes, End, Process};
 use super::super::link::Link;
-use super::super::process::Part;
-use super::super::spec::{Outcome, Peer, Spec, Work};
+use super::super::peer::Peer;
+use super::super::spec::Spec;
+use super::super::spec::Workload::{Copy, Crowd, Oneway, Parked, Roundtrip};
 use super::super::{crowd, pairs};
-use super::{Bytes, Process, Shape};
-use crate::{End, Message};
+use crate::Message;
 
-/// Plays a part of a peer of this file.
-pub(crate) fn play(part: Part) -> Result<Outcome> {
-    match part.peer_and_work() {
-        (Peer::PosixMq, work) if work.is_awake() || work.is_asleep() => {
-            pairs::processes::<Mq>(part)
-        }
-        (Peer::PosixMq, work) if work.is_crowd() => crowd::processes::<Mq>(part),
-        (Peer::PosixMq, Work::Bytes { .. }) => pairs::bytes_between::<Mq>(part),
-        _ => part.refuse(),
-    }
-}
+pub(crate) const PEERS: &[Peer] = &[Peer {
+    name: "POSIX mq",
+    package: "posixmq",
+    does: &[
+        (&[Oneway, Roundtrip, Parked], pairs::processes::<Mq>),
+        (&[Crowd], crowd::processes::<Mq>),
+        (&[Copy], pairs::bytes_between::<Mq>),
+    ],
+}];
 
 #[derive(Debug)]
-pub(crate) struct Mq {
+struct Mq {
     there: PosixMq,
     back: PosixMq,
 }
 
-/// Opens both. A privileged process may have as many messages as the other peers; other processes get
-/// `fs.mqueue.msg_max`, which is 10 by default.
-fn open(name: &str, near: bool, len: usize) -> Result<Mq> {
-    let one = |way: &str| {
-        let name = format!("/{name}-{way}");
-        let opened = |capacity| {
-            let mut options = OpenOptions::readwrite();
-            options.create().mode(0o600).max_msg_len(len).capacity(capacity).open(&name)
-        };
-        opened(if len == 64 { 1024 } else { 16 }).or_else(|_| opened(10))
-    };
-    let (there, back) = if near { ("there", "back") } else { ("back", "there") };
-    Ok(Mq { there: one(there)?, back: one(back)? })
+/// The names of the two directions.
+fn names(spec: &Spec) -> [String; 2] {
+    ["there", "back"].map(|way| format!("/{}-{way}", spec.name))
 }
 
-/// Removes the names.
-pub(crate) fn clean(name: &str) {
-    for way in ["there", "back"] {
-        // An error means that there is none.
-        let _ = remove_queue(&format!("/{name}-{way}"));
+/// Removes the names when the near process has measured.
+struct Named([String; 2]);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        for name in &self.0 {
+            // An error means that there is none.
+            let _ = remove_queue(name);
+        }
     }
+}
+
+/// A privileged process may have as many messages as the other peers; other processes get
+/// `fs.mqueue.msg_max`, which is 10 by default.
+fn open(name: &str, len: usize) -> Result<PosixMq> {
+    let opened = |capacity| {
+        let mut options = OpenOptions::readwrite();
+        options.create().mode(0o600).max_msg_len(len).capacity(capacity).open(name)
+    };
+    Ok(opened(if len == 64 { 1024 } else { 16 }).or_else(|_| opened(10))?)
 }
 
 impl Process for Mq {
     fn create(spec: &Spec) -> Result<Link> {
-        open(&spec.name, true, size_of::<Message>())?;
-        Ok(Link::named(&spec.name))
+        let named = Named(names(spec));
+        for name in &named.0 {
+            open(name, spec.shape().len)?;
+        }
+        Ok(Link { kept: Some(Box::new(named)), ..Link::default() })
     }
 
-    fn open(link: &mut Link, near: bool) -> Result<Self> {
-        open(&link.name, near, size_of::<Message>())
+    fn open(_: &mut Link, spec: &Spec, near: bool) -> Result<Self> {
+        let [there, back] = names(spec).map(|name| open(&name, spec.shape().len));
+        let (there, back) = (there?, back?);
+        Ok(if near { Self { there, back } } else { Self { there: back, back: there } })
     }
 }
 
@@ -76,15 +84,6 @@ impl End for Mq {
 }
 
 impl Bytes for Mq {
-    fn create(spec: &Spec, shape: Shape) -> Result<Link> {
-        open(&spec.name, true, shape.len)?;
-        Ok(Link::named(&spec.name))
-    }
-
-    fn open(link: &mut Link, shape: Shape, near: bool) -> Result<Self> {
-        open(&link.name, near, shape.len)
-    }
-
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.there.send(0, bytes)?)
     }

@@ -11,47 +11,59 @@ use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 use zerocopy::FromZeros;
 
-use super::super::link::Link;
-use super::super::process::Part;
-use super::super::spec::{Outcome, Peer, Spec, Work};
+use super::super::ends::{BATCH, Bytes, End, Many, Memfds, retry};
+use super::super::peer::{Peer, names};
+use super::super::spec::Workload::{Batch, Copy, Crowd, Oneway, Roundtrip};
+use super::super::spec::{Shape, Spec};
 use super::super::{crowd, pairs};
-use super::{BATCH, Bytes, Many, Shape, retry, two};
-use crate::futex::PingPong;
 use crate::vyukov::Vyukov;
-use crate::{Between, End, Error, Message, shared};
+use crate::{Message, shared};
 
-/// Plays a part of a peer of this file.
-pub(crate) fn play(part: Part) -> Result<Outcome> {
-    match part.peer_and_work() {
-        (Peer::PlainRing, work) if work.is_awake() => pairs::processes::<Ring<true>>(part),
-        (Peer::PlainRing, Work::Batch) => pairs::many_between::<Ring<true>>(part),
-        (Peer::PlainRing, work) if work.is_crowd() => crowd::processes::<Ring<true>>(part),
-        (Peer::PlainRingNoFence, work) if work.is_awake() => pairs::processes::<Ring<false>>(part),
-        (Peer::PlainRingNoFence, Work::Batch) => pairs::many_between::<Ring<false>>(part),
-        (Peer::PlainRingNoFence, work) if work.is_crowd() => crowd::processes::<Ring<false>>(part),
-        (Peer::PlainRing, Work::Bytes { .. }) => pairs::bytes_between::<BytesRing>(part),
-        (Peer::CacheLine, work) if work.is_awake() => pairs::processes::<CacheLine>(part),
-        (Peer::Futex, work) if work.is_asleep() => pairs::processes::<PingPong>(part),
-        (Peer::Memcpy, Work::Bytes { .. }) => pairs::copies(part),
-        _ => part.refuse(),
-    }
-}
+pub(crate) const PEERS: &[Peer] = &[
+    Peer {
+        name: names::CACHE_LINE,
+        package: "rustix",
+        does: &[(&[Roundtrip], pairs::processes::<CacheLine>)],
+    },
+    Peer {
+        name: names::PLAIN_RING,
+        package: "rustix",
+        does: &[
+            (&[Oneway, Roundtrip], pairs::processes::<Ring<true>>),
+            (&[Batch], pairs::many_between::<Ring<true>>),
+            (&[Crowd], crowd::processes::<Ring<true>>),
+            (&[Copy], pairs::bytes_between::<BytesRing>),
+        ],
+    },
+    Peer {
+        name: names::PLAIN_RING_NO_FENCE,
+        package: "rustix",
+        does: &[
+            (&[Oneway, Roundtrip], pairs::processes::<Ring<false>>),
+            (&[Batch], pairs::many_between::<Ring<false>>),
+            (&[Crowd], crowd::processes::<Ring<false>>),
+        ],
+    },
+    Peer {
+        name: "memcpy in and out, one thread",
+        package: "rustix",
+        does: &[(&[Copy], pairs::copies)],
+    },
+];
 
 /// Two plain rings, with the fence that waking needs or without.
 #[derive(Debug)]
-pub(crate) struct Ring<const FENCE: bool> {
+struct Ring<const FENCE: bool> {
     there: &'static Vyukov<FENCE>,
     back: &'static Vyukov<FENCE>,
 }
 
-impl<const FENCE: bool> Between for Ring<FENCE> {
-    const NAME: &str = "plain Vyukov ring";
-
-    fn create() -> Result<OwnedFd, Error> {
+impl<const FENCE: bool> Memfds for Ring<FENCE> {
+    fn memfd(_: &Spec) -> Result<OwnedFd> {
         Ok(shared::create::<Vyukov<FENCE>>()?)
     }
 
-    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
+    fn over(there: OwnedFd, back: OwnedFd, _: &Spec) -> Result<Self> {
         Ok(Self { there: shared::map(there)?, back: shared::map(back)? })
     }
 }
@@ -81,28 +93,26 @@ impl<const FENCE: bool> Many for Ring<FENCE> {
 /// A message in one line and its turn in the next: what a round trip costs at the least.
 #[derive(Debug, FromZeros)]
 #[repr(C, align(128))]
-pub(crate) struct Line {
+struct Line {
     /// Seven words of the message, and how many there have been.
     words: [AtomicU64; 8],
 }
 
 /// One end of two lines. For round trips alone.
 #[derive(Debug)]
-pub(crate) struct CacheLine {
+struct CacheLine {
     there: &'static Line,
     back: &'static Line,
     sent: u64,
     received: u64,
 }
 
-impl Between for CacheLine {
-    const NAME: &str = "raw cache line";
-
-    fn create() -> Result<OwnedFd, Error> {
+impl Memfds for CacheLine {
+    fn memfd(_: &Spec) -> Result<OwnedFd> {
         Ok(shared::create::<Line>()?)
     }
 
-    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
+    fn over(there: OwnedFd, back: OwnedFd, _: &Spec) -> Result<Self> {
         Ok(Self { there: shared::map(there)?, back: shared::map(back)?, sent: 0, received: 0 })
     }
 }
@@ -126,7 +136,7 @@ impl End for CacheLine {
 
 /// The plain ring for messages of any one length: [`Vyukov`] with its numbers known at run time.
 #[derive(Debug)]
-pub(crate) struct BytesRing {
+struct BytesRing {
     there: Half,
     back: Half,
 }
@@ -153,7 +163,7 @@ impl Half {
     }
 
     fn create(shape: Shape) -> Result<OwnedFd> {
-        let fd = rustix::fs::memfd_create("parkline-bench", MemfdFlags::CLOEXEC)?;
+        let fd = rustix::fs::memfd_create("parkline-bytes", MemfdFlags::CLOEXEC)?;
         rustix::fs::ftruncate(&fd, Self::size(shape) as u64)?;
         Ok(fd)
     }
@@ -225,16 +235,18 @@ impl Half {
     }
 }
 
-impl Bytes for BytesRing {
-    fn create(_: &Spec, shape: Shape) -> Result<Link> {
-        Ok(Link::fds([Half::create(shape)?, Half::create(shape)?]))
+impl Memfds for BytesRing {
+    fn memfd(spec: &Spec) -> Result<OwnedFd> {
+        Half::create(spec.shape())
     }
 
-    fn open(link: &mut Link, shape: Shape, near: bool) -> Result<Self> {
-        let [there, back] = two(link, near)?;
+    fn over(there: OwnedFd, back: OwnedFd, spec: &Spec) -> Result<Self> {
+        let shape = spec.shape();
         Ok(Self { there: Half::open(&there, shape)?, back: Half::open(&back, shape)? })
     }
+}
 
+impl Bytes for BytesRing {
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         retry(|| self.there.try_push(bytes).then_some(()));
         Ok(())

@@ -7,48 +7,56 @@ use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use anyhow::{Result, anyhow};
 use rustix::fs::MemfdFlags;
 use shaq::{mpmc, spsc};
 
-use super::super::process::Part;
-use super::super::spec::{Outcome, Peer, Work};
+use super::super::ends::{BATCH, End, Many, Memfds, retry};
+use super::super::peer::Peer;
+use super::super::spec::Spec;
+use super::super::spec::Workload::{Batch, Crowd, Idle, Oneway, Parked, Roundtrip, Strategy};
 use super::super::{crowd, pairs};
-use super::{BATCH, Many, retry};
-use crate::{Between, CAPACITY, End, Error, Message};
+use crate::{CAPACITY, Message};
 
-/// Plays a part of a peer of this file.
-pub(crate) fn play(part: Part) -> anyhow::Result<Outcome> {
-    match part.peer_and_work() {
-        (Peer::ShaqSpsc, work) if work.is_awake() => pairs::processes::<Spsc>(part),
-        (Peer::ShaqSpsc, Work::Batch) => pairs::many_between::<Spsc>(part),
-        (Peer::ShaqMpmc, work) if work.is_awake() => pairs::processes::<Mpmc>(part),
-        (Peer::ShaqMpmc, work) if work.is_asleep() => pairs::processes::<MpmcWaiting>(part),
-        (Peer::ShaqMpmc, Work::Batch) => pairs::many_between::<Mpmc>(part),
-        (Peer::ShaqMpmc, work) if work.is_crowd() => crowd::processes::<Mpmc>(part),
-        _ => part.refuse(),
-    }
-}
+pub(crate) const PEERS: &[Peer] = &[
+    Peer {
+        name: "shaq SPSC",
+        package: "shaq",
+        does: &[
+            (&[Oneway, Roundtrip], pairs::processes::<Spsc>),
+            (&[Batch], pairs::many_between::<Spsc>),
+        ],
+    },
+    Peer {
+        name: "shaq MPMC",
+        package: "shaq",
+        does: &[
+            (&[Oneway, Roundtrip], pairs::processes::<Mpmc>),
+            (&[Parked, Strategy, Idle], pairs::processes::<MpmcWaiting>),
+            (&[Batch], pairs::many_between::<Mpmc>),
+            (&[Crowd], crowd::processes::<Mpmc>),
+        ],
+    },
+];
 
-pub(crate) struct Spsc {
+struct Spsc {
     there: spsc::Producer<Message>,
     back: spsc::Consumer<Message>,
 }
 
-pub(crate) struct Mpmc {
+struct Mpmc {
     there: mpmc::Producer<Message>,
     back: mpmc::Consumer<Message>,
 }
 
 const LIMIT: NonZeroUsize = NonZeroUsize::new(BATCH).unwrap();
 
-fn file() -> Result<File, Error> {
+fn file() -> Result<File> {
     Ok(rustix::fs::memfd_create("shaq", MemfdFlags::CLOEXEC)?.into())
 }
 
-impl Between for Spsc {
-    const NAME: &str = "shaq SPSC";
-
-    fn create() -> Result<OwnedFd, Error> {
+impl Memfds for Spsc {
+    fn memfd(_: &Spec) -> Result<OwnedFd> {
         let file = file()?;
         let size = spsc::minimum_file_size::<Message>(CAPACITY);
         // SAFETY: no other process has the file yet.
@@ -56,8 +64,8 @@ impl Between for Spsc {
         Ok(file.into())
     }
 
-    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
-        // SAFETY: the only producer of a queue made by `create`: each has two ends.
+    fn over(there: OwnedFd, back: OwnedFd, _: &Spec) -> Result<Self> {
+        // SAFETY: the only producer of a queue made by `memfd`: each has two ends.
         let there = unsafe { spsc::Producer::join(&there.into()) }.map_err(fault)?;
         // SAFETY: the only consumer, likewise.
         let back = unsafe { spsc::Consumer::join(&back.into()) }.map_err(fault)?;
@@ -100,10 +108,8 @@ impl Many for Spsc {
     }
 }
 
-impl Between for Mpmc {
-    const NAME: &str = "shaq MPMC";
-
-    fn create() -> Result<OwnedFd, Error> {
+impl Memfds for Mpmc {
+    fn memfd(_: &Spec) -> Result<OwnedFd> {
         let file = file()?;
         let size = mpmc::minimum_file_size::<Message>(CAPACITY);
         // SAFETY: no other process has the file yet.
@@ -111,10 +117,10 @@ impl Between for Mpmc {
         Ok(file.into())
     }
 
-    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
-        // SAFETY: the queue was made by `create`, for the same type.
+    fn over(there: OwnedFd, back: OwnedFd, _: &Spec) -> Result<Self> {
+        // SAFETY: the queue was made by `memfd`, for the same type.
         let there = unsafe { mpmc::Producer::join(&there.into()) }.map_err(fault)?;
-        // SAFETY: the queue was made by `create`, for the same type.
+        // SAFETY: the queue was made by `memfd`, for the same type.
         let back = unsafe { mpmc::Consumer::join(&back.into()) }.map_err(fault)?;
         Ok(Self { there, back })
     }
@@ -146,22 +152,20 @@ impl Many for Mpmc {
     }
 }
 
-fn fault(error: impl std::fmt::Debug) -> Error {
-    format!("shaq: {error:?}").into()
+fn fault(error: impl std::fmt::Debug) -> anyhow::Error {
+    anyhow!("shaq: {error:?}")
 }
 
 /// The same by its calls that wait, for a while each.
-pub(crate) struct MpmcWaiting(Mpmc);
+struct MpmcWaiting(Mpmc);
 
-impl Between for MpmcWaiting {
-    const NAME: &str = "shaq MPMC, waiting";
-
-    fn create() -> Result<OwnedFd, Error> {
-        Mpmc::create()
+impl Memfds for MpmcWaiting {
+    fn memfd(spec: &Spec) -> Result<OwnedFd> {
+        Mpmc::memfd(spec)
     }
 
-    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
-        Ok(Self(Mpmc::open(there, back)?))
+    fn over(there: OwnedFd, back: OwnedFd, spec: &Spec) -> Result<Self> {
+        Ok(Self(Mpmc::over(there, back, spec)?))
     }
 }
 

@@ -14,31 +14,43 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd as TokioFd;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::super::ends::{BATCH, Bytes, End, Many, OnTokio, Process, Task};
 use super::super::link::Link;
-use super::super::process::Part;
-use super::super::spec::{Outcome, Peer, Spec, Work};
+use super::super::peer::Peer;
+use super::super::spec::Spec;
+use super::super::spec::Workload::{Batch, Copy, Crowd, Idle, Oneway, Parked, Roundtrip, Tokio};
 use super::super::{crowd, pairs};
-use super::tasks::OnTokio;
-use super::{BATCH, Bytes, FarTask, Many, Process, Shape, Task};
-use crate::{End, Message};
+use crate::Message;
 
-/// Plays a part of a peer of this file.
-pub(crate) fn play(part: Part) -> Result<Outcome> {
-    match part.peer_and_work() {
-        (Peer::SeqPacket, work) if work.is_awake() || work.is_asleep() => {
-            pairs::processes::<SeqPacket>(part)
-        }
-        (Peer::SeqPacket, work) if work.is_crowd() => crowd::processes::<SeqPacket>(part),
-        (Peer::SeqPacket, Work::Bytes { .. }) => pairs::bytes_between::<SeqPacket>(part),
-        (Peer::Pipe, work) if work.is_awake() || work.is_asleep() => pairs::processes::<Pipe>(part),
-        (Peer::Pipe, work) if work.is_crowd() => crowd::processes::<Pipe>(part),
-        (Peer::Pipe, Work::Bytes { .. }) => pairs::bytes_between::<Pipe>(part),
-        (Peer::Pipe, Work::Batch) => pairs::many_between::<Pipe>(part),
-        (Peer::AsyncFd, work) if work.is_asleep() => pairs::processes::<OnTokio<AsyncFd>>(part),
-        (Peer::AsyncFd, Work::Tasks) => pairs::tasks_between::<AsyncFd>(part),
-        _ => part.refuse(),
-    }
-}
+pub(crate) const PEERS: &[Peer] = &[
+    Peer {
+        name: "Unix SEQPACKET",
+        package: "rustix",
+        does: &[
+            (&[Oneway, Roundtrip, Parked, Idle], pairs::processes::<SeqPacket>),
+            (&[Crowd], crowd::processes::<SeqPacket>),
+            (&[Copy], pairs::bytes_between::<SeqPacket>),
+        ],
+    },
+    Peer {
+        name: "SEQPACKET over AsyncFd",
+        package: "tokio",
+        does: &[
+            (&[Parked, Idle], pairs::processes::<OnTokio<AsyncFd>>),
+            (&[Tokio], pairs::tasks_between::<AsyncFd>),
+        ],
+    },
+    Peer {
+        name: "pipe",
+        package: "rustix",
+        does: &[
+            (&[Oneway, Roundtrip, Parked], pairs::processes::<Pipe>),
+            (&[Batch], pairs::many_between::<Pipe>),
+            (&[Crowd], crowd::processes::<Pipe>),
+            (&[Copy], pairs::bytes_between::<Pipe>),
+        ],
+    },
+];
 
 /// Asked for; the kernel gives what `net.core.wmem_max` allows.
 const BUFFER: usize = 4 << 20;
@@ -54,22 +66,22 @@ fn pair(flags: SocketFlags) -> io::Result<[OwnedFd; 2]> {
     Ok([near, far])
 }
 
-fn one(link: &Link, near: bool) -> Result<OwnedFd> {
-    let fd = link.fds.get(usize::from(!near)).ok_or_else(|| anyhow!("no descriptor came"))?;
+fn one(link: &Link, index: usize) -> Result<OwnedFd> {
+    let fd = link.fds.get(index).ok_or_else(|| anyhow!("no descriptor came"))?;
     Ok(fd.try_clone()?)
 }
 
 /// One socket, both ways.
 #[derive(Debug)]
-pub(crate) struct SeqPacket(OwnedFd);
+struct SeqPacket(OwnedFd);
 
 impl Process for SeqPacket {
     fn create(_: &Spec) -> Result<Link> {
         Ok(Link::fds(pair(SocketFlags::empty())?))
     }
 
-    fn open(link: &mut Link, near: bool) -> Result<Self> {
-        Ok(Self(one(link, near)?))
+    fn open(link: &mut Link, _: &Spec, near: bool) -> Result<Self> {
+        Ok(Self(one(link, usize::from(!near))?))
     }
 }
 
@@ -86,14 +98,6 @@ impl End for SeqPacket {
 }
 
 impl Bytes for SeqPacket {
-    fn create(spec: &Spec, _: Shape) -> Result<Link> {
-        <Self as Process>::create(spec)
-    }
-
-    fn open(link: &mut Link, _: Shape, near: bool) -> Result<Self> {
-        <Self as Process>::open(link, near)
-    }
-
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         send(&self.0, bytes, SendFlags::empty())?;
         Ok(())
@@ -108,7 +112,7 @@ impl Bytes for SeqPacket {
 
 /// A pipe each way.
 #[derive(Debug)]
-pub(crate) struct Pipe {
+struct Pipe {
     there: OwnedFd,
     back: OwnedFd,
 }
@@ -123,12 +127,9 @@ impl Process for Pipe {
         Ok(Link::fds([pipe()?, pipe()?].into_iter().flatten()))
     }
 
-    fn open(link: &mut Link, near: bool) -> Result<Self> {
-        let fd = |index: usize| -> Result<OwnedFd> {
-            Ok(link.fds.get(index).ok_or_else(|| anyhow!("no descriptor came"))?.try_clone()?)
-        };
+    fn open(link: &mut Link, _: &Spec, near: bool) -> Result<Self> {
         let (there, back) = if near { (0, 3) } else { (2, 1) };
-        Ok(Self { there: fd(there)?, back: fd(back)? })
+        Ok(Self { there: one(link, there)?, back: one(link, back)? })
     }
 }
 
@@ -186,14 +187,6 @@ impl Many for Pipe {
 }
 
 impl Bytes for Pipe {
-    fn create(spec: &Spec, _: Shape) -> Result<Link> {
-        <Self as Process>::create(spec)
-    }
-
-    fn open(link: &mut Link, _: Shape, near: bool) -> Result<Self> {
-        <Self as Process>::open(link, near)
-    }
-
     fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.write(bytes)
     }
@@ -205,16 +198,17 @@ impl Bytes for Pipe {
 
 /// A nonblocking SEQPACKET socket that a tokio runtime polls.
 #[derive(Debug)]
-pub(crate) struct AsyncFd(TokioFd<OwnedFd>);
+struct AsyncFd(TokioFd<OwnedFd>);
 
-impl FarTask for AsyncFd {
-    fn create() -> Result<Link> {
+impl Process for AsyncFd {
+    fn create(_: &Spec) -> Result<Link> {
         Ok(Link::fds(pair(SocketFlags::NONBLOCK)?))
     }
 
-    fn open(link: &Link, near: bool) -> Result<Self> {
+    /// Called within a runtime.
+    fn open(link: &mut Link, _: &Spec, near: bool) -> Result<Self> {
         // SAFETY: `OwnedFd` gives out the one descriptor that it owns until it is dropped.
-        let fd = unsafe { TokioFd::register(one(link, near)?) }?;
+        let fd = unsafe { TokioFd::register(one(link, usize::from(!near))?) }?;
         Ok(Self(fd))
     }
 }

@@ -5,15 +5,27 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
+use anyhow::Result;
 use rustix::thread::futex::{self, Flags};
 use zerocopy::FromZeros;
 
-use crate::{Between, End, Error, Message, shared};
+use super::super::ends::{End, Memfds};
+use super::super::pairs;
+use super::super::peer::{Peer, names};
+use super::super::spec::Spec;
+use super::super::spec::Workload::{Idle, Parked};
+use crate::{Message, shared};
+
+pub(crate) const PEERS: &[Peer] = &[Peer {
+    name: names::FUTEX,
+    package: "rustix",
+    does: &[(&[Parked, Idle], pairs::processes::<PingPong>)],
+}];
 
 /// A message on its way, and a futex that says so.
 #[derive(Debug, FromZeros)]
 #[repr(C, align(128))]
-pub struct Mailbox {
+struct Mailbox {
     /// 1 while a message is in it.
     full: AtomicU32,
     message: [AtomicU64; 8],
@@ -22,19 +34,17 @@ pub struct Mailbox {
 /// One end of two mailboxes. For round trips alone: a sender takes it that its last message was
 /// received, which it knows by the answer.
 #[derive(Debug)]
-pub struct PingPong {
+struct PingPong {
     there: &'static Mailbox,
     back: &'static Mailbox,
 }
 
-impl Between for PingPong {
-    const NAME: &str = "raw futex ping-pong";
-
-    fn create() -> Result<OwnedFd, Error> {
+impl Memfds for PingPong {
+    fn memfd(_: &Spec) -> Result<OwnedFd> {
         Ok(shared::create::<Mailbox>()?)
     }
 
-    fn open(there: OwnedFd, back: OwnedFd) -> Result<Self, Error> {
+    fn over(there: OwnedFd, back: OwnedFd, _: &Spec) -> Result<Self> {
         Ok(Self { there: shared::map(there)?, back: shared::map(back)? })
     }
 }
