@@ -3,6 +3,7 @@
 //! Numbers from one run are compared with each other and with nothing else.
 
 pub mod compare;
+pub mod instructions;
 pub mod machine;
 #[path = "../../kill-tests/src/shared.rs"]
 mod shared;

@@ -1,9 +1,10 @@
-//! The instrument: see `parkline_benches::compare`.
+//! The instruments: see `parkline_benches::compare` and `parkline_benches::instructions`.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use parkline_benches::compare::Command;
+use clap::{Parser, Subcommand};
+use parkline_benches::compare;
+use parkline_benches::instructions::Instructions;
 
 /// Measures Parkline beside what one would use instead, in one run on one machine.
 #[derive(Debug, Parser)]
@@ -13,8 +14,20 @@ struct Cli {
     command: Command,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Compare(compare::Command),
+    /// Count the instructions of the calls, by callgrind.
+    Instructions(Instructions),
+}
+
 fn main() -> ExitCode {
-    match Cli::parse().command.run() {
+    let ran = match Cli::parse().command {
+        Command::Compare(command) => command.run(),
+        Command::Instructions(command) => command.run(),
+    };
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error:#}");

@@ -25,7 +25,7 @@ mod plots;
 mod probe;
 mod process;
 mod queues;
-mod report;
+pub(crate) mod report;
 mod results;
 mod spec;
 mod stage;

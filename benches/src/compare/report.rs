@@ -142,7 +142,7 @@ pub(crate) fn print(results: &Results, rounds: usize, took: Duration) {
 }
 
 /// A table with its columns of `numbers` set to the right.
-fn table<const N: usize>(header: [&str; N], numbers: Range<usize>) -> Table {
+pub(crate) fn table<const N: usize>(header: [&str; N], numbers: Range<usize>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header);
