@@ -45,7 +45,7 @@ mod tests {
         assert_eq!(census(&queue).unwrap(), counted);
         let ring = queue.segment().ring().unwrap();
         let gain = CellWord::from_bits(ring.cells_of(3).unwrap()[0].load(Relaxed)).block();
-        ring.records[3].op.store(OpWord::busy(Verb::Send, 0, 0, gain).bits(), Relaxed);
+        ring.records[3].op.store(OpWord::of_cell(0).busy(Verb::Send, 0, gain).bits(), Relaxed);
         assert_eq!(census(&queue).unwrap(), Census { busy: 1, ..counted });
     }
 }

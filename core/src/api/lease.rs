@@ -43,22 +43,15 @@ pub struct Lease<M: Message + ?Sized = [u8]> {
     attachment: Arc<Attachment>,
     cell: usize,
     frame: Frame,
-    ending: Ending,
+    /// The message is acknowledged, or on its way back.
+    is_over: bool,
     carries: PhantomData<fn() -> Box<M>>,
-}
-
-/// What happens to the message when the lease is dropped.
-#[derive(Clone, Copy, Debug)]
-enum Ending {
-    Acknowledged,
-    Returned { due: Option<Instant> },
 }
 
 impl<M: Message + ?Sized> Lease<M> {
     /// The lease of the message that `attachment` holds in `cell`.
     pub(crate) fn new(attachment: Arc<Attachment>, cell: usize, frame: Frame) -> Self {
-        let ending = Ending::Returned { due: None };
-        Self { attachment, cell, frame, ending, carries: PhantomData }
+        Self { attachment, cell, frame, is_over: false, carries: PhantomData }
     }
 
     /// The message's length in bytes.
@@ -97,7 +90,8 @@ impl<M: Message + ?Sized> Lease<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn read(&self) -> Result<M::Owned, Fault> {
-        let message = InBlock::of(self.attachment.port()?, self.cell, self.frame);
+        let port = self.attachment.port()?;
+        let message = port.cell(self.cell).and_then(|cell| InBlock::of(port, cell, self.frame));
         message.and_then(M::read).map_err(|corrupt| self.attachment.keep(corrupt))
     }
 
@@ -201,8 +195,15 @@ impl<M: Message + ?Sized> Lease<M> {
     /// assert_eq!(queue.join_blocking(), Ok(()));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline(always)]
     pub fn ack(mut self) {
-        self.ending = Ending::Acknowledged;
+        self.is_over = true;
+        // In a forked child, and on a corrupt segment, nothing is touched.
+        let port = self.attachment.usual_port().or_else(|| self.attachment.port().ok());
+        if let Some(Ok(cell)) = port.map(|port| port.cell(self.cell)) {
+            cell.acknowledge();
+            self.attachment.acknowledged();
+        }
     }
 
     /// Acknowledges a dead letter after its handler took it.
@@ -261,21 +262,16 @@ impl<M: Message + ?Sized> Lease<M> {
     pub fn nack_after(mut self, delay: Duration) {
         // A delay beyond the range of the clock is cut to a hundred years.
         let ages = Duration::from_secs(100 * 365 * 24 * 3600);
-        self.ending = Ending::Returned { due: Instant::now().checked_add(delay.min(ages)) };
+        let due = Instant::now().checked_add(delay.min(ages));
+        self.is_over = true;
+        self.attachment.give_back(self.cell, self.frame, due);
     }
 }
 
 impl<M: Message + ?Sized> Drop for Lease<M> {
     fn drop(&mut self) {
-        match self.ending {
-            Ending::Acknowledged => {
-                // In a forked child, and on a corrupt segment, nothing is touched.
-                if let Ok(port) = self.attachment.port() {
-                    port.acknowledge(self.cell);
-                    self.attachment.acknowledged();
-                }
-            }
-            Ending::Returned { due } => self.attachment.give_back(self.cell, self.frame, due),
+        if !self.is_over {
+            self.attachment.give_back(self.cell, self.frame, None);
         }
     }
 }

@@ -1,11 +1,17 @@
 //! The types that a queue can carry.
 
+use core::mem::MaybeUninit;
+
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::error::Corrupt;
 use crate::ring::frame::{Block, Frame};
 use crate::ring::geometry::TypeMark;
-use crate::ring::port::Port;
+use crate::ring::port::{Cell, Port};
+use crate::ring::slot::BlockId;
+
+/// What a frame that was checked cannot be: it would mean that a block is shorter than `max_message`.
+const SHORT: Corrupt = Corrupt { what: "a message is longer than its block" };
 
 /// Only this crate decides which types are messages.
 pub(crate) mod sealed {
@@ -45,27 +51,17 @@ pub trait Message: sealed::Sealed {
     /// What a receiver gets.
     type Owned;
 
+    /// The length in bytes, if all messages of the type have the same.
+    #[doc(hidden)]
+    const LEN: Option<usize> = None;
+
     /// The bytes to send.
     #[doc(hidden)]
     fn bytes(&self) -> &[u8];
 
-    /// Copies the message out, straight to the place that `put` returns: a move afterwards would
-    /// take longer than the copy.
-    #[doc(hidden)]
-    fn read_to<'p>(
-        from: InBlock<'_>,
-        put: impl FnOnce(Self::Owned) -> Option<&'p mut Self::Owned>,
-    ) -> Result<(), Corrupt>
-    where
-        Self::Owned: 'p;
-
     /// The message, copied out.
     #[doc(hidden)]
-    fn read(from: InBlock<'_>) -> Result<Self::Owned, Corrupt> {
-        let mut message = None;
-        Self::read_to(from, |read| Some(message.insert(read)))?;
-        message.ok_or(Corrupt { what: "a message was not read" })
-    }
+    fn read(from: InBlock<'_>) -> Result<Self::Owned, Corrupt>;
 
     #[doc(hidden)]
     fn mark() -> Mark;
@@ -76,6 +72,7 @@ pub trait Message: sealed::Sealed {
 #[derive(Clone, Copy)]
 pub struct InBlock<'a> {
     block: Block<'a>,
+    id: BlockId,
     frame: Frame,
 }
 
@@ -85,15 +82,21 @@ pub struct InBlock<'a> {
 pub struct Mark(pub(crate) TypeMark);
 
 impl<'a> InBlock<'a> {
-    /// The message in `block` with the header `frame`.
-    #[inline]
-    pub(crate) fn new(block: Block<'a>, frame: Frame) -> Self {
-        Self { block, frame }
+    /// The message in `block`, which has number `id`, with the header `frame`.
+    #[inline(always)]
+    pub(crate) fn new(block: Block<'a>, id: BlockId, frame: Frame) -> Self {
+        Self { block, id, frame }
     }
 
-    /// The message in cell `number` with the header `frame`.
-    pub(crate) fn of(port: &Port<'a>, number: usize, frame: Frame) -> Result<Self, Corrupt> {
-        Ok(Self::new(port.block_of(port.cell(number)?)?, frame))
+    /// The message in `cell` with the header `frame`.
+    pub(crate) fn of(port: &Port<'a>, cell: &Cell<'_>, frame: Frame) -> Result<Self, Corrupt> {
+        let id = cell.block();
+        Ok(Self::new(port.ring().block(id)?, id, frame))
+    }
+
+    /// The number of the block.
+    pub(crate) fn id(self) -> BlockId {
+        self.id
     }
 
     pub(crate) fn block(self) -> Block<'a> {
@@ -119,14 +122,20 @@ impl Message for [u8] {
     }
 
     #[inline]
-    fn read_to<'p>(
-        from: InBlock<'_>,
-        put: impl FnOnce(Vec<u8>) -> Option<&'p mut Vec<u8>>,
-    ) -> Result<(), Corrupt> {
-        if let Some(message) = put(vec![0; from.frame.len()]) {
-            from.block.read(message);
-        }
-        Ok(())
+    #[expect(
+        unsafe_code,
+        reason = "a fifth of a receive would go into zeroes that are overwritten"
+    )]
+    fn read(from: InBlock<'_>) -> Result<Vec<u8>, Corrupt> {
+        let len = from.frame.len();
+        // Whole words, as the block has them: no copy of a part of one.
+        let padded = len.next_multiple_of(size_of::<u64>());
+        let mut message = Vec::with_capacity(padded);
+        let room = message.spare_capacity_mut().get_mut(..padded).ok_or(SHORT)?;
+        from.block.read_new(room).ok_or(SHORT)?;
+        // SAFETY: there is room for `len` bytes, and `read_new` has written them all.
+        unsafe { message.set_len(len) };
+        Ok(message)
     }
 
     fn mark() -> Mark {
@@ -137,25 +146,26 @@ impl Message for [u8] {
 impl<T: FromBytes + IntoBytes + Immutable> Message for T {
     type Owned = T;
 
+    const LEN: Option<usize> = Some(size_of::<T>());
+
     fn bytes(&self) -> &[u8] {
         self.as_bytes()
     }
 
-    #[inline]
-    fn read_to<'p>(
-        from: InBlock<'_>,
-        put: impl FnOnce(T) -> Option<&'p mut T>,
-    ) -> Result<(), Corrupt>
-    where
-        T: 'p,
-    {
+    #[inline(always)] // so that the words go from their block straight to where the caller wants them
+    #[expect(unsafe_code, reason = "zeroes that are overwritten would take longer than the copy")]
+    fn read(from: InBlock<'_>) -> Result<T, Corrupt> {
         if from.frame.len() != size_of::<T>() {
             return Err(Corrupt { what: "a message has not the size of the queue's type" });
         }
-        if let Some(message) = put(T::new_zeroed()) {
-            from.block.read(message.as_mut_bytes());
-        }
-        Ok(())
+        let mut message = MaybeUninit::<T>::uninit();
+        let bytes = message.as_mut_ptr().cast::<MaybeUninit<u8>>();
+        // SAFETY: these are the bytes of `message`, and no other reference to them lives meanwhile.
+        let room = unsafe { core::slice::from_raw_parts_mut(bytes, size_of::<T>()) };
+        from.block.read_new(room).ok_or(SHORT)?;
+        // SAFETY: `read_new` has written all bytes, and any bytes are a valid `T`, because it is
+        // `FromBytes`.
+        Ok(unsafe { message.assume_init() })
     }
 
     fn mark() -> Mark {
@@ -182,10 +192,7 @@ mod tests {
             &[]
         }
 
-        fn read_to<'p>(
-            _from: InBlock<'_>,
-            _put: impl FnOnce(Self) -> Option<&'p mut Self>,
-        ) -> Result<(), Corrupt> {
+        fn read(_from: InBlock<'_>) -> Result<Self, Corrupt> {
             std::panic::resume_unwind(Box::new("as the test wants it"));
         }
 

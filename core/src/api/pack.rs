@@ -179,16 +179,12 @@ impl Message for Pack {
         self.words.as_bytes()
     }
 
-    fn read_to<'p>(
-        from: InBlock<'_>,
-        put: impl FnOnce(Self) -> Option<&'p mut Self>,
-    ) -> Result<(), Corrupt> {
+    fn read(from: InBlock<'_>) -> Result<Self, Corrupt> {
         let len = from.frame().len();
         if !len.is_multiple_of(WORD) {
             return Err(Corrupt { what: "a pack ends in the midst of a word" });
         }
-        put(Self::check(from.block().words(len / WORD))?);
-        Ok(())
+        Self::check(from.block().words(len / WORD))
     }
 
     fn mark() -> Mark {

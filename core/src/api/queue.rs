@@ -515,7 +515,7 @@ impl Joining {
 
     fn is_joined(&mut self) -> Result<bool, Fault> {
         let ring = self.segment.ring().ok_or(Fault::Forked)?;
-        ring.known_corruption.check()?;
+        ring.condition.check()?;
         let join = match &mut self.join {
             Some(join) => join,
             None => self.join.insert(ring.begin_join()?),

@@ -23,11 +23,11 @@ use crate::process::barriers::order_acknowledgements;
 use crate::process::owing_handles::Holder;
 use crate::process::segment::Segment;
 use crate::process::side::{Side, Waits, WaitsFor, wait_blocking};
-use crate::ring::frame::{Block, Frame};
 use crate::ring::port::Cell;
 use crate::ring::position::Position;
 use crate::ring::slot::Verb;
 use crate::ring::slots::Stop;
+use crate::ring::swap::Swapped;
 use crate::wait::spin::Spin;
 
 /// How many messages one receive may give up beyond the number that the queue can hold. Each
@@ -53,28 +53,26 @@ const COME_BACK: usize = 1024;
 /// ```
 pub struct Receiver<M: Message + ?Sized = [u8]> {
     attachment: Arc<Attachment>,
+    intake: Intake<M>,
+    spin: Spin,
+    carries: PhantomData<fn() -> Box<M>>,
+}
+
+/// What a receive changes of its handle.
+struct Intake<M: Message + ?Sized> {
     at: Position,
-    /// Where the search for a free cell begins.
-    hint: usize,
+    /// The cell that the next lease tries first.
+    next_lease: usize,
     dead_letters: DeadLetters<M>,
     /// The receive that finds a dead letter does not call the handler.
     defers: bool,
-    spin: Spin,
-    carries: PhantomData<fn() -> Box<M>>,
 }
 
 impl<M: Message + ?Sized> Receiver<M> {
     pub(crate) fn new(attachment: Arc<Attachment>) -> Result<Self, Fault> {
         let at = attachment.port()?.start(Verb::Recv)?;
-        Ok(Self {
-            attachment,
-            at,
-            hint: 0,
-            dead_letters: DeadLetters::Kept,
-            defers: false,
-            spin: Spin::default(),
-            carries: PhantomData,
-        })
+        let intake = Intake { at, next_lease: 1, dead_letters: DeadLetters::Kept, defers: false };
+        Ok(Self { attachment, intake, spin: Spin::default(), carries: PhantomData })
     }
 
     /// Sets how long at most a blocking call or [`block_on`] spins for a message before the thread
@@ -133,7 +131,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn on_dead_letter(&mut self, handler: impl FnMut(DeadLetter<M::Owned>) + Send + 'static) {
-        self.dead_letters = DeadLetters::Handled(Arc::new(Handler::new(Box::new(handler))));
+        self.intake.dead_letters = DeadLetters::Handled(Arc::new(Handler::new(Box::new(handler))));
     }
 
     /// As [`on_dead_letter`](Self::on_dead_letter), but sends dead letters to a second queue. They
@@ -155,7 +153,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn forward_dead_letters(&mut self, to: Sender<M>) {
-        self.dead_letters = DeadLetters::Forwarded(Box::new(to));
+        self.intake.dead_letters = DeadLetters::Forwarded(Box::new(to));
     }
 
     /// Drops each message that was delivered [`max_attempts`](crate::Builder::max_attempts) times,
@@ -173,20 +171,20 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn discard_dead_letters(&mut self) {
-        self.dead_letters = DeadLetters::Discarded;
+        self.intake.dead_letters = DeadLetters::Discarded;
     }
 
     /// Leaves dead letters to [`DeferredLetters::handle`]: the receive that finds one does not call
     /// the handler. For a handle behind a lock that the handler may take.
     #[doc(hidden)]
     pub fn defer_dead_letters(&mut self) {
-        self.defers = true;
+        self.intake.defers = true;
     }
 
     /// The dead letters that the calls so far have left for the handler.
     #[doc(hidden)]
     pub fn deferred_letters(&self) -> Option<DeferredLetters<M>> {
-        self.dead_letters.deferred()
+        self.intake.dead_letters.deferred()
     }
 
     /// Takes the oldest message, copied out and acknowledged. Lock-free: it never waits for a peer,
@@ -218,20 +216,20 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// assert_eq!(receiver.try_recv(), Err(TryRecvError::Closed));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
-        let mut received = None;
-        let taken = self.take(0, |attachment, cell, message| {
-            let read = M::read_to(message, |message| Some(received.insert(message)));
-            // The acknowledgement comes last: if the process is killed before, the message is
-            // redelivered.
-            notify_of_room(attachment, 1);
-            cell.acknowledge();
-            attachment.notify_of_hands();
-            read
-        });
-        taken?.map_err(|corrupt| self.attachment.keep(corrupt))?;
-        received.ok_or(TryRecvError::Empty)
+        let attachment = &self.attachment;
+        let (cell, message) = self.intake.take(attachment, 0)?;
+        let received = match M::read(message) {
+            Ok(received) => received,
+            Err(corrupt) => return Err(drop_corrupt(attachment, cell, corrupt)),
+        };
+        // The acknowledgement comes last: if the process is killed before, the message is
+        // redelivered.
+        notify_of_room(attachment, 1);
+        cell.acknowledge_block(message.id());
+        attachment.notify_of_hands();
+        Ok(received)
     }
 
     /// Takes the oldest message; the calling thread waits while there is none.
@@ -352,29 +350,27 @@ impl<M: Message + ?Sized> Receiver<M> {
         let most = limit.min(self.attachment.segment.geometry().capacity());
         let mut taken = 0u32;
         for _ in 0..most {
-            // Copied out and acknowledged.
-            let taken_one = self.take(0, |_, cell, message| {
-                let read = M::read_to(message, |message| {
-                    messages.push(message);
-                    messages.last_mut()
-                });
-                read.map_err(|corrupt| (cell.number(), corrupt))?;
-                cell.acknowledge();
-                Ok(())
-            });
-            let read = |read: Result<(), (usize, Corrupt)>| {
-                read.map_err(|(cell, corrupt)| self.drop_corrupt(cell, corrupt))
-            };
-            match taken_one.and_then(read) {
-                Ok(()) => {}
+            let (cell, message) = match self.intake.take(&self.attachment, 0) {
+                Ok(message) => message,
                 Err(error) if taken == 0 => return Err(error),
                 // The next call reports a fault, too.
                 Err(_) => break,
+            };
+            match M::read(message) {
+                Ok(received) => messages.push(received),
+                Err(corrupt) => {
+                    let error = drop_corrupt(&self.attachment, cell, corrupt);
+                    if taken == 0 {
+                        return Err(error);
+                    }
+                    break;
+                }
             }
+            cell.acknowledge();
             taken = taken.saturating_add(1);
         }
         if taken > 0 {
-            self.notify(taken);
+            notify(&self.attachment, taken);
         }
         Ok(taken as usize)
     }
@@ -446,15 +442,15 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// assert!(receiver.try_lease().is_err(), "empty");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
+    #[inline]
     pub fn try_lease(&mut self) -> Result<Lease<M>, TryRecvError> {
         // One cell stays free for `try_recv`.
-        let (cell, frame) = self.take(1, |_, cell, message| (cell.number(), message.frame()))?;
-        self.hint = cell.wrapping_add(1);
-        let attachment = Arc::clone(&self.attachment);
+        let (cell, message) = self.intake.take(&self.attachment, 1)?;
+        self.intake.next_lease = self.attachment.same_port().lease_cell_after(cell.number());
         // Wakes joiners too: a joiner that saw this receive under way sleeps, even if it waits for
         // others.
-        self.notify(1);
-        Ok(Lease::new(attachment, cell, frame))
+        notify(&self.attachment, 1);
+        Ok(Lease::new(Arc::clone(&self.attachment), cell.number(), message.frame()))
     }
 
     /// As [`try_lease`](Self::try_lease), but the calling thread waits while there is no message,
@@ -550,147 +546,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// The side at which this handle waits for what an [`answer`](Self::answer) named.
     #[doc(hidden)]
     pub fn side_for(&self, waits_for: WaitsFor) -> Side {
-        self.attachment.side(waits_for, self.at)
-    }
-
-    /// Takes one message into a free cell, if `spare` other cells stay free, and calls `then` with
-    /// it.
-    #[inline(always)] // so that a message is copied straight from its block to its destination
-    fn take<R>(
-        &mut self,
-        spare: usize,
-        then: impl FnOnce(&Attachment, &Cell<'_>, InBlock<'_>) -> R,
-    ) -> Result<R, TryRecvError> {
-        let first = if self.attachment.same_port().owes() {
-            None
-        } else {
-            match take_next(&self.attachment, &mut self.at, self.hint, spare) {
-                Ok((cell, block)) => {
-                    let geometry = &self.attachment.same_port().ring().geometry;
-                    match block.frame(geometry.max_message()) {
-                        Ok(frame) if !frame.is_returned() => {
-                            return Ok(then(&self.attachment, cell, InBlock::new(block, frame)));
-                        }
-                        frame => Some((cell.number(), frame)),
-                    }
-                }
-                Err(TryRecvError::Closed) => return Err(self.drained()),
-                Err(error) => return Err(error),
-            }
-        };
-        let (cell, frame) = self.take_again(spare, first)?;
-        let port = self.attachment.same_port();
-        let cell = port.cell(cell).map_err(Stop::from)?;
-        let block = port.block_of(cell).map_err(Stop::from)?;
-        Ok(then(&self.attachment, cell, InBlock::new(block, frame)))
-    }
-
-    /// The slow path of [`take`](Self::take): takes the next message to deliver, returned ones
-    /// included. A dead letter goes to its place, if this handle has one, and the search continues
-    /// with the next message. `first` is a message that was taken already.
-    #[cold]
-    fn take_again(
-        &mut self,
-        spare: usize,
-        first: Option<(usize, Result<Frame, Corrupt>)>,
-    ) -> Result<(usize, Frame), TryRecvError> {
-        let mut first = first;
-        // As many messages as there can be, and those that come back during this call.
-        let blocks = self.attachment.segment.geometry().blocks();
-        for _ in 0..blocks.saturating_add(COME_BACK) {
-            let (number, frame) = match first.take() {
-                Some(taken) => taken,
-                None => self.take_or_owed(spare)?,
-            };
-            let port = self.attachment.port()?;
-            let cell = port.cell(number).map_err(Stop::from)?;
-            let message = match frame {
-                Ok(frame) if !frame.is_returned() => return Ok((number, frame)),
-                Ok(frame) => port
-                    .hand_out_again(cell, frame)
-                    .and_then(|frame| Ok(InBlock::new(port.block_of(cell)?, frame))),
-                Err(corrupt) => Err(corrupt),
-            };
-            let message = message.map_err(|corrupt| self.drop_corrupt(number, corrupt))?;
-            let is_dead = message.frame().attempts() > port.ring().geometry.max_attempts();
-            let is_given_up = match &mut self.dead_letters {
-                DeadLetters::Kept => false,
-                _ if !is_dead => false,
-                DeadLetters::Discarded => true,
-                DeadLetters::Forwarded(sender) => sender.forward(message).is_ok(),
-                DeadLetters::Handled(handler) => {
-                    // From here on the lease owns the message.
-                    let attachment = Arc::clone(&self.attachment);
-                    handler.push(Lease::new(attachment, number, message.frame()));
-                    let handler = (!self.defers).then(|| Arc::clone(handler));
-                    self.notify(1);
-                    // A handler may do anything, even fork.
-                    if let Some(handler) = handler {
-                        handler.run();
-                    }
-                    continue;
-                }
-            };
-            if !is_given_up {
-                return Ok((number, message.frame()));
-            }
-            port.record().tally.dead_lettered.add_one();
-            port.acknowledge(number);
-            self.notify(1);
-        }
-        let endless = Corrupt { what: "more messages come back than there can be" };
-        Err(self.attachment.keep(endless).into())
-    }
-
-    /// Takes the oldest message of the ring. Returns owed messages to the ring before that, and
-    /// again after it, because it makes room. If no cell is free, takes an owed message instead.
-    fn take_or_owed(
-        &mut self,
-        spare: usize,
-    ) -> Result<(usize, Result<Frame, Corrupt>), TryRecvError> {
-        self.attachment.return_owed();
-        match take_next(&self.attachment, &mut self.at, self.hint, spare) {
-            Ok((cell, block)) => {
-                self.attachment.return_owed();
-                let geometry = &self.attachment.same_port().ring().geometry;
-                Ok((cell.number(), block.frame(geometry.max_message())))
-            }
-            Err(TryRecvError::Closed) => Err(self.drained()),
-            Err(error @ TryRecvError::Fault(Fault::LeasesOut { .. })) => {
-                let cell = self.attachment.take_owed().ok_or(error)?;
-                let port = self.attachment.port()?;
-                Ok((cell, port.cell(cell).and_then(|cell| port.frame(cell))))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The answer for a closed and drained queue: `Closed`, or `Empty` while some receiver holds a
-    /// message that may come back.
-    #[cold]
-    fn drained(&mut self) -> TryRecvError {
-        let port = match self.attachment.port() {
-            Ok(port) => port,
-            Err(fault) => return fault.into(),
-        };
-        let ring = port.ring();
-        let is_drained = || matches!(ring.advance(Verb::Recv, &mut self.at), Err(Stop::Closed));
-        if ring.has_ended(is_drained) { TryRecvError::Closed } else { TryRecvError::Empty }
-    }
-
-    /// Frees the cell of a corrupt message.
-    #[cold]
-    fn drop_corrupt(&self, cell: usize, corrupt: Corrupt) -> TryRecvError {
-        self.attachment.same_port().acknowledge(cell);
-        self.notify(1);
-        self.attachment.keep(corrupt).into()
-    }
-
-    /// Wakes senders that wait for room, and waiters that wait until no receiver holds a message.
-    #[inline]
-    fn notify(&self, count: u32) {
-        notify_of_room(&self.attachment, count);
-        self.attachment.notify_of_hands();
+        self.attachment.side(waits_for, self.intake.at)
     }
 
     /// The answer of a waiting call after one `attempt`, or what the call must wait for. For
@@ -750,18 +606,143 @@ impl<M: Message + ?Sized> Waits<WaitsFor> for Receiver<M> {
     }
 }
 
-/// Takes the oldest message of the ring into a free cell, if `spare` other cells stay free; returns
-/// the cell and its block.
+impl<M: Message + ?Sized> Intake<M> {
+    /// Takes one message into a free cell, if `spare` other cells stay free.
+    #[inline(always)] // so that a message is copied straight from its block to its destination
+    fn take<'a>(
+        &mut self,
+        attachment: &'a Arc<Attachment>,
+        spare: usize,
+    ) -> Result<(&'a Cell<'a>, InBlock<'a>), TryRecvError> {
+        let mut first = None;
+        if let Some(port) = attachment.usual_port()
+            && let Some((cell, offer)) = match spare {
+                0 => port.first_if_free(),
+                _ => port.lease_cell_if_free(self.next_lease),
+            }
+        {
+            let slot = port.ring().slots.at(self.at);
+            match port.swap_once(Verb::Recv, cell, offer, &mut self.at, slot) {
+                Swapped::Done(block, gain) => {
+                    let max = port.ring().geometry.max_message();
+                    if let Some(frame) = block.first_frame(M::LEN.map_or(0..=max, |len| len..=len))
+                    {
+                        return Ok((cell, InBlock::new(block, gain, frame)));
+                    }
+                    first = Some(cell.number());
+                }
+                Swapped::NotNow => return Err(TryRecvError::Empty),
+                Swapped::Unready(_) | Swapped::Lost => {}
+            }
+        }
+        self.take_again(attachment, spare, first)
+    }
+
+    /// The slow path of [`take`](Self::take): takes the next message to deliver, returned ones
+    /// included. A dead letter goes to its place, if this handle has one, and the search continues
+    /// with the next message. `first` is the cell of a message that was taken already.
+    #[cold]
+    fn take_again<'a>(
+        &mut self,
+        attachment: &'a Arc<Attachment>,
+        spare: usize,
+        first: Option<usize>,
+    ) -> Result<(&'a Cell<'a>, InBlock<'a>), TryRecvError> {
+        let mut first = first;
+        // As many messages as there can be, and those that come back during this call.
+        let blocks = attachment.segment.geometry().blocks();
+        for _ in 0..blocks.saturating_add(COME_BACK) {
+            let number = match first.take() {
+                Some(taken) => taken,
+                None => self.take_or_owed(attachment, spare)?,
+            };
+            let port = attachment.port()?;
+            let cell = port.cell(number).map_err(Stop::from)?;
+            let frame = match port.frame(cell) {
+                Ok(frame) if frame.is_returned() => port.hand_out_again(cell, frame),
+                taken => taken,
+            };
+            let message = frame.and_then(|frame| InBlock::of(port, cell, frame));
+            let message = message.map_err(|corrupt| drop_corrupt(attachment, cell, corrupt))?;
+            let is_dead = message.frame().attempts() > port.ring().geometry.max_attempts();
+            let is_given_up = match &mut self.dead_letters {
+                DeadLetters::Kept => false,
+                _ if !is_dead => false,
+                DeadLetters::Discarded => true,
+                DeadLetters::Forwarded(sender) => sender.forward(message).is_ok(),
+                DeadLetters::Handled(handler) => {
+                    // From here on the lease owns the message.
+                    handler.push(Lease::new(Arc::clone(attachment), number, message.frame()));
+                    let handler = (!self.defers).then(|| Arc::clone(handler));
+                    notify(attachment, 1);
+                    // A handler may do anything, even fork.
+                    if let Some(handler) = handler {
+                        handler.run();
+                    }
+                    continue;
+                }
+            };
+            if !is_given_up {
+                return Ok((cell, message));
+            }
+            port.record().tally.dead_lettered.add_one();
+            cell.acknowledge();
+            notify(attachment, 1);
+        }
+        let endless = Corrupt { what: "more messages come back than there can be" };
+        Err(attachment.keep(endless).into())
+    }
+
+    /// Takes the oldest message of the ring. Returns owed messages to the ring before that, and
+    /// again after it, because it makes room. If no cell is free, takes an owed message instead. Returns the cell.
+    fn take_or_owed(
+        &mut self,
+        attachment: &Attachment,
+        spare: usize,
+    ) -> Result<usize, TryRecvError> {
+        attachment.return_owed();
+        let port = attachment.port()?;
+        let cell = match port.free_cell(spare) {
+            Ok(cell) => cell,
+            Err(out) => return attachment.take_owed().ok_or(out.into()),
+        };
+        match port.recv(cell, &mut self.at, || attachment.notify_of_hands()) {
+            Ok(_) => {
+                attachment.return_owed();
+                Ok(cell.number())
+            }
+            Err(Stop::Closed) => Err(self.drained(attachment)),
+            Err(stop) => Err(stop.into()),
+        }
+    }
+
+    /// The answer for a closed and drained queue: `Closed`, or `Empty` while some receiver holds a
+    /// message that may come back.
+    #[cold]
+    fn drained(&mut self, attachment: &Attachment) -> TryRecvError {
+        let port = match attachment.port() {
+            Ok(port) => port,
+            Err(fault) => return fault.into(),
+        };
+        let ring = port.ring();
+        let is_drained = || matches!(ring.advance(Verb::Recv, &mut self.at), Err(Stop::Closed));
+        if ring.has_ended(is_drained) { TryRecvError::Closed } else { TryRecvError::Empty }
+    }
+}
+
+/// Frees the cell of a corrupt message.
+#[cold]
+fn drop_corrupt(attachment: &Attachment, cell: &Cell<'_>, corrupt: Corrupt) -> TryRecvError {
+    cell.acknowledge();
+    notify(attachment, 1);
+    attachment.keep(corrupt).into()
+}
+
+/// Wakes senders that wait for room, and waiters that wait until no receiver holds a message.
 #[inline(always)]
-fn take_next<'a>(
-    attachment: &'a Attachment,
-    at: &mut Position,
-    hint: usize,
-    spare: usize,
-) -> Result<(&'a Cell<'a>, Block<'a>), TryRecvError> {
-    let port = attachment.port()?;
-    let cell = port.free_cell(hint, spare)?;
-    Ok((cell, port.recv(cell, at, || attachment.notify_of_hands())?))
+fn notify(attachment: &Attachment, count: u32) {
+    notify_of_room(attachment, count);
+    attachment.notify_of_hands();
 }
 
 #[inline]

@@ -33,12 +33,8 @@ impl Message for Token {
         &[]
     }
 
-    fn read_to<'p>(
-        _: InBlock<'_>,
-        put: impl FnOnce(Self) -> Option<&'p mut Self>,
-    ) -> Result<(), Corrupt> {
-        put(Self);
-        Ok(())
+    fn read(_: InBlock<'_>) -> Result<Self, Corrupt> {
+        Ok(Self)
     }
 
     fn mark() -> Mark {

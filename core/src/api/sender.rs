@@ -15,7 +15,9 @@ use crate::process::side::{Side, Waits, WaitsFor, wait_blocking};
 use crate::ring::frame::{Block, Frame};
 use crate::ring::port::Port;
 use crate::ring::position::Position;
+use crate::ring::prefetch;
 use crate::ring::slot::Verb;
+use crate::ring::swap::Swapped;
 use crate::wait::spin::Spin;
 
 /// A message up to this size is written before the slot is first checked: then the load and the
@@ -114,7 +116,7 @@ impl<M: Message + ?Sized> Sender<M> {
     /// assert_eq!(sender.try_send(b"late"), Err(TrySendError::Closed(())));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn try_send(&mut self, message: &M) -> Result<(), TrySendError> {
         self.commit_one(message)?;
         self.notify(self.attachment.same_port(), 1);
@@ -285,9 +287,34 @@ impl<M: Message + ?Sized> Sender<M> {
         self.attachment.side(WaitsFor::Room, self.at)
     }
 
-    #[inline]
+    /// Commits a message, and wakes nothing.
+    #[inline(always)]
     fn commit_one(&mut self, message: &M) -> Result<(), TrySendError> {
         let bytes = message.bytes();
+        let attachment = &*self.attachment;
+        if let Some(port) = attachment.usual_port()
+            && bytes.len() <= WRITE_FIRST.min(port.ring().geometry.max_message())
+            && let Some((cell, offer)) = port.first_if_free()
+            && let Ok(block) = port.ring().block(offer)
+        {
+            // The slot's cache line arrives while the message is written.
+            let slot = port.ring().slots.at(self.at);
+            prefetch::to_write(slot.0);
+            block.set_frame(Frame::first(bytes.len() as u32));
+            block.write(bytes);
+            match port.swap_once(Verb::Send, cell, offer, &mut self.at, slot) {
+                Swapped::Done(..) => return Ok(()),
+                Swapped::NotNow => return Err(TrySendError::Full(())),
+                Swapped::Unready(_) | Swapped::Lost => {}
+            }
+        }
+        // Whatever the short path does not do: it may have to wait, or to say why it cannot.
+        self.commit_bytes(bytes)
+    }
+
+    /// The long path of [`commit_one`](Self::commit_one), also of a long message.
+    #[cold]
+    fn commit_bytes(&mut self, bytes: &[u8]) -> Result<(), TrySendError> {
         let port = self.attachment.port().map_err(fault)?;
         if bytes.len() > WRITE_FIRST {
             // A message that can never be sent is refused as too large, even while the queue is
@@ -296,9 +323,10 @@ impl<M: Message + ?Sized> Sender<M> {
             port.ring().advance(Verb::Send, &mut self.at)?;
         }
         // The slot's cache line arrives while the message is written.
-        port.ring().prefetch_slot(self.at);
-        port.write(bytes).map_err(fault)?;
-        Ok(port.send(&mut self.at)?)
+        prefetch::to_write(port.ring().slots.at(self.at).0);
+        let cell = port.send_cell();
+        port.write(cell, bytes).map_err(fault)?;
+        Ok(port.send(cell, &mut self.at)?)
     }
 
     /// Sends a dead letter of another queue.
@@ -309,7 +337,7 @@ impl<M: Message + ?Sized> Sender<M> {
         let block = port.unsent().map_err(|corrupt| fault(corrupt.into()))?;
         block.copy_payload(message.block(), len);
         block.set_frame(frame.of_dead_letter());
-        port.send(&mut self.at)?;
+        port.send(port.send_cell(), &mut self.at)?;
         self.notify(port, 1);
         Ok(())
     }
@@ -318,7 +346,7 @@ impl<M: Message + ?Sized> Sender<M> {
     fn commit_frame(&mut self, frame: Frame) -> Result<(), TrySendError> {
         let port = self.attachment.port().map_err(fault)?;
         port.unsent().map_err(|corrupt| fault(corrupt.into()))?.set_frame(frame);
-        port.send(&mut self.at)?;
+        port.send(port.send_cell(), &mut self.at)?;
         self.notify(port, 1);
         Ok(())
     }

@@ -17,6 +17,7 @@ use crate::process::owed_wait::{self, Until};
 use crate::process::owing_handles::Holder;
 use crate::process::segment::{Mapping, Segment};
 use crate::process::side::{Side, WaitsFor};
+use crate::ring::condition::is_usual;
 use crate::ring::frame::Frame;
 use crate::ring::port::Port;
 use crate::ring::position::Position;
@@ -106,8 +107,14 @@ impl Attachment {
     #[inline]
     pub(crate) fn port(&self) -> Result<&Port<'_>, Fault> {
         let port = self.mapped_port()?;
-        port.ring().known_corruption.check()?;
+        port.ring().condition.check()?;
         Ok(port)
+    }
+
+    /// The port, if nothing stands against the short path of a call.
+    #[inline(always)]
+    pub(crate) fn usual_port(&self) -> Option<&Port<'_>> {
+        is_usual(self.port.ring().usual).then_some(&self.port)
     }
 
     /// The port, unless this is a forked child, where its memory does not exist. Also of a corrupt
@@ -127,7 +134,7 @@ impl Attachment {
     /// Makes all later calls of this process on this queue return the fault.
     #[cold]
     pub(crate) fn keep(&self, corrupt: Corrupt) -> Fault {
-        self.port.ring().known_corruption.keep(corrupt).into()
+        self.port.ring().condition.keep(corrupt).into()
     }
 
     pub(crate) fn record(&self) -> u32 {
@@ -160,10 +167,10 @@ impl Attachment {
     /// the end of a closed queue, because they wait until no message is in hands.
     #[inline]
     pub(crate) fn notify_of_hands(&self) {
-        let ring = self.port.ring();
-        self.carry_out(ring.control.after_recv.acknowledged.notify_of_store(u32::MAX));
-        if ring.is_closing() {
-            self.carry_out(ring.control.after_send.readable.notify_of_store(u32::MAX));
+        let control = self.port.ring().control;
+        self.carry_out(control.after_recv.acknowledged.notify_of_store(u32::MAX));
+        if control.is_closing() {
+            self.carry_out(control.after_send.readable.notify_of_store(u32::MAX));
         }
     }
 
@@ -297,7 +304,7 @@ impl Holder for Attachment {
     fn has_free_lease(&self) -> bool {
         // A fault ends the wait.
         let Ok(port) = self.port() else { return true };
-        port.free_cell(0, 1).is_ok() || self.owes_now()
+        port.free_cell(1).is_ok() || self.owes_now()
     }
 
     fn drive_owed(self: Arc<Self>) {
@@ -323,7 +330,7 @@ impl Drop for Attachment {
         // Owed messages, and those of leaked leases. Messages that find no room have no owner from
         // here on, and are recovered as if this process had died. So are all messages of a handle
         // of a corrupt queue.
-        if self.port.ring().known_corruption.check().is_ok() {
+        if self.port.ring().condition.check().is_ok() {
             let (gone, left) = self.port.give_all_back();
             if gone > 0 {
                 self.returned(u32::MAX);

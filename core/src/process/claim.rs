@@ -68,7 +68,7 @@ pub(crate) fn claim(
     segment: &Segment,
     takes_leftovers: TakesLeftovers,
 ) -> Result<(Port<'static>, Mapping), AttachError> {
-    segment.known_corruption().check()?;
+    segment.condition().check()?;
     let view = segment.ring().ok_or(AttachError::Forked)?;
     segment.keep_spare(LEASE_PATIENCE)?;
     let locks = segment.locks(LEASE_PATIENCE)?;

@@ -19,7 +19,8 @@ use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{
-    AtomicBool, AtomicPtr, AtomicU32, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+    AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering::Acquire, Ordering::Relaxed,
+    Ordering::Release,
 };
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -192,6 +193,44 @@ fn page_of_process() -> rustix::io::Result<&'static AtomicU32> {
     }
     // SAFETY: the page is aligned, zeroed, never unmapped, and used only as this one atomic.
     Ok(unsafe { &*page })
+}
+
+/// A word that the kernel sets to 0 in a forked child, for one opened queue.
+#[derive(Debug)]
+pub(crate) struct WipedWord(&'static AtomicU64);
+
+/// The words that no queue uses, of pages that are never unmapped.
+static WIPED: Mutex<Vec<&'static AtomicU64>> = Mutex::new(Vec::new());
+
+impl WipedWord {
+    pub(crate) fn new() -> io::Result<Self> {
+        // A child must not find the list locked.
+        let _forks = hold_forks();
+        let mut free = WIPED.lock().unwrap_or_else(PoisonError::into_inner);
+        if free.is_empty() {
+            let page = map_page()?.cast::<AtomicU64>();
+            const WORDS: usize = PAGE / size_of::<AtomicU64>();
+            for word in 0..WORDS {
+                // SAFETY: so many words lie on the page.
+                let word = unsafe { page.add(word) };
+                // SAFETY: the page is aligned, zeroed and never unmapped, and each of its words is used
+                // as an atomic alone.
+                free.push(unsafe { &*word });
+            }
+        }
+        free.pop().map(Self).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    }
+
+    pub(crate) fn get(&self) -> &'static AtomicU64 {
+        self.0
+    }
+}
+
+impl Drop for WipedWord {
+    fn drop(&mut self) {
+        let _forks = hold_forks();
+        WIPED.lock().unwrap_or_else(PoisonError::into_inner).push(self.0);
+    }
 }
 
 fn map_page() -> rustix::io::Result<*mut AtomicU32> {

@@ -29,7 +29,7 @@ pub(crate) mod segment {
     use crate::process::owing_handles::OwingHandles;
     use crate::process::side::wake_all_waiters;
     use crate::process::watch::Watch;
-    use crate::ring::corruption::KnownCorruption;
+    use crate::ring::condition::Condition;
     use crate::ring::geometry::{Geometry, Schema, TypeMark};
     use crate::ring::heap::HeapRing;
     use crate::ring::port::Port;
@@ -89,8 +89,8 @@ pub(crate) mod segment {
             Some(self.heap.ring.ring())
         }
 
-        pub(crate) fn known_corruption(&self) -> &KnownCorruption {
-            self.heap.ring.ring().known_corruption
+        pub(crate) fn condition(&self) -> &Condition {
+            self.heap.ring.ring().condition
         }
 
         pub(crate) fn payload(&self) -> TypeMark {

@@ -170,7 +170,7 @@ impl Segment {
 
     fn recover_within(&self, budget: Budget) -> Result<Recovered, AttachError> {
         let ring = self.ring().ok_or(AttachError::Forked)?;
-        ring.known_corruption.check()?;
+        ring.condition.check()?;
         let fd = self.descriptor()?;
         // Before the search, which may leave messages itself.
         let had_leftovers = self.watch.has_leftovers.swap(false, Relaxed);

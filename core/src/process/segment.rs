@@ -32,13 +32,14 @@ use zerocopy::IntoBytes;
 use crate::error::{AttachError, CreateError, OpenError};
 use crate::process::companion::Companion;
 use crate::process::descriptor::Descriptor;
-use crate::process::fork::{ForkGuard, hold_forks};
+use crate::process::fork::{WipedWord, hold_forks};
 use crate::process::locks::{Locks, Owner};
 use crate::process::memory;
 use crate::process::owing_handles::OwingHandles;
 use crate::process::watch::Watch;
+use crate::ring::arrays::{Blocks, Slots};
+use crate::ring::condition::Condition;
 use crate::ring::control::{Control, Record};
-use crate::ring::corruption::KnownCorruption;
 use crate::ring::geometry::{
     CONTROL_OFFSET, Geometry, HEADER_LEN, Label, QueueId, RECORD_LEN, Schema, SchemaAsked, TypeMark,
 };
@@ -73,6 +74,8 @@ pub(crate) struct Segment {
     prefaults: atomic::AtomicBool,
     /// Whether core dumps include the mappings.
     is_dumped: atomic::AtomicBool,
+    /// The word of the condition. Dropped last: all mappings of the queue use it.
+    _wiped: WipedWord,
 }
 
 /// When a new segment gets its memory.
@@ -100,13 +103,15 @@ impl Segment {
         let file = File::from(fd);
         // RLIMIT_FSIZE cannot refuse this: it allowed the length of the file, and this is shorter.
         file.write_all_at(geometry.claims(label).as_bytes(), 0).map_err(os("pwrite"))?;
-        let view = Mapping::new(file.as_fd(), geometry, Arc::default());
+        let wiped = WipedWord::new().map_err(os("MADV_WIPEONFORK"))?;
+        let condition = Arc::new(Condition::new(wiped.get()));
+        let view = Mapping::new(file.as_fd(), geometry, condition);
         let view = view.map_err(|(call, cause)| os(call)(cause))?;
         if allocation == Allocation::Now {
             allocate(&file, len).map_err(|errno| os("fallocate")(errno.into()))?;
         }
         view.ring().lay_out();
-        Self::of(OwnedFd::from(file), view, label).map_err(os("fstat"))
+        Self::of(OwnedFd::from(file), view, label, wiped).map_err(os("fstat"))
     }
 
     /// Checks everything that can be checked of an untrusted memfd, before any of it is mapped.
@@ -138,9 +143,11 @@ impl Segment {
             }
         }
         let (geometry, label) = Geometry::check(page.get(..len).unwrap_or_default(), file_len)?;
-        let view = Mapping::new(file.as_fd(), geometry, Arc::default());
+        let wiped = WipedWord::new().map_err(os("MADV_WIPEONFORK"))?;
+        let condition = Arc::new(Condition::new(wiped.get()));
+        let view = Mapping::new(file.as_fd(), geometry, condition);
         let view = view.map_err(|(call, cause)| os(call)(cause))?;
-        Self::of(OwnedFd::from(file), view, label).map_err(os("fstat"))
+        Self::of(OwnedFd::from(file), view, label, wiped).map_err(os("fstat"))
     }
 
     /// As [`open`](Self::open), if the type is `expected` and the schema is one that was `asked`
@@ -163,7 +170,7 @@ impl Segment {
         Ok(segment)
     }
 
-    fn of(fd: OwnedFd, view: Mapping, label: Label) -> io::Result<Self> {
+    fn of(fd: OwnedFd, view: Mapping, label: Label, wiped: WipedWord) -> io::Result<Self> {
         static OPENED: atomic::AtomicU64 = atomic::AtomicU64::new(0);
         let watch = Watch::begin(view.geometry.watchdog());
         let serial = OPENED.fetch_add(1, atomic::Ordering::Relaxed);
@@ -182,6 +189,7 @@ impl Segment {
             serial,
             prefaults,
             is_dumped,
+            _wiped: wiped,
         };
         // Waits without a handle need the spare, too. If this fails, making a handle fails and
         // reports it.
@@ -246,15 +254,15 @@ impl Segment {
         u128::from_be_bytes(self.label.id)
     }
 
-    pub(crate) fn known_corruption(&self) -> &KnownCorruption {
-        &self.view.known_corruption
+    pub(crate) fn condition(&self) -> &Condition {
+        &self.view.condition
     }
 
     /// Another mapping, which keeps the locks that are taken through `locks`.
     pub(crate) fn map(&self, locks: &Locks) -> Result<Mapping, AttachError> {
         let os = |(call, cause)| AttachError::Os { call, cause };
-        let known_corruption = Arc::clone(&self.view.known_corruption);
-        let new = Mapping::new(locks.as_fd(), *self.geometry(), known_corruption).map_err(os)?;
+        let condition = Arc::clone(&self.view.condition);
+        let new = Mapping::new(locks.as_fd(), *self.geometry(), condition).map_err(os)?;
         if self.is_dumped.load(Relaxed) {
             new.advise("MADV_DODUMP", Advice::LinuxDoDump).map_err(os)?;
         }
@@ -401,12 +409,11 @@ impl AsFd for Segment {
 #[derive(Debug)]
 pub(crate) struct Mapping {
     /// Invariant: `geometry.file_len()` bytes, page-aligned, readable and writable until drop, in
-    /// the process that `guard` remembers.
+    /// the process that opened the queue.
     base: NonNull<c_void>,
-    guard: ForkGuard,
     geometry: Geometry,
     /// Shared by all mappings of one opened queue.
-    known_corruption: Arc<KnownCorruption>,
+    condition: Arc<Condition>,
 }
 
 // SAFETY: the mapping is plain shared memory, valid on every thread, and reached only through
@@ -420,10 +427,9 @@ impl Mapping {
     fn new(
         fd: BorrowedFd<'_>,
         geometry: Geometry,
-        known_corruption: Arc<KnownCorruption>,
+        condition: Arc<Condition>,
     ) -> Result<Self, (&'static str, io::Error)> {
         kill_point("mmap");
-        let guard = ForkGuard::new().map_err(|cause| ("MADV_WIPEONFORK", cause))?;
         // No fork before the mapping is MADV_DONTFORK.
         let _forks = hold_forks();
         let len = geometry.file_len();
@@ -434,8 +440,8 @@ impl Mapping {
         let base = unsafe { rustix::mm::mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, fd, 0) };
         let base = base.map_err(|errno| ("mmap", errno.into()))?;
         let base = NonNull::new(base).ok_or(("mmap", io::ErrorKind::InvalidInput.into()))?;
-        let mapping = Self { base, guard, geometry, known_corruption };
-        // A forked child has no mapping there, and makes no access: every use asks the guard first.
+        let mapping = Self { base, geometry, condition };
+        // A forked child has no mapping there, and makes no access: every use asks the condition first.
         mapping.advise("MADV_DONTFORK", Advice::LinuxDontFork)?;
         mapping.advise("MADV_DONTDUMP", Advice::LinuxDontDump)?;
         Ok(mapping)
@@ -454,7 +460,7 @@ impl Mapping {
     /// Whether this is a forked child, where the mapping does not exist.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
-        self.guard.is_forked()
+        self.condition.is_forked()
     }
 
     /// The shared words.
@@ -473,19 +479,27 @@ impl Mapping {
         let blocks_len = geometry.blocks().saturating_mul(geometry.block_words());
         Ring {
             geometry,
-            known_corruption: &self.known_corruption,
+            condition: &self.condition,
+            usual: self.condition.word(),
             // SAFETY: in bounds by the assertions above, aligned, any bits are valid; all fields
             // are atomics.
             control: unsafe { control.as_ref() },
             // SAFETY: `Geometry::compute` placed these within the file, aligned and disjoint; any
             // bits are valid atomics, and atomics may be accessed while other processes write.
-            slots: unsafe { NonNull::slice_from_raw_parts(slots, geometry.capacity()).as_ref() },
+            slots: Slots::new(
+                unsafe { NonNull::slice_from_raw_parts(slots, geometry.capacity()).as_ref() },
+                geometry.laps(),
+            ),
             // SAFETY: as for the slots.
             records: unsafe { NonNull::slice_from_raw_parts(records, handles).as_ref() },
             // SAFETY: as for the slots.
             cells: unsafe { NonNull::slice_from_raw_parts(cells, cells_len).as_ref() },
             // SAFETY: as for the slots.
-            blocks: unsafe { NonNull::slice_from_raw_parts(blocks, blocks_len).as_ref() },
+            blocks: Blocks::new(
+                unsafe { NonNull::slice_from_raw_parts(blocks, blocks_len).as_ref() },
+                geometry.blocks(),
+                geometry.block_words(),
+            ),
         }
     }
 

@@ -91,7 +91,7 @@ impl Side {
     /// Whether an attempt may have an answer now. Another waiter may be quicker.
     pub fn is_ready(&self) -> bool {
         let Some(ring) = self.segment.ring() else { return true };
-        if ring.known_corruption.check().is_err() {
+        if ring.condition.check().is_err() {
             return true;
         }
         match self.waits_for {

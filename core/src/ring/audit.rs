@@ -191,7 +191,7 @@ mod tests {
         let before = cell.load(Relaxed);
         exchange(&port);
         let after = CellWord::from_bits(cell.swap(before, Relaxed));
-        let busy = OpWord::busy(verb, 0, slot, after.block());
+        let busy = OpWord::of_cell(0).busy(verb, slot, after.block());
         port.record().announcement(verb).store(busy.bits(), Relaxed);
         drop(port);
         drop(self::port(queue));

@@ -25,7 +25,7 @@ impl Census {
     pub(crate) fn of(ring: &Ring<'_>) -> Result<Self, Corrupt> {
         let mut census = Self::default();
         let mut blocks = Vec::new();
-        for slot in ring.slots {
+        for slot in ring.slots.all() {
             // Relaxed, here and below: exact only while no handle does an operation.
             let slot = SlotWord::from_bits(slot.load(Relaxed));
             census.in_ring += usize::from(slot.state() == SlotState::Full);

@@ -89,6 +89,14 @@ impl Control {
         self.rare.arrivals.load(Acquire) // [arrival]
     }
 
+    /// Whether the queue is closing. A send that begins later is refused.
+    #[inline(always)]
+    pub(crate) fn is_closing(&self) -> bool {
+        // Relaxed: a thread that is ordered after `close` sees the flag by coherence, and no other
+        // thread needs to.
+        self.rare.closing.load(Relaxed) != 0
+    }
+
     /// All gates: to wake every waiter.
     pub(crate) fn gates(&self) -> [&Gate; 3] {
         [&self.after_send.readable, &self.after_recv.writable, &self.after_recv.acknowledged]

@@ -8,10 +8,11 @@
 //! Long copies are one instruction of the processor, which takes at most two thirds of the time.
 //! `memcpy` would be as fast, but on memory that other processes write meanwhile it is undefined
 //! behaviour.
-#![cfg_attr(
-    all(target_arch = "x86_64", not(loom)),
-    expect(unsafe_code, reason = "a copy of memory that others may write has no safe name")
-)]
+#![expect(unsafe_code, reason = "a copy of memory that others may write has no safe name")]
+
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+use core::arch::x86_64::__m128i;
+use core::mem::MaybeUninit;
 
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
@@ -51,48 +52,91 @@ pub(crate) fn zero_shared(words: &[AtomicU64]) {
     }
 }
 
-/// Copies out of shared memory, as many words as the shorter side has.
-#[inline]
-pub(crate) fn from_shared(from: &[AtomicU64], to: &mut [[u8; 8]]) {
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
-    if let count @ LONG.. = from.len().min(to.len()) {
-        // SAFETY: both have `count` words. `to` is borrowed exclusively, and any bytes are a valid
-        // `[u8; 8]`.
-        unsafe { movsb(from.as_ptr().cast(), to.as_mut_ptr().cast(), count.saturating_mul(8)) };
+/// Copies the start of shared memory to `to`, and returns it; `None` if there are fewer words.
+#[inline(always)]
+pub(crate) fn from_shared<'t>(
+    from: &[AtomicU64],
+    to: &'t mut [MaybeUninit<u8>],
+) -> Option<&'t mut [u8]> {
+    let (bytes, len) = (to.as_mut_ptr().cast::<u8>(), to.len());
+    let (words, tail) = to.as_chunks_mut::<{ size_of::<u64>() }>();
+    let (from, rest) = from.split_at_checked(words.len())?;
+    words_from_shared(from, words);
+    if !tail.is_empty() {
+        let last = rest.first()?.load(Relaxed).to_ne_bytes();
+        for (to, from) in tail.iter_mut().zip(last) {
+            to.write(from);
+        }
+    }
+    // SAFETY: these are the bytes of `to`, which is borrowed for `'t`. All were written: whole words
+    // above, of which `from` has as many, and the tail, which is shorter than a word.
+    Some(unsafe { core::slice::from_raw_parts_mut(bytes, len) })
+}
+
+/// The same over old bytes, which stay if there are fewer words.
+pub(crate) fn from_shared_over(from: &[AtomicU64], to: &mut [u8]) {
+    let (bytes, len) = (to.as_mut_ptr().cast(), to.len());
+    // SAFETY: the same bytes, borrowed as long. `from_shared` makes none of them uninitialized.
+    let _ = from_shared(from, unsafe { core::slice::from_raw_parts_mut(bytes, len) });
+}
+
+type Word = [MaybeUninit<u8>; size_of::<u64>()];
+
+/// Copies as many words as the shorter side has.
+#[cfg(all(target_arch = "x86_64", not(loom)))]
+#[inline(always)]
+fn words_from_shared(from: &[AtomicU64], to: &mut [Word]) {
+    let count = from.len().min(to.len());
+    let (from, to) = (from.as_ptr().cast::<u8>(), to.as_mut_ptr().cast::<u8>());
+    if count >= LONG {
+        // SAFETY: both have `count` words. `to` is borrowed exclusively.
+        unsafe { movsb(from, to, count.saturating_mul(8)) };
         return;
     }
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
-    let (from, to) = {
-        let count = from.len().min(to.len());
-        let (pairs, from) = from.split_at(count).0.as_chunks::<2>();
-        let (to_pairs, to) = to.split_at_mut(count).0.as_chunks_mut::<2>();
-        for (from, to) in pairs.iter().zip(to_pairs) {
-            // SAFETY: both have two words; as above.
-            unsafe { pair(from.as_ptr().cast(), to.as_mut_ptr().cast()) };
-        }
-        (from, to)
-    };
-    for (from, to) in from.iter().zip(to) {
-        *to = from.load(Relaxed).to_ne_bytes();
+    // By address: with one counter the compiler unrolls the loop where it knows the count.
+    let (pairs, all) = ((count / 2).saturating_mul(16), count.saturating_mul(8));
+    let mut at = 0;
+    while at < pairs {
+        // SAFETY: two words follow, because `at` is a multiple of 16 below `pairs`.
+        let both = unsafe { load_two(from.wrapping_add(at)) };
+        // SAFETY: as many words as `from` has, borrowed exclusively.
+        unsafe { to.wrapping_add(at).cast::<__m128i>().write_unaligned(both) };
+        at = at.wrapping_add(16);
+    }
+    if at < all {
+        // SAFETY: one more word, which is aligned as all in `from`.
+        let word = unsafe { &*from.wrapping_add(at).cast::<AtomicU64>() }.load(Relaxed);
+        // SAFETY: as above.
+        unsafe { to.wrapping_add(at).cast::<u64>().write_unaligned(word) };
     }
 }
 
+/// Copies as many words as the shorter side has.
+#[cfg(not(all(target_arch = "x86_64", not(loom))))]
+fn words_from_shared(from: &[AtomicU64], to: &mut [Word]) {
+    for (from, to) in from.iter().zip(to) {
+        *to = from.load(Relaxed).to_ne_bytes().map(MaybeUninit::new);
+    }
+}
+
+/// Loads two words into a register, where the compiler keeps them until it knows their place.
+///
 /// # Safety
-/// As `movsb`, of 16 bytes.
+/// `from` can be read for 16 bytes. Other processes may write them meanwhile: see `movsb`.
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 #[inline(always)]
-unsafe fn pair(from: *const u8, to: *mut u8) {
+unsafe fn load_two(from: *const u8) -> __m128i {
+    let both;
     // SAFETY: the caller's promise.
     unsafe {
         core::arch::asm!(
             "movups {both}, [{from}]",
-            "movups [{to}], {both}",
-            both = out(xmm_reg) _,
+            both = out(xmm_reg) both,
             from = in(reg) from,
-            to = in(reg) to,
-            options(nostack, preserves_flags)
+            options(nostack, preserves_flags, readonly)
         );
     }
+    both
 }
 
 /// # Safety
@@ -147,10 +191,10 @@ mod tests {
         }
     }
 
-    /// Fails if a long copy is one word short, or one word longer than the shorter side. Fails if a
-    /// short copy out leaves out the odd word, or copies a pair as one word (each seen failing).
+    /// Fails if a long copy is one word short, or one word longer than the shorter side (each seen
+    /// failing).
     #[test]
-    fn a_copy_is_as_long_as_the_shorter_of_the_two() {
+    fn a_copy_in_is_as_long_as_the_shorter_of_the_two() {
         let word = |n: usize| (n as u64 + 1).to_ne_bytes();
         for (from, to) in
             [(0, 3), (7, 7), (127, 127), (128, 128), (128, 200), (200, 128), (1001, 999)]
@@ -162,10 +206,26 @@ mod tests {
             let expected = |n| if n < from.min(to) { word(n) } else { [0; 8] };
             let copied = shared.iter().map(|it| it.load(Relaxed).to_ne_bytes());
             assert!(copied.eq((0..=to).map(expected)), "{from} to {to}");
-            let shared: Vec<_> = (0..=from).map(|n| AtomicU64::new(n as u64 + 1)).collect();
-            let mut ours = vec![[0; 8]; to + 1];
-            from_shared(&shared[..from], &mut ours[..to]);
-            assert!(ours.into_iter().eq((0..=to).map(expected)), "{from} to {to}");
+        }
+    }
+
+    /// Fails if a copy out is a byte short or long, leaves out the odd word, copies a pair as one
+    /// word, or goes on although there are too few words (each seen failing).
+    #[test]
+    fn a_copy_out_has_all_bytes_or_none() {
+        for len in (0..=40_usize).chain([1016, 1023, 1024, 1031, 4099]) {
+            let byte = |n: usize| (n ^ n >> 8) as u8;
+            let word = |n: usize| u64::from_ne_bytes(core::array::from_fn(|at| byte(8 * n + at)));
+            let shared: Vec<_> = (0..len.div_ceil(8)).map(|n| AtomicU64::new(word(n))).collect();
+            let mut to = vec![MaybeUninit::new(0xee); len + 1];
+            let copied = from_shared(&shared, &mut to[..len]).unwrap();
+            assert!(copied.iter().copied().eq((0..len).map(byte)), "{len}");
+            let mut over = vec![0xee; len + 1];
+            from_shared_over(&shared, &mut over[..len]);
+            assert!(over.iter().copied().eq((0..len).map(byte).chain([0xee])), "{len}");
+            if let [_, short @ ..] = &*shared {
+                assert!(from_shared(short, &mut to[..len]).is_none(), "{len}");
+            }
         }
     }
 }

@@ -16,6 +16,9 @@
 //! payload garbles that message and does no other harm. The exchange on the slot orders the words
 //! ([message] and [space] in `swap.rs`).
 
+use core::mem::MaybeUninit;
+use core::ops::RangeInclusive;
+
 use crate::error::Corrupt;
 use crate::ring::copy;
 use crate::ring::position::Position;
@@ -92,18 +95,19 @@ impl Frame {
         self.0 >> FLAGS_SHIFT & FLAG_RETURNED != 0
     }
 
-    #[inline]
-    fn check(bits: u64, max_message: usize) -> Result<Self, Corrupt> {
-        let frame = Self(bits);
-        // The usual header, in one comparison.
-        if frame == Self::first(bits as u32) && frame.len() <= max_message {
-            return Ok(frame);
-        }
-        Self::check_each(bits, max_message)
+    /// The header `bits`, if they are of a message that no receiver had before, with one of these
+    /// lengths.
+    #[inline(always)]
+    fn check_first(bits: u64, lens: RangeInclusive<usize>) -> Option<Self> {
+        // The kind, the flags, the attempts and the length, in one comparison: a header that differs in
+        // any of the first three is far beyond the longest message.
+        let (least, most) = (*lens.start() as u64, *lens.end() as u64);
+        let more = bits.wrapping_sub(Self::first(0).0).wrapping_sub(least);
+        (more <= most.wrapping_sub(least)).then_some(Self(bits))
     }
 
     #[cold]
-    fn check_each(bits: u64, max_message: usize) -> Result<Self, Corrupt> {
+    fn check(bits: u64, max_message: usize) -> Result<Self, Corrupt> {
         if bits >> KIND_SHIFT & 0xff != KIND_MESSAGE {
             return Err(Corrupt { what: "a block holds no frame of a known kind" });
         }
@@ -132,18 +136,40 @@ impl core::fmt::Debug for Frame {
 /// One block's words.
 #[derive(Clone, Copy)]
 pub(crate) struct Block<'a> {
-    owner: &'a AtomicU64,
-    header: &'a AtomicU64,
-    origin: &'a AtomicU64,
+    header: &'a [AtomicU64; BLOCK_HEADER_WORDS],
     payload: &'a [AtomicU64],
 }
 
 impl<'a> Block<'a> {
     /// The block in `words`; `None` if they are too few for the header words.
-    #[inline]
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn new(words: &'a [AtomicU64]) -> Option<Self> {
-        let [owner, header, _id, origin, payload @ ..] = words else { return None };
-        Some(Self { owner, header, origin, payload })
+        words.split_first_chunk().map(|(header, payload)| Self::of(header, payload))
+    }
+
+    #[inline(always)]
+    pub(crate) fn of(
+        header: &'a [AtomicU64; BLOCK_HEADER_WORDS],
+        payload: &'a [AtomicU64],
+    ) -> Self {
+        Self { header, payload }
+    }
+
+    #[inline(always)]
+    fn owner_word(&self) -> &'a AtomicU64 {
+        let [owner, ..] = self.header;
+        owner
+    }
+
+    #[inline(always)]
+    fn frame_word(&self) -> &'a AtomicU64 {
+        let [_, frame, ..] = self.header;
+        frame
+    }
+
+    fn origin_word(&self) -> &'a AtomicU64 {
+        let [.., origin] = self.header;
+        origin
     }
 
     /// Tags the block with the cell that gained it, by its number in the segment. Only an audit
@@ -151,33 +177,40 @@ impl<'a> Block<'a> {
     #[inline]
     pub(crate) fn set_owner(&self, cell: u32) {
         // Relaxed: the idle announcement that follows releases it ([settle]).
-        self.owner.store(cell.into(), Relaxed);
+        self.owner_word().store(cell.into(), Relaxed);
     }
 
     pub(crate) fn owner(&self) -> u32 {
-        self.owner.load(Relaxed) as u32
+        self.owner_word().load(Relaxed) as u32
     }
 
     /// The position at which the message was first received; `None` if that is unknown. Valid only
     /// for a returned message.
     pub(crate) fn origin(&self) -> Option<Position> {
-        let bits = self.origin.load(Relaxed);
+        let bits = self.origin_word().load(Relaxed);
         (bits != UNDATED).then(|| Position::from_low_bits(bits))
     }
 
     pub(crate) fn set_origin(&self, at: Option<Position>) {
-        self.origin.store(at.map_or(UNDATED, Position::bits), Relaxed);
+        self.origin_word().store(at.map_or(UNDATED, Position::bits), Relaxed);
     }
 
-    #[inline]
+    /// The checked header of the message, if no receiver had it before and it has one of these
+    /// lengths.
+    #[inline(always)]
+    pub(crate) fn first_frame(&self, lens: RangeInclusive<usize>) -> Option<Frame> {
+        Frame::check_first(self.frame_word().load(Relaxed), lens)
+    }
+
+    /// The checked header of the message.
     pub(crate) fn frame(&self, max_message: usize) -> Result<Frame, Corrupt> {
         let room = max_message.min(self.payload.len().saturating_mul(8));
-        Frame::check(self.header.load(Relaxed), room)
+        Frame::check(self.frame_word().load(Relaxed), room)
     }
 
     #[inline]
     pub(crate) fn set_frame(&self, frame: Frame) {
-        self.header.store(frame.0, Relaxed);
+        self.frame_word().store(frame.0, Relaxed);
     }
 
     /// Copies `bytes` to the start of the payload if there is room.
@@ -225,17 +258,15 @@ impl<'a> Block<'a> {
         copy::zero_shared(words);
     }
 
+    /// Copies the start of the payload into `out`, and returns it; `None` if the payload is shorter.
+    #[inline(always)]
+    pub(crate) fn read_new<'o>(&self, out: &'o mut [MaybeUninit<u8>]) -> Option<&'o mut [u8]> {
+        copy::from_shared(self.payload, out)
+    }
+
     /// Copies the start of the payload into `out` if the payload is that long.
-    #[inline]
     pub(crate) fn read(&self, out: &mut [u8]) {
-        let (words, tail) = out.as_chunks_mut::<8>();
-        let Some((whole, rest)) = self.payload.split_at_checked(words.len()) else { return };
-        copy::from_shared(whole, words);
-        if let (Some(from), false) = (rest.first(), tail.is_empty()) {
-            for (to, from) in tail.iter_mut().zip(from.load(Relaxed).to_ne_bytes()) {
-                *to = from;
-            }
-        }
+        copy::from_shared_over(self.payload, out);
     }
 
     /// A copy of the first `count` words of the payload; empty if there are fewer.

@@ -21,7 +21,7 @@ use crate::ring::slot::BLOCK_BITS;
 
 pub(crate) const MAGIC: [u8; 8] = *b"PARKLINE";
 /// The version of the layout and the protocol. Both sides of a segment must agree.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 pub(crate) const CONTROL_OFFSET: usize = 1024;
 pub(crate) const HEADER_LEN: usize = 4096;

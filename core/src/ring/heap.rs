@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Corrupt, CreateError, Fault, TryRecvError, TrySendError};
+use crate::ring::arrays::{Blocks, Slots};
 use crate::ring::census::Census;
+use crate::ring::condition::Condition;
 use crate::ring::control::{Control, Record};
-use crate::ring::corruption::KnownCorruption;
 use crate::ring::geometry::{Geometry, Share, Wishes};
 use crate::ring::join::Join;
 use crate::ring::port::{Cell, Port};
@@ -22,7 +23,7 @@ use crate::wait::gate::{Gate, Wake};
 #[derive(Debug)]
 pub struct HeapRing {
     geometry: Geometry,
-    known_corruption: KnownCorruption,
+    condition: Condition,
     control: Control,
     slots: Vec<AtomicU64>,
     records: Vec<Record>,
@@ -56,7 +57,7 @@ impl HeapRing {
         let words = |n: usize| (0..n).map(|_| AtomicU64::new(0)).collect::<Vec<_>>();
         let heap = Self {
             geometry,
-            known_corruption: KnownCorruption::default(),
+            condition: Condition::on_heap(),
             control: Control::new(),
             slots: words(geometry.capacity()),
             records: (0..handles).map(|_| Record::new()).collect(),
@@ -168,12 +169,13 @@ impl HeapRing {
     pub(crate) fn ring(&self) -> Ring<'_> {
         Ring {
             geometry: self.geometry,
-            known_corruption: &self.known_corruption,
+            condition: &self.condition,
+            usual: self.condition.word(),
             control: &self.control,
-            slots: &self.slots,
+            slots: Slots::new(&self.slots, self.geometry.laps()),
             records: &self.records,
             cells: &self.cells,
-            blocks: &self.blocks,
+            blocks: Blocks::new(&self.blocks, self.geometry.blocks(), self.geometry.block_words()),
         }
     }
 }
@@ -230,7 +232,9 @@ impl HeapReturns {
 
     /// Acknowledges the message in `cell`.
     pub fn acknowledge(&self, cell: usize) {
-        self.port.acknowledge(cell);
+        if let Ok(cell) = self.port.cell(cell) {
+            cell.acknowledge();
+        }
     }
 }
 
@@ -263,8 +267,9 @@ impl<'a> HeapPort<'a> {
     /// # Errors
     /// As [`Sender::try_send`](crate::Sender::try_send).
     pub fn try_send(&mut self, message: &[u8]) -> Result<(), TrySendError> {
-        self.port.write(message).map_err(|fault| TrySendError::Fault((), fault))?;
-        self.port.send(&mut self.send_at).map_err(TrySendError::from)
+        let cell = self.port.send_cell();
+        self.port.write(cell, message).map_err(|fault| TrySendError::Fault((), fault))?;
+        self.port.send(cell, &mut self.send_at).map_err(TrySendError::from)
     }
 
     /// Takes the oldest message.
@@ -295,7 +300,7 @@ impl<'a> HeapPort<'a> {
         &mut self,
         on_lost: impl FnOnce(),
     ) -> Result<(usize, Vec<u8>), TryRecvError> {
-        let cell = self.port.free_cell(0, 0)?;
+        let cell = self.port.free_cell(0)?;
         let block = self.port.recv(cell, &mut self.recv_at, on_lost)?;
         let frame = self.port.frame(cell).inspect_err(|_| cell.acknowledge());
         let frame = frame.map_err(Fault::from)?;
@@ -306,7 +311,9 @@ impl<'a> HeapPort<'a> {
 
     /// Acknowledges the message in `cell`. The caller notifies the joiners.
     pub fn acknowledge(&self, cell: usize) {
-        self.port.acknowledge(cell);
+        if let Ok(cell) = self.port.cell(cell) {
+            cell.acknowledge();
+        }
     }
 
     /// Whether the message in `cell` is flagged as redelivered.

@@ -2,12 +2,13 @@
 //!
 //! `swap.rs` is the algorithm; `slots.rs` classifies a slot for a position.
 
+pub(crate) mod arrays;
 pub(crate) mod audit;
 #[cfg(any(loom, feature = "census"))]
 pub(crate) mod census;
+pub(crate) mod condition;
 pub(crate) mod control;
 pub(crate) mod copy;
-pub(crate) mod corruption;
 pub(crate) mod frame;
 pub(crate) mod geometry;
 #[cfg(loom)]

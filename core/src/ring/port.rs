@@ -23,42 +23,53 @@ use crate::error::{Corrupt, Fault};
 use crate::ring::control::Record;
 use crate::ring::frame::{Block, Frame};
 use crate::ring::position::Position;
-use crate::ring::slot::{BlockId, CellWord, Verb};
+use crate::ring::slot::{BlockId, CellWord, OpWord, Verb};
 use crate::ring::slots::Ring;
 use crate::sync::{AtomicU64, Mutex, kill_point};
 use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-/// The cell of all sends: a sender never holds a message.
-pub(super) const SEND_CELL: usize = 0;
-
-/// One handle's access to the ring.
+/// One handle's access to the ring. First what each swap needs, with the first part of `ring`.
+#[repr(C)]
 pub(crate) struct Port<'a> {
-    pub(super) ring: Ring<'a>,
-    id: u32,
     pub(super) record: &'a Record,
-    pub(super) cells: Box<[Cell<'a>]>,
+    /// The cell of all sends, because a sender never holds a message. Of a receiver it is the one that
+    /// no lease takes, so that a message can always be copied out.
+    first: Cell<'a>,
+    /// How many positions ahead the next operation prefetches. Only a hint, used by `prefetch.rs`.
+    pub(crate) ahead: core::sync::atomic::AtomicU64,
     /// The number of cells that owe a message. The receiving thread loads it before each receive.
     /// Changes under the lock of returns.
     pub(super) owed: core::sync::atomic::AtomicUsize,
+    pub(super) ring: Ring<'a>,
+    /// The cells of leases.
+    others: Box<[Cell<'a>]>,
+    id: u32,
     /// The lock of returns. No user code runs under it.
     pub(super) returns: Mutex<()>,
-    /// How many positions ahead the next operation prefetches. Only a hint, used by `prefetch.rs`.
-    pub(crate) ahead: core::sync::atomic::AtomicU64,
 }
 
 /// A cell of this handle.
+#[repr(C)]
 pub(crate) struct Cell<'a> {
-    number: usize,
+    mine: AtomicU64,
+    shared: &'a AtomicU64,
+    /// The announcement of an exchange of this cell, without the rest.
+    announced: OpWord,
+    number: u32,
     /// Its number in the segment.
     tag: u32,
-    shared: &'a AtomicU64,
-    mine: AtomicU64,
 }
 
 impl Cell<'_> {
     #[inline]
     pub(crate) fn number(&self) -> usize {
-        self.number
+        self.number as usize
+    }
+
+    /// The announcement of an exchange of this cell.
+    #[inline(always)]
+    pub(crate) fn announced(&self) -> OpWord {
+        self.announced
     }
 
     #[inline]
@@ -75,6 +86,12 @@ impl Cell<'_> {
     #[inline]
     pub(crate) fn tag(&self) -> u32 {
         self.tag
+    }
+
+    /// Makes the cell free again: its message, in `block`, needs no redelivery.
+    #[inline(always)]
+    pub(crate) fn acknowledge_block(&self, block: BlockId) {
+        self.settle(CellWord::free(block));
     }
 
     /// Makes the cell free again: its message needs no redelivery.
@@ -111,16 +128,20 @@ impl<'a> Port<'a> {
         let missing = Corrupt { what: "a record does not exist" };
         let record = ring.records.get(id as usize).ok_or(missing)?;
         let shared = ring.cells_of(id).ok_or(missing)?;
-        let mut cells = Vec::with_capacity(shared.len());
-        for (number, shared) in shared.iter().enumerate() {
+        let cell = |(number, shared): (usize, &'a AtomicU64)| {
             // Relaxed: the record's lock orders us after its last owner.
             let word = CellWord::from_bits(shared.load(Relaxed));
             ring.block(word.block())?;
             let (mine, tag) = (word.taken(), ring.geometry.cell_tag(id, number));
-            cells.push(Cell { number, tag, shared, mine: AtomicU64::new(mine.bits()) });
-        }
-        let (cells, owed) = (cells.into_boxed_slice(), 0.into());
-        Ok(Self { ring, id, record, cells, owed, returns: Mutex::new(()), ahead: 1.into() })
+            let announced = OpWord::of_cell(number);
+            let (mine, number) = (AtomicU64::new(mine.bits()), number as u32);
+            Ok(Cell { mine, shared, announced, number, tag })
+        };
+        let mut cells = shared.iter().enumerate().map(cell);
+        let first = cells.next().ok_or(missing)??;
+        let others = cells.collect::<Result<_, _>>()?;
+        let (ahead, owed, returns) = (1.into(), 0.into(), Mutex::new(()));
+        Ok(Self { record, first, ahead, owed, ring, others, id, returns })
     }
 
     pub(crate) fn ring(&self) -> &Ring<'a> {
@@ -139,35 +160,44 @@ impl<'a> Port<'a> {
         self.ring.start(verb)
     }
 
-    /// The first free cell from `hint` on, if `spare` other cells are free as well.
-    #[inline]
-    pub(crate) fn free_cell(&self, hint: usize, spare: usize) -> Result<&Cell<'a>, Fault> {
-        match self.cells.get(hint) {
-            Some(cell) if spare == 0 && !cell.is_held() => Ok(cell),
-            _ => self.find_free_cell(hint, spare),
-        }
+    /// The first cell, the one of sends, with its block, unless it holds a message.
+    #[inline(always)]
+    pub(crate) fn first_if_free(&self) -> Option<(&Cell<'a>, BlockId)> {
+        self.first.word().block_if_free().map(|block| (&self.first, block))
     }
 
-    fn find_free_cell(&self, hint: usize, spare: usize) -> Result<&Cell<'a>, Fault> {
-        let (before, after) = self.cells.split_at(hint.min(self.cells.len()));
-        let mut free = after.iter().chain(before).filter(|cell| !cell.is_held());
+    /// Cell `number` for a lease, with its block, if it is free, and the first one as well.
+    #[inline(always)]
+    pub(crate) fn lease_cell_if_free(&self, number: usize) -> Option<(&Cell<'a>, BlockId)> {
+        let cell = self.others.get(number.wrapping_sub(1))?;
+        let block = cell.word().block_if_free()?;
+        (!self.first.is_held()).then_some((cell, block))
+    }
+
+    /// The cell that the next lease tries first: each in turn.
+    #[inline(always)]
+    pub(crate) fn lease_cell_after(&self, number: usize) -> usize {
+        if number < self.others.len() { number.wrapping_add(1) } else { 1 }
+    }
+
+    /// A free cell, if `spare` other cells are free as well.
+    #[cold]
+    pub(crate) fn free_cell(&self, spare: usize) -> Result<&Cell<'a>, Fault> {
+        // The first one last.
+        let mut free = self.others.iter().chain([&self.first]).filter(|cell| !cell.is_held());
         let first = free.next();
         let enough = spare == 0 || free.nth(spare.wrapping_sub(1)).is_some();
-        let out = Fault::LeasesOut { max: self.cells.len().saturating_sub(1) };
-        first.filter(|_| enough).ok_or(out)
+        first.filter(|_| enough).ok_or(Fault::LeasesOut { max: self.others.len() })
     }
 
-    /// Makes cell `number` free again: its message needs no redelivery.
-    pub(crate) fn acknowledge(&self, number: usize) {
-        if let Ok(cell) = self.cell(number) {
-            cell.acknowledge();
-        }
+    pub(super) fn cells(&self) -> impl Iterator<Item = &Cell<'a>> {
+        core::iter::once(&self.first).chain(&self.others)
     }
 
-    /// Writes a whole message into the block of the cell of sends, which no other handle reads.
-    #[inline]
-    pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), Fault> {
-        let block = self.unsent()?;
+    /// Writes a whole message into the block of `cell`, that of sends, which no other handle reads.
+    #[inline(always)]
+    pub(crate) fn write(&self, cell: &Cell<'_>, bytes: &[u8]) -> Result<(), Fault> {
+        let block = self.block_of(cell)?;
         block.set_frame(self.frame_of(bytes.len())?);
         block.write(bytes);
         Ok(())
@@ -190,10 +220,16 @@ impl<'a> Port<'a> {
         self.block_of(cell)?.frame(self.ring.geometry.max_message())
     }
 
+    /// The cell of sends.
+    #[inline(always)]
+    pub(crate) fn send_cell(&self) -> &Cell<'a> {
+        &self.first
+    }
+
     /// The block of the next message to be sent.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn unsent(&self) -> Result<Block<'a>, Corrupt> {
-        self.block_of(self.cell(SEND_CELL)?)
+        self.block_of(self.send_cell())
     }
 
     #[inline]
@@ -203,6 +239,8 @@ impl<'a> Port<'a> {
 
     #[inline]
     pub(crate) fn cell(&self, number: usize) -> Result<&Cell<'a>, Corrupt> {
-        self.cells.get(number).ok_or(Corrupt { what: "a handle has no such cell" })
+        let others = || self.others.get(number.wrapping_sub(1));
+        let cell = if number == 0 { Some(&self.first) } else { others() };
+        cell.ok_or(Corrupt { what: "a handle has no such cell" })
     }
 }

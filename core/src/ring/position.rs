@@ -47,18 +47,17 @@ impl Lap {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Laps {
     log2: u32,
-    /// How far `index` shifts the bits that select the slot within a cache line.
-    high: u32,
     mask: u64,
 }
 
-/// Eight slots share a cache line.
-const LINE_LOG2: u32 = 3;
+/// Slots from one position to the next: one more than share a cache line. Odd, so that a lap has all
+/// slots.
+const STEP: u64 = 9;
 
 impl Laps {
     pub(crate) fn of_capacity_log2(log2: u32) -> Self {
         let mask = (1_u64 << log2).wrapping_sub(1);
-        Self { log2, high: log2.saturating_sub(LINE_LOG2), mask }
+        Self { log2, mask }
     }
 
     pub(crate) fn capacity_log2(self) -> u32 {
@@ -71,11 +70,10 @@ impl Laps {
 
     /// The slot of a position. Neighbours lie in different cache lines, so that a sender and a
     /// receiver close behind it do not contend for one line with each message.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn index(self, at: Position) -> usize {
-        // Rotates the bits of the position in its lap: the lower ones select the line, the highest
-        // the slot within it. Below the capacity, which is at most 2^20, so it fits any usize.
-        (at.0 << LINE_LOG2 & self.mask | (at.0 & self.mask) >> self.high) as usize
+        // Below the capacity, which is at most 2^20, so it fits any usize.
+        (at.0.wrapping_mul(STEP) & self.mask) as usize
     }
 
     pub(crate) fn lap(self, at: Position) -> Lap {
@@ -144,7 +142,8 @@ mod tests {
             let mut sorted = slots.clone();
             sorted.sort_unstable();
             assert!(sorted.iter().copied().eq(0..1 << log2), "capacity 2^{log2}");
-            let is_apart = |pair: &[usize]| log2 <= 3 || pair[0] / 8 != pair[1] / 8;
+            // Sixteen slots have two lines, and one pair of neighbours in the same.
+            let is_apart = |pair: &[usize]| log2 <= 4 || pair[0] / 8 != pair[1] / 8;
             assert!(slots.windows(2).all(is_apart), "capacity 2^{log2}");
         }
     }

@@ -56,8 +56,8 @@ impl<'a> Port<'a> {
     /// Takes one owed message to be received again, unless `waits` is true for its cell.
     pub(crate) fn take_owed(&self, waits: impl Fn(usize) -> bool) -> Option<&Cell<'a>> {
         let _returns = self.lock_returns();
-        let cell = self.cells.iter().find(|it| it.word().is_owed() && !waits(it.number()))?;
-        self.owed.fetch_sub(1, Relaxed);
+        let cell = self.cells().find(|it| it.word().is_owed() && !waits(it.number()))?;
+        self.no_longer_owes();
         cell.settle(cell.word().taken());
         // Counted as a return and a receive, though the message did not pass through the ring.
         self.record.tally.redelivered.increment();
@@ -67,7 +67,7 @@ impl<'a> Port<'a> {
 
     /// Whether [`take_owed`](Self::take_owed) would take a message.
     pub(crate) fn can_take_owed(&self, waits: impl Fn(usize) -> bool) -> bool {
-        self.owes() && self.cells.iter().any(|it| it.word().is_owed() && !waits(it.number()))
+        self.owes() && self.cells().any(|it| it.word().is_owed() && !waits(it.number()))
     }
 
     /// Returns held messages while there is room: how many went and how many stay. Only for a port
@@ -85,7 +85,7 @@ impl<'a> Port<'a> {
     /// Makes all held messages owed. Only for a port without leases.
     pub(crate) fn owe_all(&self) {
         let _returns = self.lock_returns();
-        for cell in self.cells.iter().filter(|cell| cell.is_held() && !cell.word().is_owed()) {
+        for cell in self.cells().filter(|cell| cell.is_held() && !cell.word().is_owed()) {
             match self.frame(cell).and_then(|frame| self.flag(cell, frame)) {
                 Ok(()) => self.owe(cell),
                 // A peer has overwritten the header: there is no message to be saved.
@@ -99,7 +99,7 @@ impl<'a> Port<'a> {
     #[expect(clippy::arithmetic_side_effects, reason = "counts of cells")]
     fn give_each_back(&self, which: impl Fn(&Cell<'a>) -> bool, most: usize) -> (usize, usize) {
         let (mut gone, mut left) = (0, 0);
-        for cell in self.cells.iter().filter(|cell| which(cell)) {
+        for cell in self.cells().filter(|cell| which(cell)) {
             // A record can have a million cells, so no attempt follows one that found no room.
             if left > 0 || gone == most {
                 left += 1;
@@ -121,7 +121,7 @@ impl<'a> Port<'a> {
                 }
             }
             if was_owed {
-                self.owed.fetch_sub(1, Relaxed);
+                self.no_longer_owes();
             }
         }
         (gone, left)
@@ -141,6 +141,12 @@ impl<'a> Port<'a> {
     fn owe(&self, cell: &Cell<'_>) {
         cell.settle(cell.word().owed());
         self.owed.fetch_add(1, Relaxed);
+        self.ring.condition.add_owed();
+    }
+
+    fn no_longer_owes(&self) {
+        self.owed.fetch_sub(1, Relaxed);
+        self.ring.condition.remove_owed();
     }
 
     /// Counts one more attempt for the message in `cell`, which is about to be handed out.

@@ -130,21 +130,22 @@ impl OpWord {
 
     pub(crate) const IDLE: Self = Self(0);
 
-    /// `cell` and `slot` are numbers in a segment: below 2^20.
-    #[inline]
-    pub(crate) fn busy(verb: Verb, cell: usize, slot: usize, gain: BlockId) -> Self {
-        debug_assert!(cell as u64 <= BLOCK_MASK && slot as u64 <= BLOCK_MASK);
+    /// An announcement of which only the cell is known: its number is below 2^20.
+    pub(crate) fn of_cell(cell: usize) -> Self {
+        debug_assert!(cell as u64 <= BLOCK_MASK);
+        Self((cell as u64) << Self::CELL_SHIFT)
+    }
+
+    /// The announcement of an exchange of the cell `of_cell` at `slot`, a number below 2^20.
+    #[inline(always)]
+    pub(crate) fn busy(self, verb: Verb, slot: usize, gain: BlockId) -> Self {
+        debug_assert!(slot as u64 <= BLOCK_MASK);
         let verb = match verb {
             Verb::Send => 1,
             Verb::Recv => 2,
             Verb::Return => 3,
         };
-        Self(
-            verb << Self::VERB_SHIFT
-                | (cell as u64) << Self::CELL_SHIFT
-                | (slot as u64) << Self::SLOT_SHIFT
-                | gain.bits(),
-        )
+        Self(self.0 | verb << Self::VERB_SHIFT | (slot as u64) << Self::SLOT_SHIFT | gain.bits())
     }
 
     pub(crate) fn from_bits(bits: u64) -> Self {
@@ -243,6 +244,13 @@ impl CellWord {
         BlockId::of(self.0)
     }
 
+    /// The block, if the cell is free.
+    #[inline(always)]
+    pub(crate) fn block_if_free(self) -> Option<BlockId> {
+        // A free cell has no other bits.
+        (self.0 <= BLOCK_MASK).then_some(BlockId(self.0 as u32))
+    }
+
     pub(crate) fn is_held(self) -> bool {
         self.0 & Self::HELD != 0
     }
@@ -308,9 +316,9 @@ mod tests {
 
     #[test]
     fn no_busy_op_reads_as_idle() {
-        let op = OpWord::busy(Verb::Send, 0, 0, BlockId::new(0));
+        let op = OpWord::of_cell(0).busy(Verb::Send, 0, BlockId::new(0));
         assert_ne!(op, OpWord::IDLE);
-        assert_ne!(op, OpWord::busy(Verb::Recv, 0, 0, BlockId::new(0)));
+        assert_ne!(op, OpWord::of_cell(0).busy(Verb::Recv, 0, BlockId::new(0)));
         assert_eq!(OpWord::IDLE.verb(), None);
     }
 
@@ -318,7 +326,7 @@ mod tests {
     fn an_op_keeps_its_four_parts() {
         let most = (1 << BLOCK_BITS) - 1;
         for verb in [Verb::Send, Verb::Recv, Verb::Return] {
-            let op = OpWord::busy(verb, most, 3, BlockId::new(7));
+            let op = OpWord::of_cell(most).busy(verb, 3, BlockId::new(7));
             assert_eq!((op.verb(), op.cell(), op.slot()), (Some(verb), most, 3));
             assert_eq!(op.gain(), BlockId::new(7));
         }

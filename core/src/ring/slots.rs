@@ -17,8 +17,9 @@
 //! slot. A send that finds "not now" is refused as closed.
 
 use crate::error::{Corrupt, Fault, TryRecvError, TrySendError};
+use crate::ring::arrays::{Blocks, Slots};
+use crate::ring::condition::Condition;
 use crate::ring::control::{Control, Record};
-use crate::ring::corruption::KnownCorruption;
 use crate::ring::frame::Block;
 use crate::ring::geometry::Geometry;
 use crate::ring::position::{Lap, Laps, Position};
@@ -30,6 +31,7 @@ use crate::sync::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release, kill_
 /// that a peer can prolong. A failed exchange means that another handle succeeded, so peers that
 /// keep the protocol never come near it.
 pub(super) const MAX_ATTEMPTS: u32 = 1 << 16;
+pub(super) const NO_BLOCK: Corrupt = Corrupt { what: "a word names a block that does not exist" };
 pub(super) const UNSETTLED: Corrupt = Corrupt { what: "the slots never settle" };
 
 /// Why an operation did not happen.
@@ -84,37 +86,39 @@ enum Class {
     Nonsense,
 }
 
-/// The shared words of a queue, in a mapping or on the heap.
+/// The shared words of a queue, in a mapping or on the heap. First what each swap needs.
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Ring<'a> {
-    pub(crate) geometry: Geometry,
-    pub(crate) known_corruption: &'a KnownCorruption,
+    pub(crate) slots: Slots<'a>,
+    pub(crate) blocks: Blocks<'a>,
     pub(crate) control: &'a Control,
-    pub(crate) slots: &'a [AtomicU64],
+    pub(crate) condition: &'a Condition,
+    /// The word of `condition`.
+    pub(crate) usual: &'a core::sync::atomic::AtomicU64,
+    pub(crate) geometry: Geometry,
     pub(crate) records: &'a [Record],
     pub(crate) cells: &'a [AtomicU64],
-    pub(crate) blocks: &'a [AtomicU64],
 }
 
 impl<'a> Ring<'a> {
     /// Moves the cursor to the first position at which `verb` can exchange.
     pub(crate) fn advance(&self, verb: Verb, at: &mut Position) -> Result<(), Stop> {
-        self.known_corruption.check()?;
+        self.condition.check()?;
         for _ in 0..MAX_ATTEMPTS {
-            let (slot, seen) = self.load_at(*at)?;
-            if self.can_exchange(verb, seen, *at) {
+            let (_, seen) = self.load_at(*at)?;
+            if self.can_exchange(verb, seen, self.laps().lap(*at)) {
                 return Ok(());
             }
-            self.step(verb, slot, seen, at)?;
+            self.step(verb, seen, at)?;
         }
-        Err(self.known_corruption.keep(UNSETTLED).into())
+        Err(self.condition.keep(UNSETTLED).into())
     }
 
     /// Whether an exchange can be tried: the usual answer, tested first. `step` finds the reason if
     /// not.
-    #[inline]
-    pub(super) fn can_exchange(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
-        let lap = self.laps().lap(at);
+    #[inline(always)]
+    pub(super) fn can_exchange(&self, verb: Verb, seen: SlotWord, lap: Lap) -> bool {
         match verb {
             // The flag is loaded after the slot, and again for each slot ([closed]): a return can
             // fill a sealed slot, and then no send may go to the next one.
@@ -127,8 +131,7 @@ impl<'a> Ring<'a> {
     /// Whether the slot is not ready yet and the queue is not closing. A handle that polls finds
     /// this most often, so it is tested before `step`.
     #[inline(always)]
-    pub(super) fn must_wait(&self, verb: Verb, seen: SlotWord, at: Position) -> bool {
-        let lap = self.laps().lap(at);
+    pub(super) fn must_wait(&self, verb: Verb, seen: SlotWord, lap: Lap) -> bool {
         let (lap, state) = match verb {
             Verb::Send | Verb::Return => (lap.before(), SlotState::Full),
             Verb::Recv => (lap, SlotState::Empty),
@@ -138,17 +141,11 @@ impl<'a> Ring<'a> {
 
     /// Moves the cursor or seals the slot; an error if the operation is not possible now.
     #[cold]
-    pub(super) fn step(
-        &self,
-        verb: Verb,
-        slot: &AtomicU64,
-        seen: SlotWord,
-        at: &mut Position,
-    ) -> Result<(), Stop> {
+    pub(super) fn step(&self, verb: Verb, seen: SlotWord, at: &mut Position) -> Result<(), Stop> {
         match (verb, self.classify(verb, seen, *at)) {
             // While the queue is closing, the handle that finds the first free slot seals it.
             (Verb::Send, Class::Here) | (Verb::Recv, Class::NotNow) if self.is_closing() => {
-                self.seal(slot, seen);
+                self.seal(self.slots.at(*at).0, seen);
             }
             // A sender that waited for room in a closing queue could wait for ever.
             (Verb::Send, Class::NotNow) if self.is_closing() => return Err(Stop::Closed),
@@ -162,7 +159,7 @@ impl<'a> Ring<'a> {
                 let fresh = self.start(verb)?;
                 if fresh == *at {
                     let behind = Corrupt { what: "a slot is behind its position" };
-                    return Err(self.known_corruption.keep(behind).into());
+                    return Err(self.condition.keep(behind).into());
                 }
                 *at = fresh;
             }
@@ -193,9 +190,7 @@ impl<'a> Ring<'a> {
     /// Whether the queue is closing. A send that begins later is refused.
     #[inline]
     pub(crate) fn is_closing(&self) -> bool {
-        // Relaxed: a thread that is ordered after `close` sees the flag by coherence, and no other
-        // thread needs to.
-        self.control.rare.closing.load(Relaxed) != 0
+        self.control.is_closing()
     }
 
     /// How many messages are in the ring. Exact if no other handle sends or receives meanwhile.
@@ -227,7 +222,7 @@ impl<'a> Ring<'a> {
         let before = laps.shift(laps.start_of(seen.lap()), -1);
         match self.classify(verb, seen, before) {
             Class::Passed(passed) => self.frontier(verb, passed),
-            _ => Err(self.known_corruption.keep(Corrupt { what: "slot 0 is in no known state" })),
+            _ => Err(self.condition.keep(Corrupt { what: "slot 0 is in no known state" })),
         }
     }
 
@@ -277,22 +272,14 @@ impl<'a> Ring<'a> {
 
     #[inline]
     pub(super) fn load_at(&self, at: Position) -> Result<(&'a AtomicU64, SlotWord), Corrupt> {
-        self.load_slot(self.laps().index(at))
-    }
-
-    #[inline]
-    pub(super) fn load_slot(&self, slot: usize) -> Result<(&'a AtomicU64, SlotWord), Corrupt> {
-        let slot = self.slots.get(slot).ok_or(Corrupt { what: "a position has no slot" })?;
+        let (slot, _) = self.slots.at(at);
         Ok((slot, SlotWord::from_bits(slot.load(Acquire)))) // [message], [space], [closed]
     }
 
     /// The words of block `id`. A peer can have named any number.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn block(&self, id: BlockId) -> Result<Block<'a>, Corrupt> {
-        let stride = self.geometry.block_words();
-        let missing = Corrupt { what: "a word names a block that does not exist" };
-        let from = self.blocks.get(id.index().wrapping_mul(stride)..).ok_or(missing)?;
-        from.get(..stride).and_then(Block::new).ok_or(missing)
+        self.blocks.get(id).ok_or(NO_BLOCK)
     }
 
     /// The cells of record `id`.
@@ -310,9 +297,7 @@ impl<'a> Ring<'a> {
             let word = SlotWord::new(Lap::new(0), SlotState::Empty, block);
             // Relaxed, here and below: other processes get the segment by a system call, which
             // orders these stores.
-            if let Some(slot) = self.slots.get(self.laps().index(at)) {
-                slot.store(word.bits(), Relaxed);
-            }
+            self.slots.at(at).0.store(word.bits(), Relaxed);
         }
         for (handle, row) in (0..).zip(self.cells.chunks(geometry.cell_stride())) {
             for (cell, word) in row.iter().take(geometry.cells()).enumerate() {
@@ -327,6 +312,6 @@ impl<'a> Ring<'a> {
 
     #[inline]
     pub(super) fn laps(&self) -> Laps {
-        self.geometry.laps()
+        self.slots.laps()
     }
 }

@@ -43,23 +43,37 @@
 //! `wait/gate.rs`.
 
 use crate::ring::frame::{Block, Frame};
-use crate::ring::port::{Cell, Port, SEND_CELL};
+use crate::ring::port::{Cell, Port};
 use crate::ring::position::Position;
-use crate::ring::slot::{CellWord, OpWord, SlotState, SlotWord, Verb};
-use crate::ring::slots::{MAX_ATTEMPTS, Ring, Stop, UNSETTLED};
-use crate::sync::{Ordering::Relaxed, Ordering::Release, Ordering::SeqCst, kill_point};
+use crate::ring::slot::{BlockId, CellWord, OpWord, SlotState, SlotWord, Verb};
+use crate::ring::slots::{MAX_ATTEMPTS, NO_BLOCK, Stop, UNSETTLED};
+use crate::sync::{
+    AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release, Ordering::SeqCst,
+    kill_point,
+};
+
+/// What one attempt of a swap came to. A call whose usual case has to be quick makes the first attempt
+/// itself, by [`Port::swap_once`].
+pub(crate) enum Swapped<'a> {
+    /// The block that the cell holds now, and its number.
+    Done(Block<'a>, BlockId),
+    /// Full for a sender, empty for a receiver: exact at the instant of the load.
+    NotNow,
+    /// The cursor has to move, or the slot to be sealed.
+    Unready(SlotWord),
+    /// Another handle changed the slot first.
+    Lost,
+}
 
 impl<'a> Port<'a> {
-    /// Commits the message in the cell of sends, which holds an empty block afterwards.
-    #[inline]
-    pub(crate) fn send(&self, at: &mut Position) -> Result<(), Stop> {
-        self.ring.swap(Verb::Send, self, self.cell(SEND_CELL)?, at).map(drop)
+    /// Commits the message in `cell`, that of sends, which holds an empty block afterwards.
+    pub(crate) fn send(&self, cell: &Cell<'_>, at: &mut Position) -> Result<(), Stop> {
+        self.swap(Verb::Send, cell, at).map(drop)
     }
 
     /// Takes the oldest message into `cell`, a free one, and returns its block. Calls `on_lost` if
     /// it announced a receive and another handle took the message: a joiner that saw the
     /// announcement waits for this handle.
-    #[inline]
     pub(crate) fn recv(
         &self,
         cell: &Cell<'_>,
@@ -67,7 +81,7 @@ impl<'a> Port<'a> {
         on_lost: impl FnOnce(),
     ) -> Result<Block<'a>, Stop> {
         let began_at = *at;
-        self.ring.swap(Verb::Recv, self, cell, at).inspect_err(|_| {
+        self.swap(Verb::Recv, cell, at).inspect_err(|_| {
             // A lost exchange moves the cursor past the message that the other handle took.
             if *at != began_at {
                 on_lost();
@@ -79,119 +93,103 @@ impl<'a> Port<'a> {
     pub(super) fn give_back_alone(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Stop> {
         self.flag(cell, frame)?;
         let mut at = self.start(Verb::Return)?;
-        self.ring.swap(Verb::Return, self, cell, &mut at).map(drop)
+        self.swap(Verb::Return, cell, &mut at).map(drop)
     }
-}
 
-impl<'a> Ring<'a> {
     /// Swaps the block in `cell` with that of the first slot that is ready for `verb`. A send or a
     /// return commits the message in the cell, which holds an empty block afterwards. A receive
     /// takes the oldest message into the cell. Returns the block that the cell holds now.
-    #[inline(always)] // so that `verb` is a constant here
-    pub(crate) fn swap(
-        &self,
-        verb: Verb,
-        port: &Port<'_>,
-        cell: &Cell<'_>,
-        at: &mut Position,
-    ) -> Result<Block<'a>, Stop> {
-        // Outside of the loop, so that the usual case stays in registers.
-        match self.swap_once(verb, port, cell, at)? {
-            Some(gained) => Ok(gained),
-            None => self.swap_again(verb, port, cell, at),
-        }
-    }
-
     #[cold]
-    fn swap_again(
-        &self,
-        verb: Verb,
-        port: &Port<'_>,
-        cell: &Cell<'_>,
-        at: &mut Position,
-    ) -> Result<Block<'a>, Stop> {
-        self.known_corruption.check()?;
+    fn swap(&self, verb: Verb, cell: &Cell<'_>, at: &mut Position) -> Result<Block<'a>, Stop> {
         for _ in 0..MAX_ATTEMPTS {
-            if let Some(gained) = self.swap_once(verb, port, cell, at)? {
-                return Ok(gained);
+            self.ring.condition.check()?;
+            match self.swap_once(verb, cell, cell.block(), at, self.ring.slots.at(*at)) {
+                Swapped::Done(block, _) => return Ok(block),
+                Swapped::NotNow => return Err(Stop::NotNow),
+                Swapped::Unready(seen) => self.ring.step(verb, seen, at)?,
+                Swapped::Lost => {}
             }
         }
-        Err(self.known_corruption.keep(UNSETTLED).into())
+        Err(self.ring.condition.keep(UNSETTLED).into())
     }
 
-    /// Announces, exchanges, and records the new owners. `None` if the cursor had to move, the slot
-    /// was sealed, or another handle changed the slot first: try again.
-    #[inline(always)]
-    fn swap_once(
+    /// Announces, exchanges the block of `cell`, which is `offer`, at the slot of `at`, and records
+    /// the new owners.
+    #[inline(always)] // so that `verb` is a constant here
+    pub(crate) fn swap_once(
         &self,
         verb: Verb,
-        port: &Port<'_>,
         cell: &Cell<'_>,
+        offer: BlockId,
         at: &mut Position,
-    ) -> Result<Option<Block<'a>>, Stop> {
+        (slot, index): (&AtomicU64, usize),
+    ) -> Swapped<'a> {
+        let ring = &self.ring;
         let here = *at;
-        let index = self.laps().index(here);
-        let (slot, seen) = self.load_slot(index)?;
-        if !self.can_exchange(verb, seen, here) {
-            if self.must_wait(verb, seen, here) {
-                return Err(Stop::NotNow);
-            }
-            self.step(verb, slot, seen, at)?;
-            return Ok(None);
+        let lap = ring.slots.laps().lap(here);
+        let seen = SlotWord::from_bits(slot.load(Acquire)); // [message], [space], [closed]
+        if !ring.can_exchange(verb, seen, lap) {
+            let must_wait = ring.must_wait(verb, seen, lap);
+            return if must_wait { Swapped::NotNow } else { Swapped::Unready(seen) };
         }
-        let (offer, gain) = (cell.block(), seen.block());
-        let block = self.block(gain).map_err(|corrupt| self.known_corruption.keep(corrupt))?;
+        let gain = seen.block();
+        let Some(block) = ring.blocks.get(gain) else {
+            // The next attempt reports it.
+            ring.condition.keep(NO_BLOCK);
+            return Swapped::Lost;
+        };
         // The block's cache lines load while the exchange waits for the slot's.
-        self.prefetch_block(gain);
+        ring.blocks.prefetch(gain);
         let (swapped, settled) = match verb {
             // [message]: the exchange releases the frame and its payload.
             Verb::Send | Verb::Return => {
-                (SlotWord::new(seen.lap(), SlotState::Full, offer), CellWord::free(gain))
+                (SlotWord::new(lap, SlotState::Full, offer), CellWord::free(gain))
             }
             // [space]: the exchange releases our last read of the block we park.
             Verb::Recv => {
                 let held = CellWord::held(gain, here);
-                (SlotWord::new(seen.lap().next(), SlotState::Empty, offer), held)
+                (SlotWord::new(lap.next(), SlotState::Empty, offer), held)
             }
         };
         // Before the exchange, because afterwards another handle can own the block.
         let origin = match verb {
             Verb::Send | Verb::Recv => None,
-            Verb::Return => self.block(offer)?.origin(),
+            Verb::Return => ring.blocks.get(offer).and_then(|block| block.origin()),
         };
-        let op = port.record().announcement(verb);
-        let busy = OpWord::busy(verb, cell.number(), index, gain);
+        let op = self.record.announcement(verb);
+        let busy = cell.announced().busy(verb, index, gain);
         op.store(busy.bits(), Release); // [announce-op]
         // SeqCst: [message] or [space], and the commit of [announce]. Relaxed on failure: the next
         // attempt loads the slot again.
-        let won = slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_ok();
-        if won {
-            kill_point("exchanged");
-            block.set_owner(cell.tag());
-            match verb {
-                Verb::Send => {
-                    port.record().tally.sent.increment();
-                    cell.settle(settled);
-                }
-                Verb::Recv => {
-                    port.record().tally.received.increment();
-                    cell.settle(settled);
-                }
-                Verb::Return => {
-                    self.count_return(origin);
-                    port.record().tally.redelivered.increment();
-                    cell.tell(settled);
-                }
-            }
-            *at = here.plus(1);
-            self.prefetch_ahead(port, seen, here);
+        if slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_err() {
+            op.store(OpWord::IDLE.bits(), Release); // [settle]
+            return Swapped::Lost;
         }
+        kill_point("exchanged");
+        block.set_owner(cell.tag());
+        match verb {
+            Verb::Send => {
+                self.record.tally.sent.increment();
+                cell.settle(settled);
+            }
+            Verb::Recv => {
+                self.record.tally.received.increment();
+                cell.settle(settled);
+            }
+            Verb::Return => {
+                ring.count_return(origin);
+                self.record.tally.redelivered.increment();
+                cell.tell(settled);
+            }
+        }
+        *at = here.plus(1);
+        self.prefetch_ahead(seen, here);
         op.store(OpWord::IDLE.bits(), Release); // [settle]
-        if won && verb == Verb::Return {
+        if verb == Verb::Return {
             // Only after the word is idle: the receiving thread can use a free cell at once. An
             // audit must not take the block that it gains there for the offer of this return.
             cell.settle(settled);
         }
-        Ok(won.then_some(block))
+        Swapped::Done(block, gain)
     }
 }
