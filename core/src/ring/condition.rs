@@ -103,3 +103,36 @@ impl Condition {
 pub(crate) fn is_usual(word: &AtomicU64) -> bool {
     word.load(Relaxed) == ALIVE
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Fails if a fault, an owed message or a wiped word leaves the condition usual, or a message that is
+    /// owed no more does not make it usual again (each seen failing).
+    #[test]
+    fn only_the_usual_condition_opens_the_short_path() {
+        static WORD: AtomicU64 = AtomicU64::new(0);
+        let condition = Condition::new(&WORD);
+        let is_usual = || is_usual(condition.word());
+        assert!(is_usual() && !condition.is_forked());
+        for _ in 0..2 {
+            condition.add_owed();
+            assert!(!is_usual() && !condition.is_forked());
+        }
+        condition.remove_owed();
+        assert!(!is_usual());
+        condition.remove_owed();
+        assert!(is_usual());
+        let (first, second) = (Corrupt { what: "first" }, Corrupt { what: "second" });
+        assert_eq!(condition.check(), Ok(()));
+        assert_eq!(condition.keep(first), first);
+        assert!(!is_usual());
+        assert_eq!((condition.keep(second), condition.check()), (first, Err(first)));
+        // As in a forked child, also while a thread of the parent owed.
+        for word in [0, ONE_OWED] {
+            WORD.store(word, Relaxed);
+            assert!(!is_usual() && condition.is_forked());
+        }
+    }
+}
