@@ -190,8 +190,9 @@ impl<'a> Port<'a> {
         first.filter(|_| enough).ok_or(Fault::LeasesOut { max: self.others.len() })
     }
 
+    /// All cells, the first one last: what a call has just received comes after what leases hold.
     pub(super) fn cells(&self) -> impl Iterator<Item = &Cell<'a>> {
-        core::iter::once(&self.first).chain(&self.others)
+        self.others.iter().chain([&self.first])
     }
 
     /// Writes a whole message into the block of `cell`, that of sends, which no other handle reads.
