@@ -11,8 +11,8 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
 /// The crates of the repository.
-const CRATES: [&str; 8] =
-    ["benches", "cli", "core", "kill-tests", "loom-tests", "mutants", "python", "uring"];
+const CRATES: [&str; 9] =
+    ["benches", "cli", "core", "kill-tests", "loom-tests", "meet", "mutants", "python", "uring"];
 
 /// Fails if one file imports another that leads back to it (seen failing with the import of `Port` put
 /// back into core's `ring/slots.rs`, of `Wait` into python's `waiter.rs`, and of `pairs` into the benches'

@@ -1,0 +1,383 @@
+//! What keeps a queue under its name: a server, or an heir that becomes one.
+//!
+//! It is a state machine that never blocks. A thread or a task of tokio calls [`Keeping::turn`] when
+//! its epoll is readable or a pause is over.
+//!
+//! * **Serving**: holds `jobs.lock`, accepts, sends the descriptor, and keeps the connection until the
+//!   client ends it. Nothing is received from a client. A client that hangs costs one descriptor, and
+//!   beyond [`MOST_CLIENTS`] none, because the server then ends the connection itself.
+//! * **Watching**: an heir's connection to the server. It ends when the server dies.
+//! * **Searching**: the server is gone. The first heir that gets `jobs.lock` serves; the others connect
+//!   to it.
+//!
+//! Which queue the name has is settled by `jobs.heirs`, see `lock.rs`: the server and all heirs hold it
+//! together. So each of them may serve, and no process may put another queue in its place.
+
+use std::collections::HashMap;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fs::{AtFlags, FileType, Gid, Mode};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use tracing::warn;
+
+use crate::call::{Call, dial, peer};
+use crate::error::MeetError;
+use crate::lock::{Lock, last_server, manners};
+use crate::object::Object;
+use crate::patience::{FIRST_PAUSE, Failed, next_pause};
+use crate::place::{Place, Trusted};
+use crate::private::Private;
+use crate::record;
+
+/// How many connections a server keeps. The others end as soon as their record is sent: a client has
+/// all that it needs then, and an heir asks for the lock every 50 ms.
+const MOST_CLIENTS: usize = 256;
+/// The kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 1024;
+
+const STOP: u64 = 0;
+const LISTENER: u64 = 1;
+const SERVER: u64 = 2;
+const FIRST_CLIENT: u64 = 3;
+
+/// What the owner of a [`Keeping`] has to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Wait until the epoll is readable.
+    Wait,
+    /// The same, for this long at most.
+    WaitFor(Duration),
+    /// End.
+    Stop,
+}
+
+pub(crate) struct Keeping {
+    role: Role,
+    pause: Duration,
+    /// Whether a failure was reported since it last served or watched.
+    has_warned: bool,
+    object: OwnedFd,
+    recovery: Option<Box<dyn Fn() + Send>>,
+    holders: Lock,
+    place: Place,
+    pub(crate) epoll: Arc<Private>,
+    pub(crate) is_serving: Arc<AtomicBool>,
+    /// Whether the last turn found an event.
+    pub(crate) was_busy: bool,
+}
+
+enum Role {
+    Serving(Host),
+    Watching { _server: Arc<Private> },
+    Searching,
+}
+
+/// What a server has.
+struct Host {
+    listener: Private,
+    clients: HashMap<u64, Private>,
+    next_client: u64,
+    /// Whether the socket's mode admits other users: then the kernel checks them.
+    admits_others: bool,
+    /// Whether the listener is out of the epoll, because no descriptor was left.
+    is_paused: bool,
+    /// Given up last.
+    _lock: Lock,
+}
+
+impl Keeping {
+    /// Begins to serve `object`.
+    pub(crate) fn serve<T: Object>(
+        name: &str,
+        object: &T,
+        mode: u32,
+        group: Option<Gid>,
+    ) -> Result<Self, Failed> {
+        let place = Place::create(name)?;
+        let lock = Lock::of_server(&place)?;
+        if !lock.try_exclusive()? {
+            let by = last_server(&place);
+            let path = place.path().to_owned();
+            return Err(Failed::ForGood(MeetError::InUse { path, by }));
+        }
+        let holders = Lock::of_holders(&place)?;
+        let number = format!("{:032x}", object.number());
+        let is_alone = holders.try_exclusive()?;
+        if is_alone {
+            holders.write(&number)?;
+        }
+        // The others may hold this very queue: a server whose memfd came back from systemd.
+        if !holders.try_shared()? || holders.text() != number {
+            return Err(Failed::under_way(MeetError::HeirsSilent { path: place.path().to_owned() }));
+        }
+        let epoll = new_epoll()?;
+        let host = Host::begin(&place, lock, &epoll, mode, group)?;
+        holders.admit(mode, group);
+        Self::new(Role::Serving(host), object, holders, place, epoll).map_err(Failed::ForGood)
+    }
+
+    /// Begins to be an heir of the server that answered `call` with `object`.
+    pub(crate) fn inherit<T: Object>(call: Call, object: &T) -> Result<Self, Failed> {
+        let Call { socket, place, .. } = call;
+        if !place.is_writable() {
+            return Err(Failed::ForGood(MeetError::os("an heir makes a socket, access", place.path().display())(Errno::ACCESS)));
+        }
+        let holders = Lock::to_ask(&place)?;
+        // The server may have died since it sent the record, and another queue may have the name.
+        // From here on, none can get it.
+        if !holders.try_shared()? || holders.text() != format!("{:032x}", object.number()) {
+            return Err(Failed::under_way(MeetError::HeirsSilent { path: place.path().to_owned() }));
+        }
+        let epoll = new_epoll()?;
+        let role = Role::watch(socket, &epoll).map_err(MeetError::os("epoll_ctl", ""))?;
+        Self::new(role, object, holders, place, epoll).map_err(Failed::ForGood)
+    }
+
+    fn new<T: Object>(
+        role: Role,
+        object: &T,
+        holders: Lock,
+        place: Place,
+        epoll: Private,
+    ) -> Result<Self, MeetError> {
+        let is_serving = Arc::new(AtomicBool::new(matches!(role, Role::Serving(_))));
+        Ok(Self {
+            role,
+            pause: FIRST_PAUSE,
+            has_warned: false,
+            object: object.descriptor().map_err(MeetError::os("dup", "the queue"))?,
+            recovery: object.recovery(),
+            holders,
+            place,
+            epoll: Arc::new(epoll),
+            is_serving,
+            was_busy: false,
+        })
+    }
+
+    /// Makes `turn` return [`Next::Stop`] when `stop` is readable.
+    pub(crate) fn stop_at(&self, stop: impl AsFd) -> Result<(), MeetError> {
+        epoll::add(&*self.epoll, stop, EventData::new_u64(STOP), EventFlags::IN)
+            .map_err(MeetError::os("epoll_ctl", ""))
+    }
+
+    /// Waits for events for at most `timeout`, and acts on them.
+    pub(crate) fn turn(&mut self, timeout: Option<Duration>) -> Next {
+        let timeout = timeout.and_then(|it| it.try_into().ok());
+        let mut space = [const { MaybeUninit::uninit() }; 64];
+        let events = match epoll::wait(&*self.epoll, &mut space, timeout.as_ref()) {
+            Ok((events, _)) => events,
+            // Interrupted: as if the time was over.
+            Err(_) => &mut [],
+        };
+        self.was_busy = !events.is_empty();
+        let mut has_client_ended = false;
+        for event in events {
+            match ({ event.data }.u64(), &mut self.role) {
+                (STOP, _) => return Next::Stop,
+                (LISTENER, Role::Serving(host)) => {
+                    host.accept_all(&self.place, &self.object, &self.epoll);
+                }
+                (SERVER, role @ Role::Watching { .. }) => *role = Role::Searching,
+                (client, Role::Serving(host)) => {
+                    has_client_ended |= host.clients.remove(&client).is_some();
+                }
+                _ => {}
+            }
+        }
+        if let (true, Some(recover)) = (has_client_ended, &self.recovery) {
+            recover();
+        }
+        if let Role::Serving(host) = &mut self.role
+            && host.is_paused
+            && !self.was_busy
+        {
+            host.resume(&self.epoll);
+        }
+        if matches!(self.role, Role::Searching) {
+            self.search();
+        }
+        match &self.role {
+            Role::Searching => {
+                self.pause = next_pause(self.pause);
+                Next::WaitFor(self.pause)
+            }
+            Role::Serving(host) if host.is_paused => Next::WaitFor(Duration::from_millis(10)),
+            _ => {
+                self.pause = FIRST_PAUSE;
+                self.has_warned = false;
+                Next::Wait
+            }
+        }
+    }
+
+    /// Serves, if no other heir was faster; else connects to that one.
+    fn search(&mut self) {
+        match self.succeed() {
+            Ok(Some(role)) => {
+                self.is_serving.store(matches!(role, Role::Serving(_)), Relaxed);
+                self.role = role;
+            }
+            Ok(None) => {}
+            Err(error) if !self.has_warned => {
+                self.has_warned = true;
+                warn!("an heir of {} cannot serve it yet: {error}", self.place.path().display());
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// The next role; `None` if another heir is about to serve.
+    fn succeed(&self) -> Result<Option<Role>, MeetError> {
+        let lock = Lock::of_server(&self.place)?;
+        if lock.try_exclusive()? {
+            let (mode, group) = match manners(&self.place) {
+                Some((mode, group)) => (mode, Some(group)),
+                None => (0o600, None),
+            };
+            let host = Host::begin(&self.place, lock, &self.epoll, mode, group)?;
+            return Ok(Some(Role::Serving(host)));
+        }
+        match dial(&self.place) {
+            Ok(socket) => Role::watch(Arc::new(socket), &self.epoll)
+                .map(Some)
+                .map_err(MeetError::os("epoll_ctl", self.place.path().display())),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        if self.epoll.is_forked() {
+            return;
+        }
+        if let Role::Serving(_) = self.role {
+            // With heirs the socket stays, so that clients find that it is about to be served.
+            if matches!(self.holders.try_exclusive(), Ok(true)) {
+                let _ = rustix::fs::unlinkat(
+                    self.place.directory(),
+                    self.place.file(""),
+                    AtFlags::empty(),
+                );
+            }
+        }
+    }
+}
+
+impl Role {
+    /// Watches for the end of the server. What it sent stays in the socket, unread.
+    fn watch(server: Arc<Private>, epoll: &Private) -> rustix::io::Result<Self> {
+        epoll::add(epoll, &*server, EventData::new_u64(SERVER), EventFlags::RDHUP)?;
+        Ok(Self::Watching { _server: server })
+    }
+}
+
+impl Host {
+    /// Makes the socket. It appears under its name in one step, ready to accept and with its mode.
+    fn begin(
+        place: &Place,
+        lock: Lock,
+        epoll: &Private,
+        mode: u32,
+        group: Option<Gid>,
+    ) -> Result<Self, MeetError> {
+        let directory = place.directory();
+        let (new, own) = (place.file(".new"), place.file(""));
+        if let Ok(about) = rustix::fs::statat(directory, &own, AtFlags::SYMLINK_NOFOLLOW)
+            && FileType::from_raw_mode(about.st_mode) != FileType::Socket
+        {
+            return Err(MeetError::Foreign {
+                from: place.path().display().to_string(),
+                what: "it is no socket; take another name".to_owned(),
+            });
+        }
+        let os = |call| MeetError::os(call, place.path().display());
+        lock.write(&format!("{:010}", std::process::id()))?;
+        lock.admit(mode, group);
+        // Left by a server that died just here.
+        let _ = rustix::fs::unlinkat(directory, &new, AtFlags::empty());
+        let address = place.address(".new")?;
+        let make = || {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let kind = SocketType::SEQPACKET;
+            Ok(rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?)
+        };
+        let listener = Private::make(make).map_err(MeetError::os("socket", ""))?;
+        rustix::net::bind(&listener, &address).map_err(os("bind"))?;
+        rustix::fs::chownat(directory, &new, None, group, AtFlags::empty()).map_err(os("chown"))?;
+        rustix::fs::chmodat(directory, &new, Mode::from_raw_mode(mode), AtFlags::empty())
+            .map_err(os("chmod"))?;
+        // Before this a client is refused, whatever the mode was.
+        rustix::net::listen(&listener, BACKLOG).map_err(os("listen"))?;
+        rustix::fs::renameat(directory, &new, directory, &own).map_err(os("rename"))?;
+        let mut host = Self {
+            listener,
+            clients: HashMap::new(),
+            next_client: FIRST_CLIENT,
+            admits_others: mode & 0o077 != 0,
+            is_paused: true,
+            _lock: lock,
+        };
+        host.resume(epoll);
+        Ok(host)
+    }
+
+    fn resume(&mut self, epoll: &Private) {
+        let listener = EventData::new_u64(LISTENER);
+        self.is_paused = epoll::add(epoll, &self.listener, listener, EventFlags::IN).is_err();
+    }
+
+    fn accept_all(&mut self, place: &Place, object: &OwnedFd, epoll: &Private) {
+        // A bound, so that clients who come and go do not keep this from other events.
+        for _ in 0..64 {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let accept = || Ok(rustix::net::accept_with(&self.listener, flags)?);
+            match Private::make(accept) {
+                Ok(client) => self.welcome(client, place, object, epoll),
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::WOULDBLOCK) => return,
+                    Some(Errno::INTR | Errno::CONNABORTED) => {}
+                    // No descriptor or no memory is left. A client that hangs may have one.
+                    _ => {
+                        if let Some(&oldest) = self.clients.keys().min() {
+                            self.clients.remove(&oldest);
+                        } else {
+                            let _ = epoll::delete(epoll, &self.listener);
+                            self.is_paused = true;
+                            return;
+                        }
+                    }
+                },
+            }
+        }
+    }
+
+    /// Answers a client. The record fits into the empty buffer of its socket, so this does not wait.
+    fn welcome(&mut self, client: Private, place: &Place, object: &OwnedFd, epoll: &Private) {
+        let Ok((_, uid)) = peer(&client, place) else { return };
+        let is_admitted = self.admits_others || Trusted::default().has(uid);
+        let answer = is_admitted.then(|| object.as_fd());
+        if record::send(&client, answer, SendFlags::DONTWAIT).is_err() || !is_admitted {
+            return;
+        }
+        let id = self.next_client;
+        if self.clients.len() < MOST_CLIENTS
+            && epoll::add(epoll, &client, EventData::new_u64(id), EventFlags::RDHUP).is_ok()
+        {
+            self.next_client += 1;
+            self.clients.insert(id, client);
+        }
+    }
+}
+
+fn new_epoll() -> Result<Private, MeetError> {
+    let make = || Ok(epoll::create(epoll::CreateFlags::CLOEXEC)?);
+    Private::make(make).map_err(MeetError::os("epoll_create", ""))
+}
