@@ -58,7 +58,10 @@ impl Call {
         if !trusted.has(uid) {
             return Err(Failed::ForGood(MeetError::Stranger {
                 path: place.path().to_owned(),
-                what: format!("the server is {}, not a user that this process trusts", name_uid(uid)),
+                what: format!(
+                    "the server is {}, not a user that this process trusts",
+                    name_uid(uid)
+                ),
                 remedy: "if you know this user, say so with `Connect::trust_uid`",
             }));
         }

@@ -49,16 +49,18 @@ pub struct Keeper {
 
 #[derive(Debug)]
 enum Runs {
-    Thread { stop: Private, thread: Option<JoinHandle<()>> },
+    Thread {
+        stop: Private,
+        thread: Option<JoinHandle<()>>,
+    },
     #[cfg(feature = "tokio")]
     Task(tokio::task::AbortHandle),
 }
 
 impl Keeper {
     pub(crate) fn on_thread(mut keeping: Keeping) -> Result<Self, MeetError> {
-        let make = || {
-            Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
-        };
+        let make =
+            || Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let stop = Private::make(make).map_err(MeetError::os("eventfd", ""))?;
         keeping.stop_at(&stop)?;
         let is_serving = Arc::clone(&keeping.is_serving);
@@ -82,7 +84,8 @@ impl Keeper {
     #[cfg(feature = "tokio")]
     pub(crate) fn on_tokio(mut keeping: Keeping) -> Result<Self, MeetError> {
         let is_serving = Arc::clone(&keeping.is_serving);
-        let epoll = register(&keeping.epoll).map_err(MeetError::os("epoll_ctl", "the runtime's"))?;
+        let epoll =
+            register(&keeping.epoll).map_err(MeetError::os("epoll_ctl", "the runtime's"))?;
         let run = async move {
             loop {
                 // A failure means that the runtime ends.

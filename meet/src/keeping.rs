@@ -114,7 +114,9 @@ impl Keeping {
         }
         // The others may hold this very queue: a server whose memfd came back from systemd.
         if !holders.try_shared()? || holders.text() != number {
-            return Err(Failed::under_way(MeetError::HeirsSilent { path: place.path().to_owned() }));
+            return Err(Failed::under_way(MeetError::HeirsSilent {
+                path: place.path().to_owned(),
+            }));
         }
         let epoll = new_epoll()?;
         let host = Host::begin(&place, lock, &epoll, mode, group)?;
@@ -126,13 +128,18 @@ impl Keeping {
     pub(crate) fn inherit<T: Object>(call: Call, object: &T) -> Result<Self, Failed> {
         let Call { socket, place, .. } = call;
         if !place.is_writable() {
-            return Err(Failed::ForGood(MeetError::os("an heir makes a socket, access", place.path().display())(Errno::ACCESS)));
+            return Err(Failed::ForGood(MeetError::os(
+                "an heir makes a socket, access",
+                place.path().display(),
+            )(Errno::ACCESS)));
         }
         let holders = Lock::to_ask(&place)?;
         // The server may have died since it sent the record, and another queue may have the name.
         // From here on, none can get it.
         if !holders.try_shared()? || holders.text() != format!("{:032x}", object.number()) {
-            return Err(Failed::under_way(MeetError::HeirsSilent { path: place.path().to_owned() }));
+            return Err(Failed::under_way(MeetError::HeirsSilent {
+                path: place.path().to_owned(),
+            }));
         }
         let epoll = new_epoll()?;
         let role = Role::watch(socket, &epoll).map_err(MeetError::os("epoll_ctl", ""))?;
@@ -258,16 +265,20 @@ impl Drop for Keeping {
         if self.epoll.is_forked() {
             return;
         }
-        if let Role::Serving(_) = self.role {
-            // With heirs the socket stays, so that clients find that it is about to be served.
-            if matches!(self.holders.try_exclusive(), Ok(true)) {
-                let _ = rustix::fs::unlinkat(
-                    self.place.directory(),
-                    self.place.file(""),
-                    AtFlags::empty(),
-                );
-            }
+        // An heir may end after the server did and before it could serve.
+        let lock = match &self.role {
+            Role::Serving(_) => None,
+            _ => match Lock::of_server(&self.place) {
+                Ok(lock) if matches!(lock.try_exclusive(), Ok(true)) => Some(lock),
+                _ => return,
+            },
+        };
+        // With heirs the socket stays, so that clients find that it is about to be served.
+        if matches!(self.holders.try_exclusive(), Ok(true)) {
+            let _ =
+                rustix::fs::unlinkat(self.place.directory(), self.place.file(""), AtFlags::empty());
         }
+        drop(lock);
     }
 }
 

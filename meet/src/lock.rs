@@ -41,9 +41,8 @@ impl Lock {
     fn open(place: &Place, ending: &str, flags: OFlags) -> Result<Self, MeetError> {
         let file = place.file(ending);
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let open = || {
-            Ok(rustix::fs::openat(place.directory(), &file, flags, Mode::RUSR | Mode::WUSR)?)
-        };
+        let open =
+            || Ok(rustix::fs::openat(place.directory(), &file, flags, Mode::RUSR | Mode::WUSR)?);
         let at = place.path().with_file_name(&file);
         Ok(Self(Private::make(open).map_err(MeetError::os("open", at.display()))?))
     }
@@ -98,7 +97,8 @@ pub(crate) fn last_server(place: &Place) -> String {
         let command = command.trim_end();
         let command = if command.is_empty() { String::new() } else { format!(" ({command})") };
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let since = now.map_or(0, |now| now.as_secs().saturating_sub(about.st_mtime.unsigned_abs()));
+        let since =
+            now.map_or(0, |now| now.as_secs().saturating_sub(about.st_mtime.unsigned_abs()));
         let uid = name_uid(about.st_uid);
         Ok(format!("process {pid}{command}, {uid}, which began to serve {since} s ago"))
     };

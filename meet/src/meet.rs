@@ -55,7 +55,8 @@ pub trait Meet: Object {
     /// let (here, there) = UnixStream::pair()?;
     /// let queue = Queue::builder().create()?;
     /// queue.send_over(&here)?;
-    /// assert_eq!(Queue::receive_over(&there)?.id(), queue.id());
+    /// let same: Queue = Queue::receive_over(&there)?;
+    /// assert_eq!(same.id(), queue.id());
     /// drop(there);
     /// assert!(matches!(queue.send_over(&here), Err(MeetError::Os { .. })));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -267,7 +268,7 @@ pub trait Meet: Object {
     ///
     /// if std::env::var_os("JOBS").is_some() {
     ///     // The child.
-    ///     let jobs = <Queue>::from_env("JOBS")?;
+    ///     let jobs: Queue = Queue::from_env("JOBS")?;
     ///     jobs.sender()?.try_send(b"hello from the child")?;
     ///     assert!(<Queue>::from_env("JOBS").is_err(), "it works once");
     ///     return Ok(());

@@ -43,7 +43,8 @@ impl<M: Message + ?Sized + 'static> Object for Queue<M> {
 
     fn recovery(&self) -> Option<Box<dyn Fn() + Send>> {
         // Without it the waiters of the queue recover what the dead had, a little later.
-        let same: Self = Queue::open_options().any_schema().open_typed(self.descriptor().ok()?).ok()?;
+        let same: Self =
+            Queue::open_options().any_schema().open_typed(self.descriptor().ok()?).ok()?;
         Some(Box::new(move || drop(same.recover())))
     }
 }

@@ -26,7 +26,11 @@ use crate::error::MeetError;
 use crate::object::Object;
 
 /// Gives the child of `command` a descriptor and the variable `name`.
-pub(crate) fn pass(object: &impl Object, command: &mut Command, name: &str) -> Result<(), MeetError> {
+pub(crate) fn pass(
+    object: &impl Object,
+    command: &mut Command,
+    name: &str,
+) -> Result<(), MeetError> {
     if name.is_empty() || name.contains(['=', '\0']) {
         let what = "a variable has a name, without `=` and NUL".to_owned();
         return Err(MeetError::Environment { name: name.to_owned(), what });
@@ -55,7 +59,11 @@ pub(crate) fn take<T: Object>(name: &str, options: OpenOptions) -> Result<T, Mee
         .ok_or_else(|| fail("it was not set by `pass_to`; choose a name that has no other use"))?;
     let number = RawFd::from(number);
     let _turn = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
-    let gone = || fail("its descriptor is not here: it was taken before, or a program between the parent and this one closed it");
+    let gone = || {
+        fail(
+            "its descriptor is not here: it was taken before, or a program between the parent and this one closed it",
+        )
+    };
     let fd = reopen(number)?.ok_or_else(gone)?;
     let found = rustix::fs::fstat(&fd).map_err(MeetError::os("fstat", name))?.st_ino;
     if found != inode || is_close_on_exec(number) {

@@ -117,12 +117,14 @@ impl Place {
             fd => fd.map_err(MeetError::os("open", directory.display()))?,
         };
         let about = rustix::fs::fstat(&fd).map_err(MeetError::os("fstat", directory.display()))?;
-        let stranger = |what, remedy| {
-            Err(MeetError::Stranger { path: directory.clone(), what, remedy })
-        };
+        let stranger =
+            |what, remedy| Err(MeetError::Stranger { path: directory.clone(), what, remedy });
         if about.st_mode & 0o022 != 0 {
             return stranger(
-                format!("the directory's mode is {:04o}, others can replace the sockets in it", about.st_mode & 0o7777),
+                format!(
+                    "the directory's mode is {:04o}, others can replace the sockets in it",
+                    about.st_mode & 0o7777
+                ),
                 "use a directory that only its owner can write to (`chmod go-w`)",
             );
         }

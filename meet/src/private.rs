@@ -36,7 +36,10 @@ impl Private {
 /// tokio's newer constructor is unsafe, because it asks that the descriptor stay open while it is
 /// registered. Here it does: the registration has a share of its owner.
 #[cfg(feature = "tokio")]
-#[expect(deprecated, reason = "the newer constructor is unsafe, and this use of the old one is sound")]
+#[expect(
+    deprecated,
+    reason = "the newer constructor is unsafe, and this use of the old one is sound"
+)]
 pub(crate) fn register(
     fd: &std::sync::Arc<Private>,
 ) -> io::Result<tokio::io::unix::AsyncFd<std::sync::Arc<Private>>> {

@@ -85,8 +85,7 @@ pub(crate) fn receive(socket: impl AsFd, from: &str) -> Result<Received, MeetErr
     if got.bytes == 0 {
         return Ok(Received::End);
     }
-    if got.bytes != record.len() || got.flags.contains(ReturnFlags::TRUNC) || record[..8] != MAGIC
-    {
+    if got.bytes != record.len() || got.flags.contains(ReturnFlags::TRUNC) || record[..8] != MAGIC {
         return foreign("this is no server of parkline; is the path right?".to_owned());
     }
     let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| record[at + byte]));

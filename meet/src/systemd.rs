@@ -65,7 +65,8 @@ use crate::pass::reopen;
 /// ```
 pub fn store(name: &str, object: &impl Object) -> Result<(), MeetError> {
     if !(1..=255).contains(&name.len()) || name.contains(|it: char| it == ':' || it.is_control()) {
-        let why = "systemd stores descriptors under 1 to 255 bytes, without `:` and control characters";
+        let why =
+            "systemd stores descriptors under 1 to 255 bytes, without `:` and control characters";
         return Err(MeetError::Name { name: name.to_owned(), why });
     }
     let Some(socket) = env::var_os("NOTIFY_SOCKET") else {
