@@ -392,3 +392,34 @@ fn new_epoll() -> Result<Private, MeetError> {
     let make = || Ok(epoll::create(epoll::CreateFlags::CLOEXEC)?);
     Private::make(make).map_err(MeetError::os("epoll_create", ""))
 }
+
+#[cfg(test)]
+mod tests {
+    use parkline_core::{OpenOptions, Queue};
+
+    use super::*;
+
+    /// Fails if a client becomes an heir of a server that died before it could, while another queue has
+    /// the name (seen failing with the text of the lock left uncompared).
+    #[test]
+    fn no_client_is_an_heir_of_a_queue_that_lost_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().join("jobs").display().to_string();
+        let serve = |queue: &Queue| Keeping::serve(&name, queue, 0o600, None);
+        let (first, second) =
+            (Queue::builder().create().unwrap(), Queue::builder().create().unwrap());
+        let mut server = serve(&first).ok().unwrap();
+        let call = Call::begin(&name, Trusted::default()).unwrap();
+        assert_eq!(server.turn(None), Next::Wait);
+        let sent = call.answer().unwrap().unwrap();
+        let sent: Queue = Queue::open_with(sent, OpenOptions::default()).unwrap();
+        assert_eq!(sent.id(), first.id());
+        // As if it was killed: the socket stays.
+        let Keeping { role, holders, .. } = &mut server;
+        *role = Role::Searching;
+        *holders = Lock::to_ask(&call.place).unwrap();
+        let _server = serve(&second).ok().unwrap();
+        let inherited = Keeping::inherit(call, &sent);
+        assert!(matches!(inherited, Err(Failed::NotYet { is_under_way: true, .. })));
+    }
+}

@@ -75,3 +75,8 @@ pub use keeper::Keeper;
 pub use meet::{CommandExt, Meet};
 pub use object::Object;
 pub use serve::{Serve, serve};
+
+/// Compiles the program of a page.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/meeting.md")]
+struct MeetingByName;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use parkline_core::Queue;
 use parkline_meet::{Connect, MeetError, connect, serve};
 use rustix::process::Signal;
 
-use crate::player::{Player, create, outcome, say, stay, until};
+use crate::player::{Player, command, create, outcome, say, stay, until};
 
 /// The pid of the process that serves.
 fn server(path: &Path) -> u32 {
@@ -138,7 +139,7 @@ fn kill_servers(messages: u64) {
         keepers.push(heir);
     }
     let exchange = |part| {
-        let mut command = crate::player::command(part, &path);
+        let mut command = command(part, &path);
         Player::start_as(command.env(MESSAGES, messages.to_string()))
     };
     let is_done = AtomicBool::new(false);
@@ -207,6 +208,38 @@ pub(crate) fn receive_all(name: &str) {
     }
     say("all");
     stay();
+}
+
+/// Fails if containers do not meet through a directory that both have (seen failing with `/proc/PID/fd` in
+/// place of `/proc/thread-self/fd`, where PID is the one of another namespace: 1).
+#[test]
+fn containers_meet_through_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("jobs");
+    // Mounts, pids, users and networks of its own, as a container has.
+    let contained = |part: &str| {
+        let inner = command(part, &path);
+        let mut outer = Command::new("unshare");
+        outer
+            .args(["--mount", "--mount-proc", "--pid", "--user", "--map-root-user", "--net"])
+            .args(["--fork", "--kill-child"])
+            .arg(inner.get_program())
+            .args(inner.get_args())
+            .envs(inner.get_envs().map(|(key, value)| (key, value.unwrap())));
+        Player::start_as(&mut outer)
+    };
+    let mut first = contained("keep");
+    let Some(number) = first.says() else {
+        return eprintln!("not tried: this machine refuses `unshare`");
+    };
+    let mut heir = contained("keep in tokio");
+    assert_eq!(heir.says().unwrap(), number);
+    assert_eq!(contained("connect").says().unwrap(), number);
+    first.kill();
+    heir.tell("serves?");
+    assert_eq!(heir.says().unwrap(), "serves");
+    assert_eq!(contained("connect").says().unwrap(), number);
+    assert_eq!(outcome(connect(&path.display().to_string())), number, "outside of all");
 }
 
 /// Fails if a forked child keeps the lock or the connections of a dead server (seen failing with

@@ -131,7 +131,13 @@ pub(crate) fn create() -> Result<Queue, parkline_core::CreateError> {
 fn keep(met: Result<(Queue, Keeper), MeetError>) {
     let (queue, keeper) = met.unwrap();
     say(format_args!("{:032x}", queue.id()));
-    match hear().as_str() {
+    let mut asked = hear();
+    if asked == "serves?" {
+        until("this heir serves", || keeper.is_serving());
+        say("serves");
+        asked = hear();
+    }
+    match asked.as_str() {
         // Sends its number.
         "send" => {
             queue.sender().unwrap().try_send(&std::process::id().to_le_bytes()[..]).unwrap();
