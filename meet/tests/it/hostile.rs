@@ -91,11 +91,16 @@ pub(crate) fn serve_with_few_descriptors(name: &str) {
     let _keeper = serve(name, &queue).unwrap();
     let number = format!("{:032x}", queue.id());
     // Open from here on, because no descriptor will be left.
-    let mut tasks = fs::read_dir("/proc/self/task").unwrap().map(|it| it.unwrap().path());
-    let is_of_server = |task: &std::path::PathBuf| {
-        fs::read_to_string(task.join("comm")).unwrap() == "parkline-meet\n"
-    };
-    let status = fs::File::open(tasks.find(is_of_server).unwrap().join("status")).unwrap();
+    let mut status = None;
+    until("the thread of the server has its name", || {
+        let mut tasks = fs::read_dir("/proc/self/task").unwrap().map(|it| it.unwrap().path());
+        let is_of_server = |task: &std::path::PathBuf| {
+            fs::read_to_string(task.join("comm")).unwrap() == "parkline-meet\n"
+        };
+        status = tasks.find(is_of_server).map(|it| fs::File::open(it.join("status")).unwrap());
+        status.is_some()
+    });
+    let status = status.unwrap();
     let sleeps = || {
         let mut text = [0; 4096];
         let len = status.read_at(&mut text, 0).unwrap();
