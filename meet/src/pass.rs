@@ -53,11 +53,11 @@ pub(crate) fn take<T: Object>(name: &str, options: OpenOptions) -> Result<T, Mee
     let value = env::var(name)
         .map_err(|_| fail("it is not set; the parent has to call `pass_to` with this name"))?;
     let parsed = value.split_once(':').and_then(|(number, inode)| {
-        Some((number.parse::<u16>().ok()?, inode.parse::<u64>().ok()?))
+        let number = number.parse::<RawFd>().ok().filter(|it| *it >= 0)?;
+        Some((number, inode.parse::<u64>().ok()?))
     });
     let (number, inode) = parsed
         .ok_or_else(|| fail("it was not set by `pass_to`; choose a name that has no other use"))?;
-    let number = RawFd::from(number);
     let _turn = TAKING.lock().unwrap_or_else(PoisonError::into_inner);
     let gone = || {
         fail(

@@ -76,7 +76,7 @@ fn a_variable_that_no_parent_set_is_refused() {
         let said = child.says().unwrap();
         assert!(said.starts_with("Environment") && said.contains(says), "{value:?}: {said}");
     };
-    for value in ["", "3", "x:1", "-1:5", "70000:1"] {
+    for value in ["", "3", "x:1", "-1:5", "99999999999:1"] {
         take(value, "was not set by `pass_to`");
     }
     // Its standard input, and a number that is not open.
