@@ -61,7 +61,10 @@ pub(crate) enum Next {
 
 pub(crate) struct Keeping {
     role: Role,
+    /// The next pause between two attempts.
     pause: Duration,
+    /// When the next attempt is due: of an heir to connect, of a server to accept again.
+    not_before: Instant,
     /// Whether a failure was reported since it last served or watched.
     has_warned: bool,
     object: OwnedFd,
@@ -159,6 +162,7 @@ impl Keeping {
         Ok(Self {
             role,
             pause: FIRST_PAUSE,
+            not_before: Instant::now(),
             has_warned: false,
             object: object.descriptor().map_err(MeetError::os("dup", "the queue"))?,
             recovery: object.recovery(),
@@ -186,12 +190,13 @@ impl Keeping {
             Err(_) => &mut [],
         };
         self.was_busy = !events.is_empty();
-        let mut has_client_ended = false;
+        let (mut has_client_ended, mut has_paused) = (false, false);
         for event in events {
             match ({ event.data }.u64(), &mut self.role) {
                 (STOP, _) => return Next::Stop,
                 (LISTENER, Role::Serving(host)) => {
                     host.accept_all(&self.place, &self.object, &self.epoll);
+                    has_paused = host.is_paused;
                 }
                 (SERVER, Role::Watching { server, since }) => {
                     if { event.flags }.intersects(EventFlags::RDHUP | EventFlags::HUP) {
@@ -200,6 +205,7 @@ impl Keeping {
                             self.pause = FIRST_PAUSE;
                         }
                         self.role = Role::Searching;
+                        self.put_off();
                     } else {
                         // Its record. Unread, it would count against the server's limits.
                         let _ = record::receive(&**server, "");
@@ -214,35 +220,41 @@ impl Keeping {
         if let (true, Some(recover)) = (has_client_ended, &self.recovery) {
             recover();
         }
-        if let Role::Serving(host) = &mut self.role
-            && host.is_paused
-            && !self.was_busy
-        {
-            host.resume(&self.epoll);
-        }
-        if matches!(self.role, Role::Searching) {
-            self.search();
+        let is_due = Instant::now() >= self.not_before;
+        match &mut self.role {
+            Role::Serving(host) if host.is_paused && is_due => {
+                if has_paused || !host.resume(&self.epoll) {
+                    self.put_off();
+                }
+            }
+            Role::Searching => {
+                self.search(is_due);
+                if is_due {
+                    self.put_off();
+                }
+            }
+            _ => {}
         }
         match &self.role {
-            Role::Searching => {
-                let pause = self.pause;
-                self.pause = next_pause(pause);
-                Next::WaitFor(pause)
-            }
-            Role::Serving(host) if host.is_paused => Next::WaitFor(Duration::from_millis(10)),
-            _ => {
-                self.has_warned = false;
-                Next::Wait
-            }
+            Role::Serving(host) if !host.is_paused => Next::Wait,
+            Role::Watching { .. } => Next::Wait,
+            _ => Next::WaitFor(self.not_before.saturating_duration_since(Instant::now())),
         }
     }
 
-    /// Serves, if no other heir was faster; else connects to that one.
-    fn search(&mut self) {
-        match self.succeed() {
+    /// Puts the next attempt off, whoever calls `turn` how soon.
+    fn put_off(&mut self) {
+        self.not_before = Instant::now() + self.pause;
+        self.pause = next_pause(self.pause);
+    }
+
+    /// Serves, if no other heir was faster; else connects to that one, if that is due.
+    fn search(&mut self, is_due: bool) {
+        match self.succeed(is_due) {
             Ok(Some(role)) => {
                 self.is_serving.store(matches!(role, Role::Serving(_)), Relaxed);
                 self.role = role;
+                self.has_warned = false;
             }
             Ok(None) => {}
             Err(error) if !self.has_warned => {
@@ -255,7 +267,7 @@ impl Keeping {
 
     /// The next role; `None` if another heir serves or is about to. Connects to it after a pause alone:
     /// it needs a moment at first, and if it has no room it ends each connection at once.
-    fn succeed(&self) -> Result<Option<Role>, MeetError> {
+    fn succeed(&self, is_due: bool) -> Result<Option<Role>, MeetError> {
         let lock = Lock::of_server(&self.place)?;
         if lock.try_exclusive()? {
             let (mode, group) = match manners(&self.place) {
@@ -265,7 +277,7 @@ impl Keeping {
             let host = Host::begin(&self.place, lock, &self.epoll, mode, group)?;
             return Ok(Some(Role::Serving(host)));
         }
-        if self.was_busy {
+        if !is_due {
             return Ok(None);
         }
         match dial(&self.place) {
@@ -362,9 +374,11 @@ impl Host {
         Ok(host)
     }
 
-    fn resume(&mut self, epoll: &Private) {
+    /// Whether it accepts again.
+    fn resume(&mut self, epoll: &Private) -> bool {
         let listener = EventData::new_u64(LISTENER);
         self.is_paused = epoll::add(epoll, &self.listener, listener, EventFlags::IN).is_err();
+        !self.is_paused
     }
 
     fn accept_all(&mut self, place: &Place, object: &OwnedFd, epoll: &Private) {
@@ -435,19 +449,23 @@ mod tests {
         let mut heir = Keeping::inherit(call, &queue).ok().unwrap();
         let mut pauses = Vec::new();
         for _ in 0..8 {
+            pauses.push(heir.pause);
             let Role::Serving(host) = &mut server.role else { panic!("it serves") };
             host.clients.clear();
-            let next = heir.turn(None);
+            heir.turn(None);
             assert!(matches!(heir.role, Role::Searching), "the server has the lock");
-            pauses.push(next);
-            // The pause is over.
-            assert_eq!(heir.turn(Some(Duration::ZERO)), Next::Wait);
+            // A turn that comes early does not connect.
+            let due = heir.not_before;
+            heir.not_before += Duration::from_secs(3600);
+            assert!(matches!(heir.turn(Some(Duration::ZERO)), Next::WaitFor(_)));
+            heir.not_before = due;
+            while heir.turn(Some(Duration::from_millis(1))) != Next::Wait {}
             server.turn(None);
             // The record.
             assert_eq!(heir.turn(None), Next::Wait);
         }
-        let expected = [1, 2, 4, 8, 16, 32, 50, 50].map(Duration::from_millis).map(Next::WaitFor);
-        assert_eq!(pauses, expected);
+        assert!(pauses.is_sorted(), "{pauses:?}");
+        assert_eq!(pauses.last(), Some(&Duration::from_millis(50)));
     }
 
     /// Fails if a client becomes an heir of a server that died before it could, while another queue has
