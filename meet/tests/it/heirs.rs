@@ -210,6 +210,31 @@ pub(crate) fn receive_all(name: &str) {
     stay();
 }
 
+/// Fails if a server does not recover what an heir had that died (seen failing with no recovery of a
+/// queue). No other process or thread would: none waits, and none attaches.
+#[test]
+fn a_server_recovers_what_a_killed_heir_held() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("jobs");
+    let queue = Queue::builder().watchdog(Duration::from_secs(3600)).create().unwrap();
+    let _keeper = serve(&path.display().to_string(), &queue).unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    queue.sender().unwrap().try_send(b"job").unwrap();
+    let mut heir = Player::start("lease", &path);
+    assert_eq!(heir.says().unwrap(), "leased");
+    assert!(receiver.try_recv().is_err());
+    heir.kill();
+    until("the message comes back", || receiver.try_recv().is_ok());
+}
+
+pub(crate) fn lease(name: &str) {
+    let (queue, _heir) = Connect::to(name).open_as_heir::<Queue>().unwrap();
+    let mut receiver = queue.receiver().unwrap();
+    let _job = receiver.try_lease().unwrap();
+    say("leased");
+    stay();
+}
+
 /// Fails if containers do not meet through a directory that both have (seen failing with `/proc/PID/fd` in
 /// place of `/proc/thread-self/fd`, where PID is the one of another namespace: 1).
 #[test]

@@ -188,6 +188,7 @@ fn part() {
         }),
         "connect" => connect(&name),
         "connect in tokio" => say(outcome(in_tokio(Connect::to(&name).open_async()))),
+        "lease" => heirs::lease(&name),
         "fork" => heirs::fork_and_stay(&name),
         "exchange: send" => heirs::send_all(&name),
         "exchange: receive" => heirs::receive_all(&name),
