@@ -102,15 +102,15 @@ pub(crate) fn dial(place: &Place) -> rustix::io::Result<Private> {
     Ok(socket)
 }
 
-/// The pid and the uid of the other side. Not rustix's `socket_peercred`: a pid has no value 0 there,
-/// and the kernel says 0 for a process of a pid namespace that this one cannot see.
+/// The pid and the uid of the other side. Not rustix's `socket_peercred`: a pid has no value 0
+/// there, and the kernel says 0 for a process of a pid namespace that this one cannot see.
 pub(crate) fn peer(socket: &Private, place: &Place) -> Result<(i32, u32), MeetError> {
     let peer = getsockopt(socket, PeerCredentials)
         .map_err(MeetError::os("getsockopt", place.path().display()))?;
     Ok((peer.pid(), peer.uid()))
 }
 
-/// Why a socket that nobody listens at is of no use now.
+/// Why a socket without a listener is of no use now.
 fn without_server(place: &Place) -> Failed {
     if has_holders(place) {
         Failed::under_way(MeetError::HeirsSilent { path: place.path().to_owned() })

@@ -23,16 +23,16 @@ use crate::serve::Serve;
 /// `$XDG_RUNTIME_DIR/parkline`, then in `/run/parkline`. A name with `/` is the path of the socket.
 ///
 /// # Errors
-/// [`MeetError::NotServed`] if there is no such name, [`MeetError::Gone`] if its server is dead and has
-/// no heir. [`MeetError::Stranger`] if the directory or the server belongs to a user who is neither
-/// root nor the user of this process; [`MeetError::Refused`] if the server does not admit this user.
-/// [`MeetError::Open`] if it serves something else, another type, or another version. While the server
-/// is busy, stopped, or being replaced by an heir, this tries again for 5 s; then it returns
-/// [`MeetError::Silent`] or [`MeetError::HeirsSilent`].
+/// [`MeetError::NotServed`] if there is no such name, [`MeetError::Gone`] if its server is dead and
+/// has no heir. [`MeetError::Stranger`] if the directory or the server belongs to a user who is
+/// neither root nor the user of this process; [`MeetError::Refused`] if the server does not admit
+/// this user. [`MeetError::Open`] if it serves something else, another type, or another version.
+/// While the server is busy, stopped, or being replaced by an heir, this tries again for 5 s; then
+/// it returns [`MeetError::Silent`] or [`MeetError::HeirsSilent`].
 ///
 /// # If a peer dies
-/// If the server dies in the call, this gets the same queue from an heir, or [`MeetError::Gone`]. After
-/// the call the queue does not need the server: it lives as long as one process has it.
+/// If the server dies in the call, this gets the same queue from an heir, or [`MeetError::Gone`].
+/// After the call the queue does not need the server: it lives as long as one process has it.
 ///
 /// ```
 /// # let directory = tempfile::tempdir()?;
@@ -75,9 +75,9 @@ impl Connect {
         }
     }
 
-    /// Waits until the name is served, for at most `timeout`: before its server has begun, and after
-    /// one has died. The whole call takes no longer. The error after that time says what was missing
-    /// at the last attempt.
+    /// Waits until the name is served, for at most `timeout`: before its server has begun, and
+    /// after one has died. The whole call takes no longer. The error after that time says what was
+    /// missing at the last attempt.
     ///
     /// It tries again after 1 ms, and then after twice as long each time, up to 50 ms.
     ///
@@ -102,8 +102,8 @@ impl Connect {
         self
     }
 
-    /// Trusts one more user than root and the own one to own the run directory and to serve: for the
-    /// queue of a service that has a user of its own.
+    /// Trusts one more user than root and the own one to own the run directory and to serve: for
+    /// the queue of a service that has a user of its own.
     ///
     /// ```
     /// # let directory = tempfile::tempdir()?;
@@ -120,7 +120,8 @@ impl Connect {
         self
     }
 
-    /// Opens a queue with these options, for one that has a schema. Events and semaphores have none.
+    /// Opens a queue with these options, for one that has a schema. Events and semaphores have
+    /// none.
     ///
     /// ```
     /// # let directory = tempfile::tempdir()?;
@@ -165,14 +166,14 @@ impl Connect {
         self.meet(|_, object| Ok(object))
     }
 
-    /// Connects, opens, and stands by as an heir: if the server dies or gives up the name, one of its
-    /// heirs serves the same queue on. The heir keeps the connection.
+    /// Connects, opens, and stands by as an heir: if the server dies or gives up the name, one of
+    /// its heirs serves the same queue on. The heir keeps the connection.
     ///
     /// While one heir lives, no other queue gets the name.
     ///
     /// # Errors
-    /// As [`connect`]. [`MeetError::Os`] with `EACCES` if this process may not make the socket: an heir
-    /// has the user of the run directory, or is root.
+    /// As [`connect`]. [`MeetError::Os`] with `EACCES` if this process may not make the socket: an
+    /// heir has the user of the run directory, or is root.
     ///
     /// # If a peer dies
     /// The heir finds out at once. If several do, the first to get the lock serves.
@@ -232,8 +233,8 @@ impl Connect {
         self.meet_async(|_, object| Ok(object)).await
     }
 
-    /// As [`open_as_heir`](Self::open_as_heir), in a tokio runtime with `enable_io` and `enable_time`:
-    /// a task of it is the heir.
+    /// As [`open_as_heir`](Self::open_as_heir), in a tokio runtime with `enable_io` and
+    /// `enable_time`: a task of it is the heir.
     ///
     /// # Errors
     /// As [`open_as_heir`](Self::open_as_heir).
@@ -371,9 +372,9 @@ fn wait_readable(call: &Call, timeout: Duration) -> Result<bool, MeetError> {
 
 /// Connects to a name as an heir, or creates the queue and serves it if no process does.
 ///
-/// Each process that calls this keeps the name, so any of them may end. When all have ended, the queue
-/// is gone, and the next call creates a new one. The processes should all create it with the same
-/// settings, because any of them may be the first.
+/// Each process that calls this keeps the name, so any of them may end. When all have ended, the
+/// queue is gone, and the next call creates a new one. The processes should all create it with the
+/// same settings, because any of them may be the first.
 ///
 /// # Errors
 /// As [`Connect::open_as_heir`] and [`serve`](crate::serve()), [`MeetError::Create`].

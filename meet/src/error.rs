@@ -49,7 +49,8 @@ pub enum MeetError {
         /// What is known of the last server.
         last: String,
     },
-    /// The server is gone, its heirs live, and none of them serves within the time that was allowed.
+    /// The server is gone, its heirs live, and none of them serves within the time that was
+    /// allowed.
     #[error(
         "the server of {} is gone, and its heirs hold the name without serving it; are they stopped (SIGSTOP)? continue or end them",
         path.display()
@@ -119,7 +120,8 @@ pub enum MeetError {
     /// The descriptor is no queue, event or semaphore of this version and type.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// [`connect_or_serve`](crate::connect_or_serve) found no server, and could not create the queue.
+    /// [`connect_or_serve`](crate::connect_or_serve) found no server, and could not create the
+    /// queue.
     #[error(transparent)]
     Create(#[from] CreateError),
     /// A system call failed.

@@ -13,16 +13,16 @@ use crate::private::Private;
 #[cfg(feature = "tokio")]
 use crate::private::register;
 
-/// Keeps a queue, an event or a semaphore under its name until it is dropped: serves it, or stands by
-/// as an heir of the process that does.
+/// Keeps a queue, an event or a semaphore under its name until it is dropped: serves it, or stands
+/// by as an heir of the process that does.
 ///
 /// Made by [`serve`](crate::serve), [`Serve`](crate::Serve),
 /// [`Connect::open_as_heir`](crate::Connect::open_as_heir) and
 /// [`connect_or_serve`](crate::connect_or_serve). It is one thread that sleeps, or a task of tokio.
 ///
 /// Dropping it leaves the queue to the heirs, if there are any, or else removes the name. Processes
-/// that connected before keep the queue either way. A forked child has no part in it: there, dropping
-/// does nothing.
+/// that connected before keep the queue either way. A forked child has no part in it: there,
+/// dropping does nothing.
 ///
 /// ```
 /// # let directory = tempfile::tempdir()?;
@@ -100,8 +100,8 @@ impl Keeper {
                 }
                 let readable = async {
                     let mut ready = epoll.readable().await?;
-                    // The next turn finds what came before this; what comes after it makes the epoll
-                    // readable anew.
+                    // The next turn finds what came before this; what comes after it makes the
+                    // epoll readable anew.
                     ready.clear_ready();
                     std::io::Result::Ok(())
                 };

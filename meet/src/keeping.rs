@@ -1,17 +1,18 @@
 //! What keeps a queue under its name: a server, or an heir that becomes one.
 //!
-//! It is a state machine that never blocks. A thread or a task of tokio calls [`Keeping::turn`] when
-//! its epoll is readable or a pause is over.
+//! It is a state machine that never blocks. A thread or a task of tokio calls [`Keeping::turn`]
+//! when its epoll is readable or a pause is over.
 //!
-//! * **Serving**: holds `jobs.lock`, accepts, sends the descriptor, and keeps the connection until the
-//!   client ends it. Nothing is received from a client. A client that hangs costs one descriptor, and
-//!   beyond [`MOST_CLIENTS`] none, because the server then ends the connection itself.
+//! * **Serving**: holds `jobs.lock`, accepts, sends the descriptor, and keeps the connection until
+//!   the client ends it. Nothing is received from a client. A client that hangs costs one
+//!   descriptor, and beyond [`MOST_CLIENTS`] none, because the server then ends the connection
+//!   itself.
 //! * **Watching**: an heir's connection to the server. It ends when the server dies.
-//! * **Searching**: the server is gone. The first heir that gets `jobs.lock` serves; the others connect
-//!   to it.
+//! * **Searching**: the server is gone. The first heir that gets `jobs.lock` serves; the others
+//!   connect to it.
 //!
-//! Which queue the name has is settled by `jobs.heirs`, see `lock.rs`: the server and all heirs hold it
-//! together. So each of them may serve, and no process may put another queue in its place.
+//! Which queue the name has is settled by `jobs.heirs`, see `lock.rs`: the server and all heirs
+//! hold it together. So each of them may serve, and no process may put another queue in its place.
 
 use std::collections::HashMap;
 use std::mem::MaybeUninit;
@@ -35,8 +36,8 @@ use crate::place::{Place, Trusted};
 use crate::private::Private;
 use crate::record;
 
-/// How many connections a server keeps. The others end as soon as their record is sent: a client has
-/// all that it needs then, and an heir asks for the lock every 50 ms.
+/// How many connections a server keeps. The others end as soon as their record is sent: a client
+/// has all that it needs then, and an heir asks for the lock every 50 ms.
 const MOST_CLIENTS: usize = 256;
 /// An heir's connection that lived this long was one that the server keeps.
 const LASTING: Duration = Duration::from_secs(1);
@@ -242,7 +243,7 @@ impl Keeping {
         }
     }
 
-    /// Puts the next attempt off, whoever calls `turn` how soon.
+    /// Puts the next attempt off, however soon the next call of `turn` is.
     fn put_off(&mut self) {
         self.not_before = Instant::now() + self.pause;
         self.pause = next_pause(self.pause);
@@ -265,8 +266,8 @@ impl Keeping {
         }
     }
 
-    /// The next role; `None` if another heir serves or is about to. Connects to it after a pause alone:
-    /// it needs a moment at first, and if it has no room it ends each connection at once.
+    /// The next role; `None` if another heir serves or is about to. Connects to it after a pause
+    /// alone: it needs a moment at first, and if it has no room it ends each connection at once.
     fn succeed(&self, is_due: bool) -> Result<Option<Role>, MeetError> {
         let lock = Lock::of_server(&self.place)?;
         if lock.try_exclusive()? {
@@ -345,7 +346,6 @@ impl Host {
         }
         let os = |call| MeetError::os(call, place.path().display());
         lock.write(&format!("{:010}", std::process::id()))?;
-        lock.admit(mode, group);
         // Left by a server that died just here.
         let _ = rustix::fs::unlinkat(directory, &new, AtFlags::empty());
         let address = place.address(".new")?;
@@ -406,7 +406,8 @@ impl Host {
         }
     }
 
-    /// Answers a client. The record fits into the empty buffer of its socket, so this does not wait.
+    /// Answers a client. The record fits into the empty buffer of its socket, so this does not
+    /// wait.
     fn welcome(&mut self, client: Private, place: &Place, object: &OwnedFd, epoll: &Private) {
         let Ok((_, uid)) = peer(&client, place) else { return };
         let is_admitted = self.admits_others || Trusted::default().has(uid);
@@ -435,8 +436,8 @@ mod tests {
 
     use super::*;
 
-    /// Fails if an heir for which the server has no room connects without a pause (seen failing with the
-    /// pause begun anew at each connection).
+    /// Fails if an heir for which the server has no room connects without a pause (seen failing
+    /// with the pause begun anew at each connection).
     #[test]
     fn an_heir_without_room_pauses_longer_and_longer() {
         let directory = tempfile::tempdir().unwrap();
@@ -468,8 +469,8 @@ mod tests {
         assert_eq!(pauses.last(), Some(&Duration::from_millis(50)));
     }
 
-    /// Fails if a client becomes an heir of a server that died before it could, while another queue has
-    /// the name (seen failing with the text of the lock left uncompared).
+    /// Fails if a client becomes an heir of a server that died before it could, while another queue
+    /// has the name (seen failing with the text of the lock left uncompared).
     #[test]
     fn no_client_is_an_heir_of_a_queue_that_lost_its_name() {
         let directory = tempfile::tempdir().unwrap();

@@ -1,5 +1,5 @@
-//! Parkline by name: how a queue, an event or a semaphore gets into programs that did not start each
-//! other, without `unsafe` and without descriptor passing of their own.
+//! Parkline by name: how a queue, an event or a semaphore gets into programs that did not start
+//! each other, without `unsafe` and without descriptor passing of their own.
 //!
 //! One program serves a queue, the other connects to it:
 //!
@@ -35,9 +35,10 @@
 //! | a program that starts the other | [`Meet::pass_to`] and [`Meet::from_env`] |
 //! | a systemd service whose queue outlives its restarts | [`systemd::store`] and [`systemd::stored`] |
 //!
-//! The server does not take part in the queue: its thread or task sleeps until a client connects. The
-//! queue lives as long as one process has it. All calls work for [`Queue`](parkline_core::Queue),
-//! [`Event`](parkline_core::Event) and [`Semaphore`](parkline_core::Semaphore) alike.
+//! The server does not take part in the queue: its thread or task sleeps until a client connects.
+//! The queue lives as long as one process has it. All calls work for
+//! [`Queue`](parkline_core::Queue), [`Event`](parkline_core::Event) and
+//! [`Semaphore`](parkline_core::Semaphore) alike.
 //!
 //! With the feature `tokio` the calls that wait have variants that end with `_async`.
 //!

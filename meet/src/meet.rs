@@ -45,7 +45,8 @@ pub trait Meet: Object {
     /// [`MeetError::Os`], with `EPIPE` when the other side has closed it.
     ///
     /// # If a peer dies
-    /// If the other side dies before it receives this, nothing is lost but its copy of the descriptor.
+    /// If the other side dies before it receives this, nothing is lost but its copy of the
+    /// descriptor.
     ///
     /// ```
     /// use parkline_core::Queue;
@@ -67,8 +68,8 @@ pub trait Meet: Object {
             .map_err(MeetError::os("sendmsg", name_stream(stream)))
     }
 
-    /// Receives what the other side sent with [`send_over`](Self::send_over). Waits for it, unless the
-    /// socket has a timeout. For a queue with a schema see
+    /// Receives what the other side sent with [`send_over`](Self::send_over). Waits for it, unless
+    /// the socket has a timeout. For a queue with a schema see
     /// [`receive_with_options`](Self::receive_with_options).
     ///
     /// # Errors
@@ -221,14 +222,14 @@ pub trait Meet: Object {
         }
     }
 
-    /// Hands this on to the processes that `command` starts: each has it in the environment variable
-    /// `name`, for [`from_env`](Self::from_env). No other child of this process gets it.
+    /// Hands this on to the processes that `command` starts: each has it in the environment
+    /// variable `name`, for [`from_env`](Self::from_env). No other child of this process gets it.
     ///
     /// Call it after `env_clear`, if at all. tokio's command has `as_std_mut()`.
     ///
     /// # Errors
-    /// [`MeetError::Os`] if this process has no descriptor left. [`MeetError::Environment`] if `name`
-    /// cannot be a variable.
+    /// [`MeetError::Os`] if this process has no descriptor left. [`MeetError::Environment`] if
+    /// `name` cannot be a variable.
     ///
     /// # If a peer dies
     /// If the child dies, the queue and the other processes go on.
@@ -250,13 +251,13 @@ pub trait Meet: Object {
         pass(self, command, name)
     }
 
-    /// Takes what the parent handed on with [`pass_to`](Self::pass_to), and closes the descriptor that
-    /// this process inherited. So it works once. If it fails because of the type or the schema, the
-    /// descriptor stays, and a call with the right one works.
+    /// Takes what the parent handed on with [`pass_to`](Self::pass_to), and closes the descriptor
+    /// that this process inherited. So it works once. If it fails because of the type or the
+    /// schema, the descriptor stays, and a call with the right one works.
     ///
     /// # Errors
-    /// [`MeetError::Environment`] if the variable is not set, or its descriptor is not here because it
-    /// was taken before. [`MeetError::Open`], [`MeetError::Os`].
+    /// [`MeetError::Environment`] if the variable is not set, or its descriptor is not here because
+    /// it was taken before. [`MeetError::Open`], [`MeetError::Os`].
     ///
     /// # If a peer dies
     /// The queue does not need the parent.
@@ -319,8 +320,8 @@ impl<T: Object> Meet for T {}
 
 /// Calls on [`Command`].
 pub trait CommandExt {
-    /// Hands `object` on to the processes that this command starts: [`Meet::pass_to`], for a chain of
-    /// calls.
+    /// Hands `object` on to the processes that this command starts: [`Meet::pass_to`], for a chain
+    /// of calls.
     ///
     /// # Errors
     /// As [`Meet::pass_to`].

@@ -63,7 +63,8 @@ impl Object for Event {
     }
 }
 
-/// Its server opens it no second time for a recovery, because that would take one more of its handles.
+/// Its server opens it no second time for a recovery, because that would take one more of its
+/// handles.
 impl Object for Semaphore {
     fn descriptor(&self) -> io::Result<OwnedFd> {
         self.try_clone_fd()

@@ -2,15 +2,15 @@
 //! inherits.
 //!
 //! In the parent the descriptor is close-on-exec and stays so. Only the child for which it is meant
-//! clears that flag, between its fork and its exec. So no other child gets it, whichever thread starts
-//! one.
+//! clears that flag, between its fork and its exec. So no other child gets it, whichever thread
+//! starts one.
 //!
-//! The variable is `NUMBER:INODE`. The child opens the memfd anew through `/proc`, which takes nothing
-//! from other owners of descriptors. Then it closes the inherited one, so that its own children do
-//! not get it. Three checks tell that no code of this process owns that number: it is a memfd with the inode
-//! that the parent named, and it is not close-on-exec. What Rust opens is close-on-exec; what a
-//! process was started with is not. A second call finds the number closed, or another file there, and
-//! is refused.
+//! The variable is `NUMBER:INODE`. The child opens the memfd anew through `/proc`, which takes
+//! nothing from other owners of descriptors. Then it closes the inherited one, so that its own
+//! children do not get it. Three checks tell that no code of this process owns that number: it is a
+//! memfd with the inode that the parent named, and it is not close-on-exec. What Rust opens is
+//! close-on-exec; what a process was started with is not. A second call finds the number closed, or
+//! another file there, and is refused.
 
 use std::env;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};

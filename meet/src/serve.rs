@@ -12,20 +12,20 @@ use crate::patience::{Failed, Patience};
 /// Serves `object` under `name`, to processes of the same user and of root, until the [`Keeper`] is
 /// dropped. For other users see [`Serve`].
 ///
-/// A name is 1 to 64 letters, digits, `.`, `_` and `-`; a name with `/` is the path of the socket. The
-/// socket is in `$PARKLINE_RUN_DIR`, or else in `$XDG_RUNTIME_DIR/parkline`, or else in
+/// A name is 1 to 64 letters, digits, `.`, `_` and `-`; a name with `/` is the path of the socket.
+/// The socket is in `$PARKLINE_RUN_DIR`, or else in `$XDG_RUNTIME_DIR/parkline`, or else in
 /// `/run/parkline` if that exists. The directory is created with mode 0700 if its parent is there.
 ///
 /// # Errors
 /// [`MeetError::InUse`] if another process, or another [`Keeper`] of this one, serves the name.
-/// [`MeetError::HeirsSilent`] if the heirs of a dead server do not take over within 5 s: no other queue
-/// may have the name while they live. [`MeetError::Stranger`] if the directory belongs to another user
-/// or others may write to it. [`MeetError::Name`], [`MeetError::NoRunDirectory`],
+/// [`MeetError::HeirsSilent`] if the heirs of a dead server do not take over within 5 s: no other
+/// queue may have the name while they live. [`MeetError::Stranger`] if the directory belongs to
+/// another user or others may write to it. [`MeetError::Name`], [`MeetError::NoRunDirectory`],
 /// [`MeetError::Foreign`], [`MeetError::Os`].
 ///
 /// # If a peer dies
-/// A server that was killed leaves its socket, which the next `serve` replaces. If this process dies,
-/// an heir serves on; without heirs the name is not served until another process calls this.
+/// A server that was killed leaves its socket, which the next `serve` replaces. If this process
+/// dies, an heir serves on; without heirs the name is not served until another process calls this.
 ///
 /// ```
 /// # let directory = tempfile::tempdir()?;
@@ -63,7 +63,7 @@ impl Serve {
     /// admitted, and can read, garble and drop all messages.
     ///
     /// The directory has to let these users through as well: give it the mode 0750 and the group.
-    /// Nobody but its owner may have the right to write to it.
+    /// Only its owner may have the right to write to it.
     ///
     /// ```
     /// # let directory = tempfile::tempdir()?;
@@ -104,7 +104,8 @@ impl Serve {
     /// Serves `object` from a thread of its own.
     ///
     /// # Errors
-    /// As [`serve`]. [`MeetError::Os`] if there is no such group, or this process is no member of it.
+    /// As [`serve`]. [`MeetError::Os`] if there is no such group, or this process is no member of
+    /// it.
     ///
     /// # If a peer dies
     /// As [`serve`].
@@ -134,8 +135,8 @@ impl Serve {
     }
 
     /// As [`start`](Self::start), from a task of the current tokio runtime instead of a thread. The
-    /// runtime needs `enable_io` and `enable_time`. Dropping the [`Keeper`] ends the task soon, not at
-    /// once.
+    /// runtime needs `enable_io` and `enable_time`. Dropping the [`Keeper`] ends the task soon, not
+    /// at once.
     ///
     /// # Errors
     /// As [`start`](Self::start).

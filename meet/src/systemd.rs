@@ -1,7 +1,7 @@
 //! Keeping a queue over restarts of a service, in the descriptor store of systemd.
 //!
-//! With `FileDescriptorStoreMax=1` in its unit a service gives systemd a copy of the queue's descriptor.
-//! After a crash or a restart the service finds it there, with all messages.
+//! With `FileDescriptorStoreMax=1` in its unit a service gives systemd a copy of the queue's
+//! descriptor. After a crash or a restart the service finds it there, with all messages.
 //!
 //! ```no_run
 //! use parkline_core::Queue;
@@ -34,9 +34,10 @@ use crate::pass::reopen;
 /// [`stored`] returned is still in the store.
 ///
 /// # Errors
-/// [`MeetError::Environment`] without `NOTIFY_SOCKET`: systemd did not start this process as a service
-/// that notifies (`NotifyAccess=` and `FileDescriptorStoreMax=` in its unit). [`MeetError::Name`] for a
-/// name with `:` or a control character. [`MeetError::Os`]. systemd does not say if its store is full.
+/// [`MeetError::Environment`] without `NOTIFY_SOCKET`: systemd did not start this process as a
+/// service that notifies (`NotifyAccess=` and `FileDescriptorStoreMax=` in its unit).
+/// [`MeetError::Name`] for a name with `:` or a control character. [`MeetError::Os`]. systemd does
+/// not say if its store is full.
 ///
 /// # If a peer dies
 /// If this process dies in the call, systemd has the descriptor or not.

@@ -69,8 +69,8 @@ fn while_a_stopped_heir_lives_no_other_queue_gets_the_name() {
     let _keeper = serve(&name, &create().unwrap()).expect("no heir is left");
 }
 
-/// Fails if a client or its message is lost when the server changes (seen failing with heirs that end
-/// when another one serves: no heir is left at the second kill).
+/// Fails if a client or its message is lost when the server changes (seen failing with heirs that
+/// end when another one serves: no heir is left at the second kill).
 #[test]
 fn a_hundred_clients_keep_the_queue_over_changes_of_heirs() {
     let directory = tempfile::tempdir().unwrap();
@@ -108,8 +108,8 @@ fn a_hundred_clients_keep_the_queue_over_changes_of_heirs() {
     assert_eq!(received, pids);
 }
 
-/// Fails if a message is lost, or two queues have one name, while servers are killed (seen failing with
-/// `has_holders` always `false`).
+/// Fails if a message is lost, or two queues have one name, while servers are killed (seen failing
+/// with `has_holders` always `false`).
 #[test]
 fn a_server_is_killed_every_50_ms_and_no_message_is_lost() {
     kill_servers(100_000);
@@ -210,8 +210,8 @@ pub(crate) fn receive_all(name: &str) {
     stay();
 }
 
-/// Fails if a server does not recover what an heir had that died (seen failing with no recovery of a
-/// queue). No other process or thread would: none waits, and none attaches.
+/// Fails if a server does not recover what an heir had that died (seen failing with no recovery of
+/// a queue). No other process or thread would: none waits, and none attaches.
 #[test]
 fn a_server_recovers_what_a_killed_heir_held() {
     let directory = tempfile::tempdir().unwrap();
@@ -235,8 +235,9 @@ pub(crate) fn lease(name: &str) {
     stay();
 }
 
-/// Fails if containers do not meet through a directory that both have (seen failing with `/proc/PID/fd` in
-/// place of `/proc/thread-self/fd`, where PID is the one of another namespace: 1).
+/// Fails if containers do not meet through a directory that both have (seen failing with
+/// `/proc/PID/fd` in place of `/proc/thread-self/fd`, where PID is the one of another namespace:
+/// 1).
 #[test]
 fn containers_meet_through_a_directory() {
     let directory = tempfile::tempdir().unwrap();

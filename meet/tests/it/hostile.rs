@@ -31,8 +31,8 @@ fn hang(path: &Path) -> OwnedFd {
     socket
 }
 
-/// Fails if a client that hangs holds up others, or takes more descriptors than the bound (seen failing
-/// with `MOST_CLIENTS` at 10,000, and with a server that waits for a byte of each client).
+/// Fails if a client that hangs holds up others, or takes more descriptors than the bound (seen
+/// failing with `MOST_CLIENTS` at 10,000, and with a server that waits for a byte of each client).
 #[test]
 fn clients_that_hang_hold_up_no_other_and_cost_a_bounded_number_of_descriptors() {
     let directory = tempfile::tempdir().unwrap();
@@ -51,8 +51,8 @@ fn clients_that_hang_hold_up_no_other_and_cost_a_bounded_number_of_descriptors()
     drop(hanging);
 }
 
-/// Fails if what clients send has an effect (seen failing with a server that ends the connection of a
-/// client that sends).
+/// Fails if what clients send has an effect (seen failing with a server that ends the connection of
+/// a client that sends).
 #[test]
 fn what_a_client_sends_is_not_read() {
     let directory = tempfile::tempdir().unwrap();
@@ -69,8 +69,8 @@ fn what_a_client_sends_is_not_read() {
     assert_eq!(got, 16);
 }
 
-/// Fails if a server without descriptors does not serve again, or uses the CPU meanwhile (seen failing
-/// with no pause after the failed accept, and with a pause that does not end).
+/// Fails if a server without descriptors does not serve again, or uses the CPU meanwhile (seen
+/// failing with no pause after the failed accept, and with a pause that does not end).
 #[test]
 fn a_server_that_ran_out_of_descriptors_serves_again() {
     let directory = tempfile::tempdir().unwrap();
@@ -88,8 +88,8 @@ fn a_server_that_ran_out_of_descriptors_serves_again() {
     assert_eq!(client.join().unwrap(), number);
 }
 
-/// Fails if a client that hangs keeps others from a server without descriptors (seen failing with the
-/// oldest connection left open: the client gets no answer).
+/// Fails if a client that hangs keeps others from a server without descriptors (seen failing with
+/// the oldest connection left open: the client gets no answer).
 #[test]
 fn a_server_without_descriptors_ends_a_connection_that_hangs() {
     let directory = tempfile::tempdir().unwrap();
@@ -146,8 +146,8 @@ pub(crate) fn serve_with_few_descriptors(name: &str) {
     stay();
 }
 
-/// Fails if a process of another user gets the queue (seen failing with the check in `Host::welcome`
-/// left out, with the socket's mode left at 0666, and with the group left out).
+/// Fails if a process of another user gets the queue (seen failing with the check in
+/// `Host::welcome` left out, with the socket's mode left at 0666, and with the group left out).
 #[test]
 fn a_strangers_uid_is_refused() {
     if !rustix::process::geteuid().is_root() {
@@ -182,6 +182,8 @@ fn a_strangers_uid_is_refused() {
     let _keeper = Serve::name(&name).mode(0o660).group(&group).start(&queue).unwrap();
     let refused = stranger();
     assert!(refused.contains("only the user of the server"), "no member of the group: {refused}");
+    let mode = |it| fs::metadata(path.with_extension(it)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("lock"), mode("heirs")), (0o600, 0o640), "it may ask, not take over");
     let member = Player::start("stranger of the group", &path).says().unwrap();
     assert_eq!(member, format!("{:032x}", queue.id()));
 }
@@ -199,8 +201,8 @@ fn become_stranger() {
     set_thread_uid(rustix::process::Uid::from_raw(STRANGER)).unwrap();
 }
 
-/// Fails if a queue is taken from a server of another user (seen failing with the check in `Call::check`
-/// left out).
+/// Fails if a queue is taken from a server of another user (seen failing with the check in
+/// `Call::check` left out).
 #[test]
 fn a_server_of_a_stranger_is_refused() {
     if !rustix::process::geteuid().is_root() {
@@ -233,8 +235,9 @@ pub(crate) fn serve_as_stranger(name: &str) {
     stay();
 }
 
-/// Fails if garbage on a stream is taken for a queue, or descriptors beside it stay open (seen failing
-/// with the length left unchecked, with the magic left unchecked, and with room for three descriptors of which one is kept).
+/// Fails if garbage on a stream is taken for a queue, or descriptors beside it stay open (seen
+/// failing with the length left unchecked, with the magic left unchecked, and with room for three
+/// descriptors of which one is kept).
 #[test]
 fn garbage_on_a_stream_is_refused_and_its_descriptors_are_closed() {
     let (here, there) = UnixStream::pair().unwrap();

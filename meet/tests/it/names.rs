@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use crate::player::{Player, command, create, descriptors, outcome, together, until};
 
-/// Fails if a bad name is used as a file name (seen failing with the check of the first byte left out).
+/// Fails if a bad name is used as a file name (seen failing with the check of the first byte left
+/// out).
 #[test]
 fn a_bad_name_is_refused_with_the_rule() {
     for bad in [
@@ -75,8 +76,8 @@ fn a_path_may_be_longer_than_a_sockets_address() {
     assert_eq!(connect::<Queue>(&name).unwrap().id(), queue.id());
 }
 
-/// Fails if a kind of object cannot be met (seen failing with the number of an event that changes with
-/// each open: it has no heir).
+/// Fails if a kind of object cannot be met (seen failing with the number of an event that changes
+/// with each open: it has no heir).
 #[test]
 fn events_and_semaphores_meet_too() {
     let directory = tempfile::tempdir().unwrap();
@@ -95,8 +96,8 @@ fn events_and_semaphores_meet_too() {
     assert!(same.is_set());
 }
 
-/// Fails if a dead server is taken for none, or a live one for dead (seen failing with the refusal of a
-/// connection taken for a missing socket).
+/// Fails if a dead server is taken for none, or a live one for dead (seen failing with the refusal
+/// of a connection taken for a missing socket).
 #[test]
 fn a_killed_server_is_gone_and_the_next_one_replaces_it() {
     let directory = tempfile::tempdir().unwrap();
@@ -140,8 +141,8 @@ fn a_stopped_server_is_silent() {
     assert_eq!(outcome(connect(&name)), number);
 }
 
-/// Fails if a file that is no socket of ours is replaced or spoken to (seen failing with the check in
-/// `Host::begin` left out: the file is gone).
+/// Fails if a file that is no socket of ours is replaced or spoken to (seen failing with the check
+/// in `Host::begin` left out: the file is gone).
 #[test]
 fn other_files_are_left_alone() {
     let directory = tempfile::tempdir().unwrap();
@@ -202,8 +203,8 @@ fn of_threads_that_begin_together_one_serves() {
     assert_eq!(sockets(), 0);
 }
 
-/// Fails if a connect leaves a descriptor in the client or in the server (seen failing with the clients
-/// of a server kept after their end, and with the socket of the client forgotten).
+/// Fails if a connect leaves a descriptor in the client or in the server (seen failing with the
+/// clients of a server kept after their end, and with the socket of the client forgotten).
 #[test]
 fn a_thousand_connects_leave_no_descriptor() {
     connects_leave_no_descriptor(1_000);

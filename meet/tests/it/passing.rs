@@ -20,9 +20,10 @@ fn start(command: &mut Command) -> Player {
     Player::start_as(command)
 }
 
-/// Fails if another child than the one meant has the queue (seen failing with the flag close-on-exec
-/// cleared in the parent, with the inherited descriptor left open, so that the child's own child has it, and
-/// with the check of the flag left out, so that the child closes a descriptor of its own).
+/// Fails if another child than the one meant has the queue (seen failing with the flag
+/// close-on-exec cleared in the parent, with the inherited descriptor left open, so that the
+/// child's own child has it, and with the check of the flag left out, so that the child closes a
+/// descriptor of its own).
 #[test]
 fn what_is_passed_on_reaches_that_child_alone() {
     let (queue, stop) = (create().unwrap(), Queue::builder().create_event().unwrap());
@@ -66,8 +67,8 @@ pub(crate) fn take() {
     say("twice: refused");
 }
 
-/// Fails if a variable with another meaning is followed (seen failing with a missing number taken for
-/// 0, and with the inode left unchecked).
+/// Fails if a variable with another meaning is followed (seen failing with a missing number taken
+/// for 0, and with the inode left unchecked).
 #[test]
 fn a_variable_that_no_parent_set_is_refused() {
     let take = |value: &str, says: &str| {

@@ -12,8 +12,8 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg}
 
 use crate::player::{Player, command, create, say};
 
-/// Fails if the queue does not come back with its messages (seen failing with `FDNAME` left out, and with
-/// the first descriptor taken for any name).
+/// Fails if the queue does not come back with its messages (seen failing with `FDNAME` left out,
+/// and with the first descriptor taken for any name).
 #[test]
 fn a_service_finds_its_queue_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
