@@ -66,6 +66,8 @@ pub(crate) struct Keeping {
     pause: Duration,
     /// When the next attempt is due: of an heir to connect, of a server to accept again.
     not_before: Instant,
+    /// When to recover again, and the pause before that.
+    next_recovery: Option<(Instant, Duration)>,
     /// Whether a failure was reported since it last served or watched.
     has_warned: bool,
     object: OwnedFd,
@@ -164,6 +166,7 @@ impl Keeping {
             role,
             pause: FIRST_PAUSE,
             not_before: Instant::now(),
+            next_recovery: None,
             has_warned: false,
             object: object.descriptor().map_err(MeetError::os("dup", "the queue"))?,
             recovery: object.recovery(),
@@ -218,29 +221,45 @@ impl Keeping {
                 _ => {}
             }
         }
-        if let (true, Some(recover)) = (has_client_ended, &self.recovery) {
-            recover();
-        }
+        self.recover(has_client_ended);
         let is_due = Instant::now() >= self.not_before;
-        match &mut self.role {
+        let is_put_off = match &mut self.role {
             Role::Serving(host) if host.is_paused && is_due => {
-                if has_paused || !host.resume(&self.epoll) {
-                    self.put_off();
-                }
+                has_paused || !host.resume(&self.epoll)
             }
             Role::Searching => {
                 self.search(is_due);
-                if is_due {
-                    self.put_off();
-                }
+                is_due
             }
-            _ => {}
+            _ => false,
+        };
+        if is_put_off {
+            self.put_off();
         }
-        match &self.role {
-            Role::Serving(host) if !host.is_paused => Next::Wait,
-            Role::Watching { .. } => Next::Wait,
-            _ => Next::WaitFor(self.not_before.saturating_duration_since(Instant::now())),
+        let attempt = match &self.role {
+            Role::Serving(host) if !host.is_paused => None,
+            Role::Watching { .. } => None,
+            _ => Some(self.not_before),
+        };
+        let recovery = self.next_recovery.map(|(at, _)| at);
+        match [attempt, recovery].into_iter().flatten().min() {
+            None => Next::Wait,
+            Some(at) => Next::WaitFor(at.saturating_duration_since(Instant::now())),
         }
+    }
+
+    /// Recovers what dead clients had. The kernel may free the locks of a dead process some time after
+    /// it ended its connections, so this recovers again after 1 ms, 2 ms and so on, up to 1 s.
+    fn recover(&mut self, has_client_ended: bool) {
+        let Some(recover) = &self.recovery else { return };
+        let now = Instant::now();
+        let pause = match self.next_recovery {
+            _ if has_client_ended => FIRST_PAUSE,
+            Some((at, pause)) if at <= now => pause * 2,
+            _ => return,
+        };
+        recover();
+        self.next_recovery = (pause <= Duration::from_secs(1)).then_some((now + pause, pause));
     }
 
     /// Puts the next attempt off, however soon the next call of `turn` is.
