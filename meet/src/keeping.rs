@@ -248,8 +248,9 @@ impl Keeping {
         }
     }
 
-    /// Recovers what dead clients had. The kernel may free the locks of a dead process some time after
-    /// it ended its connections, so this recovers again after 1 ms, 2 ms and so on, up to 1 s.
+    /// Recovers what dead clients had. The kernel may free the locks of a dead process some time
+    /// after it ended its connections, so this recovers again after 1 ms, 2 ms and so on, up to 1
+    /// s.
     fn recover(&mut self, has_client_ended: bool) {
         let Some(recover) = &self.recovery else { return };
         let now = Instant::now();

@@ -79,8 +79,8 @@ impl Lock {
             .map_err(MeetError::os("write", "the lock of a name"))
     }
 
-    /// Lets the users to whom the server gives the queue ask about the holders. Only this lock: with
-    /// that of the server they could keep the heirs from serving.
+    /// Lets the users to whom the server gives the queue ask about the holders. Only this lock:
+    /// with that of the server they could keep the heirs from serving.
     pub(crate) fn admit(&self, mode: u32, group: Option<Gid>) {
         // If this is refused, they learn less of a server that is gone.
         let _ = rustix::fs::fchmod(&self.0, Mode::from_raw_mode(0o600 | (mode & 0o044)));

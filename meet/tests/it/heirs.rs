@@ -210,9 +210,9 @@ pub(crate) fn receive_all(name: &str) {
     stay();
 }
 
-/// Fails if a server does not recover what an heir had that died (seen failing with no recovery of a
-/// queue, and, in one of two runs of all tests, with a single recovery when the connection ends). No
-/// other process or thread would: none waits, and none attaches.
+/// Fails if a server does not recover what an heir had that died (seen failing with no recovery of
+/// a queue, and, in one of two runs of all tests, with a single recovery when the connection ends).
+/// No other process or thread would: none waits, and none attaches.
 #[test]
 fn a_server_recovers_what_a_killed_heir_held() {
     let directory = tempfile::tempdir().unwrap();
