@@ -207,7 +207,8 @@ impl<M: Message + ?Sized> Lease<M> {
     }
 
     /// Acknowledges a dead letter after its handler took it.
-    pub(crate) fn ack_dead(self) {
+    #[doc(hidden)]
+    pub fn ack_dead(self) {
         if let Ok(port) = self.attachment.port() {
             port.record().tally.dead_lettered.add_one();
         }

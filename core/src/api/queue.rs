@@ -293,6 +293,34 @@ impl<M: Message + ?Sized> Queue<M> {
         self.len() == 0
     }
 
+    /// How many messages are not acknowledged: those that wait, and those that receivers lease or owe.
+    /// A message that a dead handle holds counts. Exact if no other handle sends or receives during the
+    /// call. 0 in a forked child. Loads a word of every lease of every handle, so it is for people and
+    /// for tests; [`join_blocking`](Self::join_blocking) waits for the end.
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// let (mut sender, mut receiver) = (queue.sender()?, queue.receiver()?);
+    /// sender.try_send(b"first")?;
+    /// sender.try_send(b"second")?;
+    /// let lease = receiver.try_lease()?;
+    /// assert_eq!((queue.len(), queue.unacknowledged()), (1, 2));
+    /// lease.ack();
+    /// assert_eq!((queue.len(), queue.unacknowledged()), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn unacknowledged(&self) -> usize {
+        let count = self.segment.ring().and_then(|ring| ring.unacknowledged().ok());
+        // At most the number of blocks.
+        count.map_or(0, |count| count as usize)
+    }
+
+    /// How many times a message is delivered before it is a dead letter: see
+    /// [`Builder::max_attempts`].
+    pub fn max_attempts(&self) -> u16 {
+        self.segment.geometry().max_attempts()
+    }
+
     /// Closes the queue in all processes: messages in it can still be received, every send that
     /// begins after this is refused, and all waiters wake. Closing twice does no harm.
     ///

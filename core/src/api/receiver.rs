@@ -174,6 +174,13 @@ impl<M: Message + ?Sized> Receiver<M> {
         self.intake.dead_letters = DeadLetters::Discarded;
     }
 
+    /// Receives dead letters like other messages, as a new handle does. For drivers, which count each one
+    /// by [`Lease::ack_dead`].
+    #[doc(hidden)]
+    pub fn keep_dead_letters(&mut self) {
+        self.dead_letters = DeadLetters::Kept;
+    }
+
     /// Leaves dead letters to [`DeferredLetters::handle`]: the receive that finds one does not call
     /// the handler. For a handle behind a lock that the handler may take.
     #[doc(hidden)]

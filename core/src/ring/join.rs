@@ -112,6 +112,17 @@ impl Ring<'_> {
         is_drained() && !self.is_in_hands(CellWord::is_held) && self.returns() == returns
     }
 
+    /// How many messages are not acknowledged: those that wait, and those that handles hold. Exact if no
+    /// handle sends, receives or acknowledges during the call.
+    pub(crate) fn unacknowledged(&self) -> Result<u64, Corrupt> {
+        let ids = 0..self.geometry.handles();
+        let rows = ids.filter_map(|id| self.cells_of(id));
+        // Acquire: [settle].
+        let held = rows.flatten().filter(|it| CellWord::from_bits(it.load(Acquire)).is_held());
+        let held = held.count() as u64;
+        Ok(self.len()? + held)
+    }
+
     /// Whether any handle is in the midst of a receive, or has a cell for which `counts` is true.
     /// One load of each record and of each cell.
     fn is_in_hands(&self, counts: impl Fn(CellWord) -> bool) -> bool {
