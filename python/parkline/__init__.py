@@ -12,10 +12,19 @@ time. `Queue` lists the differences from the standard library's queues. Processe
 `Semaphore` in the same way.
 """
 
-from ._aio import AioQueue
-from ._errors import Corrupt, Empty, Full, MessageTooLarge, NoFreeHandle, ShutDown, Undecodable
+from ._aio import AioQueue, Leasing
+from ._errors import (
+    Corrupt,
+    Empty,
+    Full,
+    LeasesOut,
+    MessageTooLarge,
+    NoFreeHandle,
+    ShutDown,
+    Undecodable,
+)
 from ._event import AioEvent, Event
-from ._parkline import backend
+from ._parkline import DeadLetter, Lease, backend
 from ._queue import Queue
 from ._semaphore import AioSemaphore, Semaphore
 
@@ -24,9 +33,13 @@ __all__ = [
     "AioQueue",
     "AioSemaphore",
     "Corrupt",
+    "DeadLetter",
     "Empty",
     "Event",
     "Full",
+    "Lease",
+    "LeasesOut",
+    "Leasing",
     "MessageTooLarge",
     "NoFreeHandle",
     "Queue",

@@ -9,22 +9,38 @@ if sys.version_info >= (3, 13):
     class ShutDown(queue.ShutDown, asyncio.QueueShutDown):
         """The queue was shut down. A get raises it only when no item is left."""
 
+        count: int = 0
+        """How many items of a `put_many` were put before."""
+
 else:
 
     class ShutDown(Exception):
         """The queue was shut down. A get raises it only when no item is left."""
+
+        count: int = 0
+        """How many items of a `put_many` were put before."""
 
 
 class Empty(queue.Empty, asyncio.QueueEmpty):
     """No item is waiting."""
 
 
+class LeasesOut(Empty):
+    """Items wait, but this handle can take none: as many items as it has `leases` are out, and not done."""
+
+
 class Full(queue.Full, asyncio.QueueFull):
     """As many items are waiting as the queue has room for."""
 
+    count: int = 0
+    """How many items of a `put_many` were put before."""
+
 
 class MessageTooLarge(ValueError):
-    """An encoded item is longer than the queue's `max_message`. Nothing was put."""
+    """An encoded item is longer than the queue's `max_message`. It was not put, and of a `put_many` none."""
+
+    count: int = 0
+    """How many items of an awaited `put_many`, which encodes one after the other, were put before."""
 
     def __init__(self, text: str, size: int, limit: int) -> None:
         super().__init__(text, size, limit)

@@ -1,6 +1,5 @@
 """The event."""
 
-from collections.abc import Callable
 from typing import Any
 
 from . import _handles, _parkline
@@ -37,6 +36,11 @@ class AioEvent:
         """Whether it is set."""
         return self._event.is_set()
 
+    @property
+    def closed(self) -> bool:
+        """Whether this handle is closed."""
+        return self._event.closed
+
     def __repr__(self) -> str:
         return f"<aio view of {self._event!r}>"
 
@@ -46,7 +50,7 @@ class Event(_parkline.Event):
 
     Its methods are those of `threading.Event`; `aio` is the same event with those of `asyncio.Event`. A
     handle can be pickled into any process of this host, like a queue's, and a forked child goes on with
-    the one that it inherited. Any number of processes can have it.
+    the one that it inherited. Any number of processes can have it. A negative timeout is a `ValueError`.
 
     A process that is killed in a `set` has set the event or has not; there is nothing in between. If it
     has, waiters learn of it within `watchdog` seconds, unless the event is cleared before.
@@ -54,20 +58,25 @@ class Event(_parkline.Event):
 
     __slots__ = ()
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        _handles.for_pipes(cls)
+
     @classmethod
     def from_fd(cls, fd: int) -> "Event":
-        """Opens the event of a descriptor (`fileno()`), which is duplicated and stays yours."""
-        return cls(_fd=fd)
+        """Opens the event of a descriptor (`share_fd()`), which is duplicated and stays yours. The
+        `__init__` of a subclass does not run."""
+        made = _handles.unmade(cls)
+        _parkline.Event.__init__(made, _fd=fd)
+        return made
 
     @property
     def aio(self) -> AioEvent:
         """The same event for tasks."""
         return AioEvent(self)
 
-    def __reduce__(self) -> tuple[Callable[..., "Event"], tuple[Any, ...]]:
-        return _rebuild, (_handles.send(self.fileno()),)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _handles.reduce(self, {})
 
 
-def _rebuild(handle: Any) -> Event:
-    with _handles.receive(handle) as fd:
-        return Event.from_fd(fd)
+_handles.for_pipes(Event)

@@ -1,9 +1,14 @@
-"""How the descriptor of a queue, an event or a semaphore goes to another process within a pickle.
+"""How a queue, an event or a semaphore goes to another process within a pickle: its descriptor, its class
+and its attributes.
 
 multiprocessing passes it on to a process that is being started (`spawn`, `forkserver`, `fork`). For a
 process that runs already the pickle names the descriptor, and that process opens it through `/proc`.
 This needs no thread in the sender, and works any number of times. So the sender must keep its own
 descriptor until the other process has opened it.
+
+If it did not, unpickling raises. That would break what reads the pipes of multiprocessing: a
+`ProcessPoolExecutor` whose worker returns a queue breaks as a whole, and a `Pool` hangs. So a handle that
+went through such a pipe arrives all the same, and each call of it raises that error.
 """
 
 import errno
@@ -12,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import context, reduction
-from typing import Any
+from typing import Any, TypeVar
 
 
 @dataclass(frozen=True)
@@ -105,3 +110,64 @@ def receive(handle: Any) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+H = TypeVar("H")
+
+
+def unmade(kind: type[H]) -> H:
+    """A handle whose `__init__` has not run. That of a subclass may want arguments."""
+    made: H = kind.__new__(kind)
+    return made
+
+
+def attributes(handle: Any, own: frozenset[str]) -> Any:
+    """What a subclass added to the handle, as pickle takes it; `own` are the slots of the base class."""
+    custom = getattr(type(handle), "__getstate__", None)
+    if custom is not None and custom is not getattr(object, "__getstate__", None):
+        return custom(handle)
+    in_dict = dict(getattr(handle, "__dict__", ()))
+    in_slots = {}
+    for kind in type(handle).__mro__:
+        names = kind.__dict__.get("__slots__", ())
+        for name in (names,) if isinstance(names, str) else names:
+            if name not in own and not name.startswith("__") and hasattr(handle, name):
+                in_slots[name] = getattr(handle, name)
+    if in_slots:
+        return in_dict or None, in_slots
+    return in_dict or None
+
+
+def for_pipes(kind: type[Any]) -> None:
+    """Has multiprocessing's pickler, which writes to its pipes, send handles of this class so that they
+    arrive in any case."""
+    reduction.ForkingPickler.register(kind, _reduce_for_pipe)
+
+
+def reduce(handle: Any, how: dict[str, Any], own: frozenset[str] = frozenset()) -> tuple[Any, ...]:
+    """What pickle makes of a handle, which `from_fd` opens with `how`."""
+    return rebuild, (type(handle), send(handle.share_fd()), how), attributes(handle, own)
+
+
+def rebuild(kind: Any, handle: Any, how: dict[str, Any]) -> Any:
+    """The handle, open here."""
+    with receive(handle) as fd:
+        return kind.from_fd(fd, **how)
+
+
+def rebuild_or_lose(kind: Any, handle: Any, how: dict[str, Any]) -> Any:
+    """The handle, or one that raises why it did not arrive."""
+    try:
+        return rebuild(kind, handle, how)
+    except OSError as error:
+        lost = unmade(kind)
+        lost._lose(error.errno, error.strerror, **how)
+        return lost
+
+
+def _reduce_for_pipe(handle: Any) -> Any:
+    reduced = handle.__reduce__()
+    # A child that is started gets the descriptor itself; a subclass can have another `__reduce__`.
+    if context.get_spawning_popen() is None and reduced[0] is rebuild:
+        return (rebuild_or_lose, *reduced[1:])
+    return reduced

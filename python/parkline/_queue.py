@@ -2,7 +2,7 @@
 
 import concurrent.futures.thread  # noqa: F401  its exit hook has to come after ours
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -30,9 +30,10 @@ class Queue(_parkline.Queue[T], Generic[T]):
     `codec`: "pickle" (protocol 5; large buffers are copied once on each side), "raw" (bytes in, bytes
         out, no pickle: for peers that you do not trust), or a pair of callables, to bytes and back.
     `joinable`: an item is out on lease until `task_done()`. If its process dies first, or its handle is
-        closed, the item is delivered again; after `max_attempts` deliveries it is discarded. A task or
-        thread that is cancelled or raises leaves its item with the handle. Without `joinable` an item is
-        done once it is decoded.
+        closed, the item is delivered again; after `max_attempts` deliveries it is a dead letter, which is
+        discarded unless `on_dead_letter` or `forward_dead_letters` says otherwise. A task or thread that is
+        cancelled or raises leaves its item with the handle; `lease()` says which item is done, and returns
+        it then. Without `joinable` an item that `get` returns is done once it is decoded.
     `leases`: how many items one handle can have out; 256 for a joinable queue, up to 4 for others. While
         all are out, a `get` waits for a `task_done`. A queue that is not joinable has an item on lease
         while it decodes it. With 0 an item is done before it is decoded, and lost if the process dies
@@ -49,6 +50,10 @@ class Queue(_parkline.Queue[T], Generic[T]):
     __slots__ = ("_aio",)
     _aio: AioQueue[T]
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        _handles.for_pipes(cls)
+
     @classmethod
     def from_fd(
         cls,
@@ -58,10 +63,13 @@ class Queue(_parkline.Queue[T], Generic[T]):
         joinable: bool = False,
         schema: tuple[str, int] | None = None,
     ) -> "Queue[T]":
-        """Opens the queue of a descriptor (`fileno()`), for example one from a Rust program. The
+        """Opens the queue of a descriptor (`share_fd()`), for example one from a Rust program. The
         descriptor is duplicated and stays yours. Raises `ValueError` if `schema` is not the one that the
-        queue was made with. `None` opens a queue that was made with none."""
-        return cls(1, codec=codec, joinable=joinable, schema=schema, _fd=fd)
+        queue was made with. `None` opens a queue that was made with none. The `__init__` of a subclass does
+        not run."""
+        made = _handles.unmade(cls)
+        _parkline.Queue.__init__(made, 1, codec=codec, joinable=joinable, schema=schema, _fd=fd)
+        return made
 
     @property
     def aio(self) -> AioQueue[T]:
@@ -91,12 +99,16 @@ class Queue(_parkline.Queue[T], Generic[T]):
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Callable[..., "Queue[T]"], tuple[Any, ...]]:
-        return _rebuild, (_handles.send(self.fileno()), self.codec, self.joinable, self.schema)
+    def join_thread(self) -> None:
+        """Does nothing, because no thread stands behind a put: what was put is in shared memory. It is here
+        for programs that were written to `multiprocessing.Queue`."""
+
+    def cancel_join_thread(self) -> None:
+        """Does nothing: see `join_thread`."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        how = {"codec": self.codec, "joinable": self.joinable, "schema": self.schema}
+        return _handles.reduce(self, how, frozenset(Queue.__slots__))
 
 
-def _rebuild(
-    handle: Any, codec: Any, joinable: bool, schema: tuple[str, int] | None
-) -> Queue[Any]:
-    with _handles.receive(handle) as fd:
-        return Queue.from_fd(fd, codec=codec, joinable=joinable, schema=schema)
+_handles.for_pipes(Queue)

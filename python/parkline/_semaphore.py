@@ -1,6 +1,5 @@
 """The semaphore."""
 
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -33,6 +32,11 @@ class AioSemaphore:
     def locked(self) -> bool:
         """Whether no permit is free."""
         return self._semaphore.locked()
+
+    @property
+    def closed(self) -> bool:
+        """Whether this handle is closed."""
+        return self._semaphore.closed
 
     async def __aenter__(self) -> None:
         await self.acquire()
@@ -68,10 +72,17 @@ class Semaphore(_parkline.Semaphore):
 
     __slots__ = ()
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        _handles.for_pipes(cls)
+
     @classmethod
     def from_fd(cls, fd: int) -> "Semaphore":
-        """Opens the semaphore of a descriptor (`fileno()`), which is duplicated and stays yours."""
-        return cls(_fd=fd)
+        """Opens the semaphore of a descriptor (`share_fd()`), which is duplicated and stays yours. The
+        `__init__` of a subclass does not run."""
+        made = _handles.unmade(cls)
+        _parkline.Semaphore.__init__(made, _fd=fd)
+        return made
 
     @property
     def aio(self) -> AioSemaphore:
@@ -89,10 +100,8 @@ class Semaphore(_parkline.Semaphore):
     ) -> None:
         self.release()
 
-    def __reduce__(self) -> tuple[Callable[..., "Semaphore"], tuple[Any, ...]]:
-        return _rebuild, (_handles.send(self.fileno()),)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _handles.reduce(self, {})
 
 
-def _rebuild(handle: Any) -> Semaphore:
-    with _handles.receive(handle) as fd:
-        return Semaphore.from_fd(fd)
+_handles.for_pipes(Semaphore)

@@ -60,6 +60,14 @@ impl Encoded {
         Self { head: head.into(), parts: Parts::Many(parts) }
     }
 
+    /// How long its message is.
+    pub(crate) fn len(&self, py: Python<'_>) -> usize {
+        match &self.parts {
+            Parts::One(piece) => piece.bytes(py).len(),
+            Parts::Many(parts) => len_of(&self.head, parts.iter().map(|part| part.bytes(py))),
+        }
+    }
+
     /// Sends it if there is room.
     pub(crate) fn try_send(&self, py: Python<'_>, to: &mut Sender) -> Result<(), TrySendError> {
         match &self.parts {
@@ -110,16 +118,16 @@ impl SettledItem {
     }
 }
 
+fn len_of<'a>(head: &[u8], parts: impl Iterator<Item = &'a [u8]>) -> usize {
+    parts.fold(head.len(), |len, part| len.next_multiple_of(PART_ALIGN) + part.len())
+}
+
 fn try_send_parts<'a>(
     to: &mut Sender,
     head: &[u8],
     parts: impl Iterator<Item = &'a [u8]> + Clone,
 ) -> Result<(), TrySendError> {
-    let mut len = head.len();
-    for part in parts.clone() {
-        len = len.next_multiple_of(PART_ALIGN) + part.len();
-    }
-    let mut message = to.try_reserve(len)?;
+    let mut message = to.try_reserve(len_of(head, parts.clone()))?;
     message.write_at(0, head);
     let mut at = head.len();
     for part in parts {

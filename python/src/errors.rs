@@ -26,12 +26,20 @@ macro_rules! exception {
 }
 
 exception!(empty, "Empty");
+exception!(leases_out, "LeasesOut");
 exception!(full, "Full");
 exception!(shut_down, "ShutDown");
 exception!(message_too_large, "MessageTooLarge");
 exception!(corrupt, "Corrupt");
 exception!(no_free_handle, "NoFreeHandle");
 exception!(undecodable, "Undecodable");
+
+/// `error`, which says how many items of its batch were put before.
+pub(crate) fn with_count(py: Python<'_>, error: PyErr, count: usize) -> PyErr {
+    // An exception that takes no attributes goes without.
+    let _ = error.value(py).setattr(pyo3::intern!(py, "count"), count);
+    error
+}
 
 pub(crate) fn is_undecodable(py: Python<'_>, error: &PyErr) -> bool {
     static TYPE: PyOnceLock<Py<PyType>> = PyOnceLock::new();
@@ -95,7 +103,7 @@ pub(crate) fn descriptor(cause: io::Error) -> PyErr {
             EBADF,
             format!(
                 "this process has closed the descriptor ({cause}): what closes all descriptors, as a \
-                 program does that becomes a daemon, has to leave that of `fileno()`; or make or open \
+                 program does that becomes a daemon, has to leave that of `share_fd()`; or make or open \
                  this after that"
             ),
         )),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parkline_core::driver::ForkGuard;
 use parkline_uring::driver::wait;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
 use crate::blocking::{self, Waiters, deadline};
 use crate::errors;
@@ -42,9 +43,15 @@ impl Open for Opened {
 
 #[pymethods]
 impl Event {
+    /// `__init__` makes it, so that a subclass can have an `__init__` of its own.
     #[new]
+    #[pyo3(signature = (*_args, **_keywords), text_signature = "(*, watchdog=0.1, _fd=None)")]
+    fn new(_args: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> Self {
+        Self(Handle::default())
+    }
+
     #[pyo3(signature = (*, watchdog = 0.1, _fd = None))]
-    fn new(py: Python<'_>, watchdog: f64, _fd: Option<RawFd>) -> PyResult<Self> {
+    fn __init__(&self, py: Python<'_>, watchdog: f64, _fd: Option<RawFd>) -> PyResult<()> {
         let event = match _fd {
             Some(fd) => {
                 let fd = duplicate(fd)?;
@@ -55,7 +62,12 @@ impl Event {
                 py.detach(|| builder.create_event()).map_err(errors::create)?
             }
         };
-        Ok(Self(Handle::new(Opened::new(event)?)))
+        self.0.begin(Opened::new(event)?)
+    }
+
+    /// It was sent, and did not arrive.
+    fn _lose(&self, errno: i32, text: String) -> PyResult<()> {
+        self.0.lose(errno, text)
     }
 
     /// Sets it, and wakes all tasks and threads that wait, in all processes.
@@ -73,7 +85,8 @@ impl Event {
         Ok(self.0.opened()?.event.is_set())
     }
 
-    /// Waits until it is set; `False` when it was not by the end of `timeout` seconds.
+    /// Waits until it is set; `False` when it was not by the end of `timeout` seconds. `ValueError` for a
+    /// negative timeout.
     #[pyo3(signature = (timeout = None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let opened = self.0.opened()?;
@@ -109,8 +122,9 @@ impl Event {
         Ok(self.0.opened()?.event.id())
     }
 
-    /// The event's descriptor, to be passed on: see `from_fd`.
-    fn fileno(&self) -> PyResult<RawFd> {
+    /// The number of the event's descriptor, to be passed on: see `from_fd`. It stays the handle's. To poll
+    /// it is of no use, because the kernel says of it that it is always ready.
+    fn share_fd(&self) -> PyResult<RawFd> {
         let opened = self.0.opened()?;
         descriptor_of(&opened.event, opened.event.try_clone_fd())
     }

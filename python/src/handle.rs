@@ -1,6 +1,6 @@
 //! A handle of a queue, an event or a semaphore, and its descriptor.
 //!
-//! A handle is open or closed. A forked child inherits the handles of its parent, but not their records
+//! A handle is open or closed, or it was sent and did not arrive. A forked child inherits the handles of its parent, but not their records
 //! in shared memory, so the first call of the child opens each one again.
 
 use std::io;
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use parkline_core::driver::ForkGuard;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::errors;
@@ -26,24 +26,61 @@ pub(crate) trait Open: Sized {
     fn open_again(&self, py: Python<'_>) -> PyResult<Self>;
 }
 
-/// `None` once it is closed.
-pub(crate) struct Handle<T>(Mutex<Option<Arc<T>>>);
+/// What a handle of Python stands for.
+enum State<T> {
+    /// `__new__` has run, `__init__` has not.
+    Unmade,
+    Open(Arc<T>),
+    /// It came in a pickle from a process that had closed it: the `errno`, and what happened.
+    Lost(i32, String),
+    Closed,
+}
+
+pub(crate) struct Handle<T>(Mutex<State<T>>);
+
+impl<T> Default for Handle<T> {
+    fn default() -> Self {
+        Self(Mutex::new(State::Unmade))
+    }
+}
 
 impl<T: Open> Handle<T> {
-    pub(crate) fn new(it: T) -> Self {
-        Self(Mutex::new(Some(Arc::new(it))))
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Arc<T>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What `__init__` opened.
+    ///
+    /// # Errors
+    /// `RuntimeError` if `__init__` was called before.
+    pub(crate) fn begin(&self, it: T) -> PyResult<()> {
+        self.leave_unmade(State::Open(Arc::new(it)))
+    }
+
+    /// The handle did not arrive: each call raises an `OSError`.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub(crate) fn lose(&self, errno: i32, text: String) -> PyResult<()> {
+        self.leave_unmade(State::Lost(errno, text))
+    }
+
+    fn leave_unmade(&self, next: State<T>) -> PyResult<()> {
+        let mut state = self.state();
+        if !matches!(*state, State::Unmade) {
+            return Err(PyRuntimeError::new_err("__init__() was called twice"));
+        }
+        *state = next;
+        Ok(())
     }
 
     /// What this process has open. In a forked child the first call opens it.
     ///
     /// # Errors
-    /// `ValueError` if the handle is closed; what opening it again raises.
+    /// `ValueError` if the handle is closed; `OSError` if it did not arrive; `RuntimeError` if it was never
+    /// made; what opening it again raises.
     pub(crate) fn opened(&self) -> PyResult<Arc<T>> {
-        let opened = self.slot().as_ref().map(Arc::clone).ok_or_else(Self::closed)?;
+        let opened = self.state().open()?.clone();
         if opened.guard().is_forked() { self.open_again(&opened) } else { Ok(opened) }
     }
 
@@ -51,8 +88,8 @@ impl<T: Open> Handle<T> {
     fn open_again(&self, inherited: &T) -> PyResult<Arc<T>> {
         // The lock is free meanwhile, because other threads wait for it with the GIL held.
         let own = Python::attach(|py| inherited.open_again(py))?;
-        let mut slot = self.slot();
-        let opened = slot.as_mut().ok_or_else(Self::closed)?;
+        let mut state = self.state();
+        let opened = state.open()?;
         if opened.guard().is_forked() {
             *opened = Arc::new(own);
         }
@@ -61,15 +98,28 @@ impl<T: Open> Handle<T> {
 
     /// Closes the handle, and returns what it had open.
     pub(crate) fn close(&self) -> Option<Arc<T>> {
-        self.slot().take()
+        match std::mem::replace(&mut *self.state(), State::Closed) {
+            State::Open(opened) => Some(opened),
+            State::Unmade | State::Lost(..) | State::Closed => None,
+        }
     }
 
+    /// Whether each call is refused: the handle was closed, or did not arrive.
     pub(crate) fn is_closed(&self) -> bool {
-        self.slot().is_none()
+        !matches!(*self.state(), State::Open(_))
     }
+}
 
-    fn closed() -> PyErr {
-        closed::<T>()
+impl<T: Open> State<T> {
+    fn open(&mut self) -> PyResult<&mut Arc<T>> {
+        match self {
+            Self::Open(opened) => Ok(opened),
+            Self::Closed => Err(closed::<T>()),
+            Self::Lost(errno, text) => Err(PyOSError::new_err((*errno, text.clone()))),
+            Self::Unmade => Err(PyRuntimeError::new_err(
+                "the base class was not initialized: call super().__init__() in __init__()",
+            )),
+        }
     }
 }
 

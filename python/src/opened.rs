@@ -18,6 +18,7 @@ use crate::codec::Codec;
 use crate::errors;
 use crate::handle::Open;
 use crate::message::Message;
+use crate::queue::Inner;
 
 pub(crate) struct Opened {
     pub(crate) queue: Queue,
@@ -26,12 +27,54 @@ pub(crate) struct Opened {
     pub(crate) guard: ForkGuard,
     sender: OnceLock<Shared<Sender>>,
     receiver: OnceLock<Shared<Receiver>>,
-    out: Mutex<VecDeque<Out>>,
+    out: Mutex<AllOut>,
     pub(crate) getters: Arc<Waiters>,
     pub(crate) putters: Arc<Waiters>,
     /// How often the item of the last get was delivered, that get included.
     last_attempts: AtomicU32,
     pub(crate) late: Late,
+    pub(crate) max_attempts: u32,
+    /// The place for dead letters, and how often it was set.
+    place: Mutex<(u64, Place)>,
+}
+
+/// Where this handle puts dead letters.
+pub(crate) enum Place {
+    /// Nowhere: it counts them.
+    Nowhere,
+    /// Into another queue.
+    Queue(Arc<Inner>),
+    /// To a callable of Python. Core gives them to this handle like other messages, and each get calls it
+    /// when no lock is held.
+    Handler(Py<PyAny>),
+}
+
+impl Place {
+    fn clone(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Nowhere => Self::Nowhere,
+            Self::Queue(queue) => Self::Queue(Arc::clone(queue)),
+            Self::Handler(handler) => Self::Handler(handler.clone_ref(py)),
+        }
+    }
+
+    /// What `receiver` is to do. A lock of this process is not held while the GIL is given back.
+    fn prepare(&self, py: Python<'_>) -> PyResult<impl FnOnce(&mut Receiver) + use<>> {
+        let sender = match self {
+            Self::Queue(to) => {
+                let to = to.handle.opened()?;
+                let made = py.detach(|| to.queue.sender());
+                Some(made.map_err(|error| errors::attach(py, error))?)
+            }
+            Self::Nowhere | Self::Handler(_) => None,
+        };
+        let discards = matches!(self, Self::Nowhere);
+        Ok(move |receiver: &mut Receiver| match sender {
+            Some(sender) => receiver.forward_dead_letters(sender),
+            None if discards => receiver.discard_dead_letters(),
+            None => receiver.keep_dead_letters(),
+        })
+    }
 }
 
 /// What a get left for the next get of this process.
@@ -73,9 +116,28 @@ impl Late {
 
 /// An item that a get returned, and that is not done yet.
 struct Out {
-    /// The thread or task that got it. While this is kept, no other is the same object.
-    holder: Py<PyAny>,
+    held_by: HeldBy,
     lease: Lease,
+}
+
+enum HeldBy {
+    /// The thread or task that got it, for `task_done`. While this is kept, no other is the same object.
+    Holder(Py<PyAny>),
+    /// An object of Python, which knows it by its number. They ascend.
+    Number(u64),
+}
+
+impl Out {
+    fn is_of(&self, holder: &Bound<'_, PyAny>) -> bool {
+        matches!(&self.held_by, HeldBy::Holder(own) if holder.is(own))
+    }
+}
+
+/// All that is out, oldest first.
+#[derive(Default)]
+struct AllOut {
+    items: VecDeque<Out>,
+    last_number: u64,
 }
 
 impl Open for Opened {
@@ -90,13 +152,18 @@ impl Open for Opened {
         // The parent has checked the schema.
         let how = Queue::open_options().any_schema();
         let queue = py.detach(|| how.open(fd)).map_err(errors::open)?;
-        Self::new(queue, Arc::clone(&self.codec), self.joinable)
+        let place = self.place().1.clone(py);
+        let own = Self::new(queue, Arc::clone(&self.codec), self.joinable)?;
+        own.place().1 = place;
+        Ok(own)
     }
 }
 
 impl Opened {
     pub(crate) fn new(queue: Queue, codec: Arc<Codec>, joinable: bool) -> PyResult<Self> {
         Ok(Self {
+            max_attempts: queue.max_attempts().into(),
+            place: Mutex::new((0, Place::Nowhere)),
             queue,
             codec,
             joinable,
@@ -116,12 +183,65 @@ impl Opened {
     }
 
     pub(crate) fn receiver(&self, py: Python<'_>) -> PyResult<&Shared<Receiver>> {
-        let make = || {
-            let mut receiver = self.queue.receiver()?;
-            receiver.discard_dead_letters();
-            Ok(receiver.share())
+        if let Some(receiver) = self.receiver.get() {
+            return Ok(receiver);
+        }
+        let made = py.detach(|| self.queue.receiver());
+        let mut made = made.map_err(|error| errors::attach(py, error))?;
+        let set = self.apply_place(py, |set| set(&mut made))?;
+        let receiver = self.receiver.get_or_init(|| made.share());
+        if self.place().0 != set {
+            self.apply_place(py, |set| set(&mut receiver.lock()))?;
+        }
+        Ok(receiver)
+    }
+
+    fn place(&self) -> MutexGuard<'_, (u64, Place)> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a receiver do what the place says; returns how often the place was set until then.
+    fn apply_place(
+        &self,
+        py: Python<'_>,
+        mut to: impl FnMut(Box<dyn FnOnce(&mut Receiver)>),
+    ) -> PyResult<u64> {
+        loop {
+            let (set, place) = {
+                let now = self.place();
+                (now.0, now.1.clone(py))
+            };
+            to(Box::new(place.prepare(py)?));
+            // Another thread may have set it meanwhile.
+            if self.place().0 == set {
+                return Ok(set);
+            }
+        }
+    }
+
+    /// Puts dead letters there from now on.
+    pub(crate) fn put_dead_letters(&self, py: Python<'_>, place: Place) -> PyResult<()> {
+        // Before it is set, because this can fail.
+        drop(place.prepare(py)?);
+        let before = {
+            let mut now = self.place();
+            now.0 += 1;
+            std::mem::replace(&mut now.1, place)
         };
-        attached(py, &self.receiver, make)
+        // Without the lock, because that can run code of Python.
+        drop(before);
+        if let Some(receiver) = self.receiver.get() {
+            self.apply_place(py, |set| set(&mut receiver.lock()))?;
+        }
+        Ok(())
+    }
+
+    /// The handler of dead letters.
+    pub(crate) fn handler(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        match &self.place().1 {
+            Place::Handler(handler) => Some(handler.clone_ref(py)),
+            Place::Nowhere | Place::Queue(_) => None,
+        }
     }
 
     /// One attempt of a get.
@@ -173,7 +293,7 @@ impl Opened {
         Ok(())
     }
 
-    fn out(&self) -> MutexGuard<'_, VecDeque<Out>> {
+    fn out(&self) -> MutexGuard<'_, AllOut> {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -181,19 +301,38 @@ impl Opened {
         self.last_attempts.store(message.attempts(), Relaxed);
     }
 
-    /// Keeps the leases of items until they are done.
+    /// Keeps the leases of items until `task_done`.
     pub(crate) fn keep(&self, holder: &Bound<'_, PyAny>, leases: impl IntoIterator<Item = Lease>) {
-        let out = |lease| Out { holder: holder.clone().unbind(), lease };
-        self.out().extend(leases.into_iter().map(out));
+        let held_by = || HeldBy::Holder(holder.clone().unbind());
+        let out = |lease| Out { held_by: held_by(), lease };
+        self.out().items.extend(leases.into_iter().map(out));
     }
 
-    /// Acknowledges the oldest item that `holder` got, or the oldest of all if `holder` has none;
-    /// whether there was one.
+    /// Keeps a lease until [`take_numbered`](Self::take_numbered); returns its number.
+    pub(crate) fn keep_numbered(&self, lease: Lease) -> u64 {
+        let mut out = self.out();
+        out.last_number += 1;
+        let number = out.last_number;
+        out.items.push_back(Out { held_by: HeldBy::Number(number), lease });
+        number
+    }
+
+    /// The lease of that number, which is not kept any more.
+    pub(crate) fn take_numbered(&self, number: u64) -> Option<Lease> {
+        let mut out = self.out();
+        let is_it = |it: &Out| matches!(it.held_by, HeldBy::Number(own) if own == number);
+        let at = out.items.iter().position(is_it)?;
+        out.items.remove(at).map(|it| it.lease)
+    }
+
+    /// Acknowledges the oldest item that `holder` got, or the oldest of all holders if it has none;
+    /// whether there was one. An item on a lease of its own is not among them.
     pub(crate) fn done(&self, holder: &Bound<'_, PyAny>) -> bool {
         let done = {
             let mut out = self.out();
-            let own = out.iter().position(|it| holder.is(&it.holder)).unwrap_or(0);
-            out.remove(own)
+            let own = out.items.iter().position(|it| it.is_of(holder));
+            let any = || out.items.iter().position(|it| matches!(it.held_by, HeldBy::Holder(_)));
+            own.or_else(any).and_then(|at| out.items.remove(at))
         };
         let was_out = done.is_some();
         if let Some(done) = done {
@@ -206,13 +345,13 @@ impl Opened {
     /// the same for the item of the last get through this handle.
     pub(crate) fn attempts(&self, holder: &Bound<'_, PyAny>) -> u32 {
         let out = self.out();
-        let last = out.iter().rfind(|it| holder.is(&it.holder));
+        let last = out.items.iter().rfind(|it| it.is_of(holder));
         last.map_or_else(|| self.last_attempts.load(Relaxed), |it| it.lease.attempts().into())
     }
 
     /// How many items are out on lease.
     pub(crate) fn out_on_lease(&self) -> usize {
-        self.out().len()
+        self.out().items.len()
     }
 }
 

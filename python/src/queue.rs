@@ -1,70 +1,131 @@
 //! The queue's blocking calls, and the beginnings of its async ones.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parkline_core::driver::{Joining, Side, WaitsFor};
 use parkline_uring::driver::{Waits, wait, wait_where};
 use parkline_uring::{Builder, Receiver, RecvError, SendError, Sender, Shared, Stats};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyType};
+use pyo3::types::{PyDict, PyInt, PyList, PyTuple, PyType};
 
+use crate::args::{Truth, count, count_of};
 use crate::blocking::{self, deadline};
 use crate::codec::Codec;
 use crate::handle::{Handle, descriptor_of, duplicate, watchdog_of};
 use crate::message::Message;
-use crate::opened::{Left, Opened};
-use crate::transfer::{Batch, holder, not_sent, refused};
+use crate::opened::{Left, Opened, Place};
+use crate::transfer::{As, Batch, holder, not_sent, refused};
 use crate::waiter::{Outcome, nothing};
-use crate::waiting::{Wait, backend, pending};
+use crate::waiting::{Wait, again, backend, pending};
 use crate::{errors, turn};
 
 /// How many items of a joinable queue a process can hold that are not done.
 const LEASES_OF_JOINABLE: usize = 256;
+const MAX_MESSAGE: usize = 8192;
+const MAX_ATTEMPTS: usize = 5;
 /// The default of core for handles is smaller where a handle has so many leases.
 const HANDLES_OF_JOINABLE: usize = 64;
 
 #[pyclass(subclass, frozen, weakref, module = "parkline._parkline")]
-pub(crate) struct Queue {
-    /// Shared with its view for tasks.
-    handle: Arc<Handle<Opened>>,
+pub(crate) struct Queue(Arc<Inner>);
+
+/// Shared with its view for tasks, and with its leases.
+#[derive(Default)]
+pub(crate) struct Inner {
+    pub(crate) handle: Handle<Opened>,
+    /// Set by `__init__`.
+    kind: OnceLock<Kind>,
+}
+
+/// What is known of a closed handle too.
+struct Kind {
     codec: Arc<Codec>,
     joinable: bool,
 }
 
+impl Queue {
+    fn opened(&self) -> PyResult<Arc<Opened>> {
+        self.0.handle.opened()
+    }
+
+    fn kind(&self) -> PyResult<&Kind> {
+        let unmade = || PyRuntimeError::new_err("the base class was not initialized");
+        self.0.kind.get().ok_or_else(unmade)
+    }
+
+    /// What a get on lease needs.
+    fn opened_for_leases(&self) -> PyResult<Arc<Opened>> {
+        let opened = self.opened()?;
+        if opened.queue.leases() == 0 {
+            return Err(PyValueError::new_err(
+                "lease() needs leases, of which this queue has none: its items are done when they are got",
+            ));
+        }
+        Ok(opened)
+    }
+
+    /// The wait for an item, which is handed over on lease or not.
+    fn wait_for_item(&self, py: Python<'_>, opened: Arc<Opened>, leases: bool) -> PyResult<Wait> {
+        let receiver = opened.receiver(py)?.clone();
+        let (guard, getters) = (opened.guard, Arc::clone(&opened.getters));
+        let mut getter = Getter { opened, receiver };
+        let queue = leases.then(|| Arc::clone(&self.0));
+        let future = async move {
+            let attempt = |it: &mut Getter| it.opened.answer(&it.receiver);
+            let answer = wait_where(&mut getter, None, attempt).await;
+            let answer = answer.unwrap_or(Err(RecvError::Closed));
+            let got = Got { opened: getter.opened, queue, answer: Some(answer) };
+            Box::new(move |py: Python<'_>| got.hand_over(py)) as Outcome
+        };
+        Ok(Wait::new(guard, Some(&getters), future))
+    }
+}
+
 #[pymethods]
 impl Queue {
+    /// `__init__` makes it, so that a subclass can have an `__init__` of its own.
     #[new]
+    #[pyo3(
+        signature = (*_args, **_keywords),
+        text_signature = "(maxsize, *, max_message=8192, codec=None, joinable=False, handles=None, \
+            leases=None, lazy_memory=True, max_attempts=5, watchdog=0.1, schema=None, _fd=None)"
+    )]
+    fn new(_args: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> Self {
+        Self(Arc::default())
+    }
+
     #[pyo3(signature = (
-        maxsize,
+        maxsize = None,
         *,
-        max_message = 8192,
+        max_message = None,
         codec = None,
         joinable = false,
         handles = None,
         leases = None,
         lazy_memory = true,
-        max_attempts = 5,
+        max_attempts = None,
         watchdog = 0.1,
         schema = None,
         _fd = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "keywords in Python")]
-    fn new(
+    fn __init__(
+        &self,
         py: Python<'_>,
-        maxsize: usize,
-        max_message: usize,
+        maxsize: Option<&Bound<'_, PyAny>>,
+        max_message: Option<&Bound<'_, PyAny>>,
         codec: Option<&Bound<'_, PyAny>>,
         joinable: bool,
-        handles: Option<usize>,
-        leases: Option<usize>,
+        handles: Option<&Bound<'_, PyAny>>,
+        leases: Option<&Bound<'_, PyAny>>,
         lazy_memory: bool,
-        max_attempts: u16,
+        max_attempts: Option<&Bound<'_, PyAny>>,
         watchdog: f64,
         schema: Option<(String, u32)>,
         _fd: Option<RawFd>,
-    ) -> PyResult<Self> {
+    ) -> PyResult<()> {
         let codec = match codec {
             Some(codec) => Codec::of(codec)?,
             None => Codec::of(pyo3::intern!(py, "pickle"))?,
@@ -82,6 +143,9 @@ impl Queue {
             None => {
                 let watchdog = watchdog_of(watchdog)?;
                 let shape = shape(maxsize, max_message, joinable, handles, leases, lazy_memory)?;
+                let max_attempts = count("max_attempts", max_attempts)?.unwrap_or(MAX_ATTEMPTS);
+                // More attempts than core counts are as good as no bound.
+                let max_attempts = u16::try_from(max_attempts).unwrap_or(u16::MAX - 1);
                 let builder = shape.max_attempts(max_attempts).watchdog(watchdog);
                 let builder = match &schema {
                     Some((name, version)) => builder.schema(name, *version),
@@ -96,31 +160,55 @@ impl Queue {
             ));
         }
         let codec = Arc::new(codec);
-        let handle = Handle::new(Opened::new(queue, Arc::clone(&codec), joinable)?);
-        Ok(Self { handle: Arc::new(handle), codec, joinable })
+        self.0.handle.begin(Opened::new(queue, Arc::clone(&codec), joinable)?)?;
+        // It is set at most once, as the handle is.
+        let _ = self.0.kind.set(Kind { codec, joinable });
+        Ok(())
+    }
+
+    /// It was sent, and did not arrive.
+    #[pyo3(signature = (errno, text, codec, joinable, schema = None))]
+    fn _lose(
+        &self,
+        errno: i32,
+        text: String,
+        codec: &Bound<'_, PyAny>,
+        joinable: bool,
+        schema: Option<(String, u32)>,
+    ) -> PyResult<()> {
+        // The schema of a queue that is not open is not known.
+        drop(schema);
+        let codec = Arc::new(Codec::of(codec)?);
+        self.0.handle.lose(errno, text)?;
+        let _ = self.0.kind.set(Kind { codec, joinable });
+        Ok(())
     }
 
     /// How many bytes of shared memory a queue of this shape takes, or, with `lazy_memory`, takes at
     /// most. Nothing is made.
     #[staticmethod]
-    #[pyo3(signature = (
-        maxsize,
-        *,
-        max_message = 8192,
-        joinable = false,
-        handles = None,
-        leases = None,
-        lazy_memory = true,
-    ))]
+    #[pyo3(
+        signature = (
+            maxsize,
+            *,
+            max_message = None,
+            joinable = false,
+            handles = None,
+            leases = None,
+            lazy_memory = true,
+        ),
+        text_signature = "(maxsize, *, max_message=8192, joinable=False, handles=None, leases=None, \
+            lazy_memory=True)"
+    )]
     fn memory(
-        maxsize: usize,
-        max_message: usize,
+        maxsize: &Bound<'_, PyAny>,
+        max_message: Option<&Bound<'_, PyAny>>,
         joinable: bool,
-        handles: Option<usize>,
-        leases: Option<usize>,
+        handles: Option<&Bound<'_, PyAny>>,
+        leases: Option<&Bound<'_, PyAny>>,
         lazy_memory: bool,
     ) -> PyResult<u64> {
-        let shape = shape(maxsize, max_message, joinable, handles, leases, lazy_memory)?;
+        let shape = shape(Some(maxsize), max_message, joinable, handles, leases, lazy_memory)?;
         shape.memory().map_err(errors::create)
     }
 
@@ -131,22 +219,27 @@ impl Queue {
     }
 
     /// Puts an item, waiting while the queue is full. When this returns, it is in shared memory,
-    /// and survives this process. Raises `Full`, `ShutDown`, `MessageTooLarge`, and what the
-    /// encoding raises, before anything is put.
-    #[pyo3(signature = (item, block = true, timeout = None))]
+    /// and survives this process. Raises `Full`, `ShutDown`, `MessageTooLarge`, `ValueError` for a negative
+    /// timeout, and what the encoding raises, before anything is put.
+    #[pyo3(
+        signature = (item, block = Truth(true), timeout = None),
+        text_signature = "($self, item, block=True, timeout=None)"
+    )]
     fn put(
         &self,
         py: Python<'_>,
         item: &Bound<'_, PyAny>,
-        block: bool,
+        block: Truth,
         timeout: Option<f64>,
     ) -> PyResult<()> {
-        let opened = self.handle.opened()?;
-        let item = self.codec.encode(item)?;
+        let opened = self.opened()?;
+        // Without a wait the timeout counts for nothing, as in the standard library.
+        let until = if block.0 { deadline(timeout)? } else { None };
+        let item = opened.codec.encode(item)?;
         if opened.try_offer(py, &item)? {
             return Ok(());
         }
-        if block && opened.offer_until(py, item, deadline(timeout)?)? {
+        if block.0 && opened.offer_until(py, item, until)? {
             return Ok(());
         }
         Err(errors::full(py, ()))
@@ -154,32 +247,43 @@ impl Queue {
 
     /// Puts an item, or raises `Full`.
     fn put_nowait(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<()> {
-        self.put(py, item, false, None)
+        self.put(py, item, Truth(false), None)
     }
 
     /// Takes the oldest item, waiting while there is none. The item is acknowledged once it is decoded; in
-    /// a joinable queue `task_done` acknowledges it. Raises `Empty`; `Undecodable`; `ShutDown` when the
-    /// queue was shut down and no item is left that could be delivered again.
-    #[pyo3(signature = (block = true, timeout = None))]
-    fn get(&self, py: Python<'_>, block: bool, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
-        let opened = self.handle.opened()?;
-        if let Some(item) = opened.try_take(py)? {
-            return Ok(item);
-        }
-        if block && let Some(message) = opened.take_until(py, deadline(timeout)?)? {
-            return opened.hand_over(py, message);
-        }
-        Err(errors::empty(py, ()))
+    /// a joinable queue `task_done` acknowledges it. Raises `Empty`; `LeasesOut`, which is an `Empty`, if
+    /// items wait and this handle has all its leases out; `Undecodable`; `ValueError` for a negative
+    /// timeout; `ShutDown` when the queue was shut down and no item is left that could be delivered again.
+    #[pyo3(
+        signature = (block = Truth(true), timeout = None),
+        text_signature = "($self, block=True, timeout=None)"
+    )]
+    fn get(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        take(py, &self.opened()?, block, timeout, As::Item)
     }
 
     /// Takes an item, or raises `Empty`.
     fn get_nowait(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
-        self.get(py, false, None)
+        take(py, &self.opened()?, Truth(false), None, As::Item)
     }
 
-    /// Puts items in order, waiting while there is no room. All are encoded before any is put.
-    /// Returns how many it put; `Full` says how many were put before the time was over. Without items it
-    /// returns 0 at once.
+    /// Takes the oldest item on lease, waiting while there is none: `with queue.lease() as job:`. `job.item`
+    /// is done at the end of the block, or at `job.done()`, and is delivered again in every other case: if
+    /// an exception leaves the block, after `job.nack()`, when `job` is dropped, when its process dies or
+    /// its handle is closed. Works in every queue that has leases. Raises as `get`, and `ValueError` in a
+    /// queue without leases.
+    #[pyo3(
+        signature = (block = Truth(true), timeout = None),
+        text_signature = "($self, block=True, timeout=None)"
+    )]
+    fn lease(&self, py: Python<'_>, block: Truth, timeout: Option<f64>) -> PyResult<Py<PyAny>> {
+        take(py, &self.opened_for_leases()?, block, timeout, As::Lease(&self.0))
+    }
+
+    /// Puts items in order, waiting while there is no room. All are encoded before any is put, and if one
+    /// cannot be encoded, or is too large, none is put. Returns how many it put. The `count` of an
+    /// exception (`Full`, `ShutDown`, `KeyboardInterrupt`) says how many were put before. Without items
+    /// it returns 0 at once.
     #[pyo3(signature = (items, timeout = None))]
     fn put_many(
         &self,
@@ -187,39 +291,45 @@ impl Queue {
         items: &Bound<'_, PyAny>,
         timeout: Option<f64>,
     ) -> PyResult<usize> {
-        let opened = self.handle.opened()?;
+        let opened = self.opened()?;
         let until = deadline(timeout)?;
         let mut items = opened.encode_all(items)?;
         let all = items.len();
-        while opened.try_offer_many(py, &mut items)? {
-            let Some(first) = items.pop_front() else { break };
-            if !opened.offer_until(py, first, until)? {
-                let left = items.len() + 1;
-                return Err(errors::full(py, (format!("{} of {all} items were put", all - left),)));
+        loop {
+            let offered = opened.try_offer_many(py, &mut items);
+            let was_put = all - items.len();
+            let failed = |error| errors::with_count(py, error, was_put);
+            if !offered.map_err(failed)? {
+                return Ok(all);
+            }
+            let Some(first) = items.pop_front() else { return Ok(all) };
+            if !opened.offer_until(py, first, until).map_err(failed)? {
+                return Err(failed(errors::full(py, (format!("{was_put} of {all} items were put"),))));
             }
         }
-        Ok(all)
     }
 
     /// Takes the items that are there, in order, up to `max_items` and `maxsize`. Waits only for the
-    /// first. `get_many(0)` returns `[]` at once.
-    #[pyo3(signature = (max_items, block = true, timeout = None))]
+    /// first. `get_many(0)` returns `[]` at once. Raises as `get`.
+    #[pyo3(
+        signature = (max_items, block = Truth(true), timeout = None),
+        text_signature = "($self, max_items, block=True, timeout=None)"
+    )]
     fn get_many<'py>(
         &self,
         py: Python<'py>,
-        max_items: usize,
-        block: bool,
+        max_items: &Bound<'py, PyAny>,
+        block: Truth,
         timeout: Option<f64>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let opened = self.handle.opened()?;
+        let opened = self.opened()?;
+        let max_items = count_of("max_items", max_items)?;
+        let until = if block.0 { deadline(timeout)? } else { None };
         let mut batch = Batch::default();
         opened.take_more(py, max_items, &mut batch, false)?;
-        if max_items > 0 && batch.items.is_empty() {
-            let first = match block {
-                true => opened.take_until(py, deadline(timeout)?)?,
-                false => None,
-            };
-            let first = first.ok_or_else(|| errors::empty(py, ()))?;
+        while max_items > 0 && batch.items.is_empty() {
+            let waited = if block.0 { opened.take_until(py, until)? } else { None };
+            let first = waited.map_or_else(|| opened.take_at_last(py), Ok)?;
             opened.add(py, first, &mut batch)?;
             opened.take_more(py, max_items, &mut batch, true)?;
         }
@@ -228,88 +338,129 @@ impl Queue {
 
     /// How many items wait. Others put and get meanwhile; never more than `maxsize`.
     fn qsize(&self) -> PyResult<usize> {
-        Ok(self.handle.opened()?.queue.len())
+        Ok(self.opened()?.queue.len())
     }
 
     /// Whether no item waits. Others may put one before you act on it.
     fn empty(&self) -> PyResult<bool> {
-        Ok(self.handle.opened()?.queue.is_empty())
+        Ok(self.opened()?.queue.is_empty())
     }
 
     /// Whether there is no room. Others may make some before you act on it.
     fn full(&self) -> PyResult<bool> {
-        let queue = &self.handle.opened()?.queue;
+        let queue = &self.opened()?.queue;
         Ok(queue.len() >= queue.capacity())
     }
 
     /// The number of items that the queue has room for: a power of two.
     #[getter]
     fn maxsize(&self) -> PyResult<usize> {
-        Ok(self.handle.opened()?.queue.capacity())
+        Ok(self.opened()?.queue.capacity())
     }
 
     /// The longest encoded item in bytes.
     #[getter]
     fn max_message(&self) -> PyResult<usize> {
-        Ok(self.handle.opened()?.queue.max_message())
+        Ok(self.opened()?.queue.max_message())
     }
 
     /// Whether an item is out on lease until `task_done`.
     #[getter]
-    fn joinable(&self) -> bool {
-        self.joinable
+    fn joinable(&self) -> PyResult<bool> {
+        Ok(self.kind()?.joinable)
     }
 
     /// How items become bytes: "pickle", "raw", or a pair of callables.
     #[getter]
     fn codec<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.codec.spec(py)
+        self.kind()?.codec.spec(py)
     }
 
     /// The name and the version that the queue was made with.
     #[getter]
     fn schema(&self) -> PyResult<Option<(String, u32)>> {
-        let opened = self.handle.opened()?;
+        let opened = self.opened()?;
         Ok(opened.queue.schema().map(|(name, version)| (name.into(), version)))
     }
 
     /// The queue's number of 128 random bits: the same in every process, and no other queue's.
     #[getter]
     fn id(&self) -> PyResult<u128> {
-        Ok(self.handle.opened()?.queue.id())
+        Ok(self.opened()?.queue.id())
     }
 
     /// Whether the queue was shut down. There may still be items in it.
     #[getter]
     fn is_shutdown(&self) -> PyResult<bool> {
-        Ok(self.handle.opened()?.queue.is_closed())
+        Ok(self.opened()?.queue.is_closed())
     }
 
     /// Whether this handle is closed.
     #[getter]
     fn closed(&self) -> bool {
-        self.handle.is_closed()
+        self.0.handle.is_closed()
     }
 
     /// Acknowledges the oldest item that this task or thread got; if it has none, the oldest that this
-    /// handle got. Raises `ValueError` when there is none at all.
+    /// handle got. An item on a lease of its own (`lease()`) is not among them. Raises `ValueError` when
+    /// there is none at all. In a queue that is not joinable an item was done when it was got, and this does
+    /// nothing.
     fn task_done(&self, py: Python<'_>) -> PyResult<()> {
-        let opened = self.handle.opened()?;
-        if !self.joinable {
-            return Err(PyValueError::new_err(
-                "task_done() is for a queue with joinable=True; others are done with an item when they get it",
-            ));
-        }
-        if opened.done(&holder(py)?) {
+        let opened = self.opened()?;
+        if !opened.joinable || opened.done(&holder(py)?) {
             return Ok(());
         }
         Err(PyValueError::new_err("task_done() called too many times"))
     }
 
+    /// How many items are not done, in all processes: those that wait, and those that are out on lease.
+    /// Others put and get meanwhile. It reads a word of each lease of each handle.
+    #[getter]
+    fn unfinished_tasks(&self) -> PyResult<usize> {
+        Ok(self.opened()?.queue.unacknowledged())
+    }
+
+    /// Gives each dead letter that this handle takes to `handler`, a callable with one argument: an item
+    /// that was delivered `max_attempts` times and never acknowledged. The get that takes it calls the
+    /// handler, in its own thread or task, and then goes on with the next item. The letter is done when
+    /// the handler returns. If the handler raises, the get raises that, and the letter is delivered again,
+    /// to the handler of the handle that takes it; so it is if the process dies in the handler.
+    ///
+    /// This and the next two say what this handle does; another one, also in another process, says it
+    /// anew. A forked child goes on with what its parent said.
+    fn on_dead_letter(&self, py: Python<'_>, handler: &Bound<'_, PyAny>) -> PyResult<()> {
+        if !handler.is_callable() {
+            return Err(PyTypeError::new_err("the handler of dead letters must be callable"));
+        }
+        self.opened()?.put_dead_letters(py, Place::Handler(handler.clone().unbind()))
+    }
+
+    /// Puts each dead letter that this handle takes into another queue, as it is. It arrives there
+    /// flagged as redelivered, and its attempts start again. If that queue is full, shut down or has a
+    /// smaller `max_message`, this handle gets the item after all. If this process dies in between, the item
+    /// is in both queues. Raises `ValueError` if that queue has another codec.
+    fn forward_dead_letters(&self, py: Python<'_>, queue: &Bound<'_, Queue>) -> PyResult<()> {
+        let (own, other) = (self.codec(py)?, queue.get().codec(py)?);
+        if !own.eq(&other)? {
+            return Err(PyValueError::new_err(format!(
+                "the queue for dead letters has the codec {}, this one has {}",
+                other.repr()?,
+                own.repr()?,
+            )));
+        }
+        self.opened()?.put_dead_letters(py, Place::Queue(Arc::clone(&queue.get().0)))
+    }
+
+    /// Discards dead letters and counts them: `stats()["dead_lettered"]`. So does a handle that was told
+    /// nothing.
+    fn discard_dead_letters(&self, py: Python<'_>) -> PyResult<()> {
+        self.opened()?.put_dead_letters(py, Place::Nowhere)
+    }
+
     /// How often the last item that this task or thread got was delivered, this time included.
     #[getter]
     fn last_attempts(&self, py: Python<'_>) -> PyResult<u32> {
-        let opened = self.handle.opened()?;
+        let opened = self.opened()?;
         Ok(opened.attempts(&holder(py)?))
     }
 
@@ -324,7 +475,7 @@ impl Queue {
     /// item that a killed process held counts until another process is done with it. Raises `TimeoutError`.
     #[pyo3(signature = (timeout = None))]
     fn join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
-        let opened = self.handle.opened()?;
+        let opened = self.opened()?;
         let mut joining = opened.queue.joining();
         let side = joining.side();
         match blocking::wait(py, &side, None, deadline(timeout)?, || joining.attempt())? {
@@ -339,7 +490,7 @@ impl Queue {
     /// a call that waits for more raises `ShutDown`. With `immediate` its items are discarded.
     #[pyo3(signature = (immediate = false))]
     fn shutdown(&self, py: Python<'_>, immediate: bool) -> PyResult<()> {
-        let opened = self.handle.opened()?;
+        let opened = self.opened()?;
         opened.queue.close().map_err(|fault| errors::fault(py, fault))?;
         if !immediate {
             return Ok(());
@@ -352,7 +503,7 @@ impl Queue {
     /// Closes this handle. Items that it got, and that are not done, are delivered again, through other
     /// handles. Calls that are under way end as if it were open.
     fn close(&self, py: Python<'_>) {
-        let opened = self.handle.close();
+        let opened = self.0.handle.close();
         // The last one unmaps the queue.
         py.detach(|| drop(opened));
     }
@@ -360,25 +511,26 @@ impl Queue {
     /// How many calls and tasks of this process wait for an item.
     #[getter]
     fn waiting_getters(&self) -> PyResult<usize> {
-        Ok(self.handle.opened()?.getters.count())
+        Ok(self.opened()?.getters.count())
     }
 
     /// How many calls and tasks of this process wait for room.
     #[getter]
     fn waiting_putters(&self) -> PyResult<usize> {
-        Ok(self.handle.opened()?.putters.count())
+        Ok(self.opened()?.putters.count())
     }
 
-    /// The queue's descriptor, to be passed on: see `from_fd`.
-    fn fileno(&self) -> PyResult<RawFd> {
-        let opened = self.handle.opened()?;
+    /// The number of the queue's descriptor, to be passed on: see `from_fd`. It stays the handle's. To poll
+    /// it is of no use, because the kernel says of it that it is always ready.
+    fn share_fd(&self) -> PyResult<RawFd> {
+        let opened = self.opened()?;
         descriptor_of(&opened.queue, opened.queue.try_clone_fd())
     }
 
     /// Puts the items that dead processes held back into the queue, now; returns how many. Waiting tasks
     /// and threads do the same.
     fn recover(&self, py: Python<'_>) -> PyResult<usize> {
-        let opened = self.handle.opened()?;
+        let opened = self.opened()?;
         let found = py.detach(|| opened.queue.recover());
         found.map(|it| it.messages).map_err(|error| errors::attach(py, error))
     }
@@ -387,7 +539,7 @@ impl Queue {
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let Stats {
             sent, received, redelivered, dead_lettered, owed, recovered, parks, wakes, ..
-        } = self.handle.opened()?.queue.stats();
+        } = self.opened()?.queue.stats();
         let stats = PyDict::new(py);
         for (name, count) in [
             ("sent", sent),
@@ -405,16 +557,16 @@ impl Queue {
     }
 
     fn __repr__(&self) -> PyResult<String> {
-        if self.handle.is_closed() {
+        if self.0.handle.is_closed() {
             return Ok("<parkline.Queue closed>".into());
         }
-        let opened = self.handle.opened()?;
+        let opened = self.opened()?;
         let queue = &opened.queue;
         let mut text = format!("<parkline.Queue {}/{} items", queue.len(), queue.capacity());
         text += &format!(" of up to {} bytes", queue.max_message());
         let (getters, putters) = (opened.getters.count(), opened.putters.count());
         text += &format!(", {getters} getters and {putters} putters wait here");
-        if self.joinable {
+        if opened.joinable {
             text += &format!(", {} items out here", opened.out_on_lease());
         }
         if queue.is_closed() {
@@ -429,22 +581,26 @@ impl Queue {
         if turn::is_over(py)? {
             return Ok(pending(py));
         }
-        Ok(self.handle.opened()?.try_take(py)?.unwrap_or_else(|| pending(py)))
+        Ok(self.opened()?.try_take(py, As::Item)?.unwrap_or_else(|| pending(py)))
     }
 
-    /// The wait for an item.
+    /// The same on lease.
+    fn _take_lease(&self, py: Python<'_>) -> PyResult<Py<PyAny>> {
+        if turn::is_over(py)? {
+            return Ok(pending(py));
+        }
+        let taken = self.opened_for_leases()?.try_take(py, As::Lease(&self.0))?;
+        Ok(taken.unwrap_or_else(|| pending(py)))
+    }
+
+    /// The wait for an item. Its result is `AGAIN` if that was a dead letter.
     fn _begin_get(&self, py: Python<'_>) -> PyResult<Wait> {
-        let opened = self.handle.opened()?;
-        let receiver = opened.receiver(py)?.clone();
-        let mut getter = Getter { opened: Arc::clone(&opened), receiver };
-        let future = async move {
-            let attempt = |it: &mut Getter| it.opened.answer(&it.receiver);
-            let answer = wait_where(&mut getter, None, attempt).await;
-            let answer = answer.unwrap_or(Err(RecvError::Closed));
-            let got = Got { opened: getter.opened, answer: Some(answer) };
-            Box::new(move |py: Python<'_>| got.hand_over(py)) as Outcome
-        };
-        Ok(Wait::new(opened.guard, Some(&opened.getters), future))
+        self.wait_for_item(py, self.opened()?, false)
+    }
+
+    /// The same for an item on lease.
+    fn _begin_lease(&self, py: Python<'_>) -> PyResult<Wait> {
+        self.wait_for_item(py, self.opened_for_leases()?, true)
     }
 
     /// The items that are there, up to `max_items`; none if the loop has to run first. If the caller
@@ -452,20 +608,21 @@ impl Queue {
     fn _take_many<'py>(
         &self,
         py: Python<'py>,
-        max_items: usize,
+        max_items: &Bound<'py, PyAny>,
         has_some: bool,
     ) -> PyResult<Bound<'py, PyList>> {
+        let max_items = count_of("max_items", max_items)?;
         let mut batch = Batch::default();
         if has_some || !turn::is_over(py)? {
-            self.handle.opened()?.take_more(py, max_items, &mut batch, has_some)?;
+            self.opened()?.take_more(py, max_items, &mut batch, has_some)?;
         }
         PyList::new(py, batch.items)
     }
 
     /// `None` if the item was put; else the wait for room, and for the loop to run.
     fn _begin_put(&self, py: Python<'_>, item: &Bound<'_, PyAny>) -> PyResult<Option<Wait>> {
-        let opened = self.handle.opened()?;
-        let item = self.codec.encode(item)?;
+        let opened = self.opened()?;
+        let item = opened.codec.encode(item)?;
         if !turn::is_over(py)? && opened.try_offer(py, &item)? {
             return Ok(None);
         }
@@ -486,13 +643,12 @@ impl Queue {
     /// The same handle as another object. The view for tasks uses it, so that the handle can keep the
     /// view without a cycle.
     fn _same(&self) -> Self {
-        let (handle, codec) = (Arc::clone(&self.handle), Arc::clone(&self.codec));
-        Self { handle, codec, joinable: self.joinable }
+        Self(Arc::clone(&self.0))
     }
 
     /// The wait of a join.
     fn _begin_join(&self) -> PyResult<Wait> {
-        let opened = self.handle.opened()?;
+        let opened = self.opened()?;
         let mut joining = opened.queue.joining();
         let future = async move {
             let joined = wait(&mut joining, None, Joining::attempt).await.unwrap_or(Ok(()));
@@ -504,18 +660,22 @@ impl Queue {
 
 /// The parameters that decide how much memory a queue takes. Core chooses those that are `None`.
 fn shape(
-    maxsize: usize,
-    max_message: usize,
+    maxsize: Option<&Bound<'_, PyAny>>,
+    max_message: Option<&Bound<'_, PyAny>>,
     joinable: bool,
-    handles: Option<usize>,
-    leases: Option<usize>,
+    handles: Option<&Bound<'_, PyAny>>,
+    leases: Option<&Bound<'_, PyAny>>,
     lazy_memory: bool,
 ) -> PyResult<Builder> {
-    if maxsize == 0 {
-        return Err(PyValueError::new_err(
-            "maxsize is 0; this queue is bounded, it must be at least 1",
-        ));
+    const UNBOUNDED: &str = "this queue is bounded: maxsize says how many items it has room for, as in \
+                             Queue(1024), and is at least 1; parkline.multiprocessing.Queue() has a default";
+    let Some(maxsize) = maxsize else { return Err(PyTypeError::new_err(UNBOUNDED)) };
+    if maxsize.is_instance_of::<PyInt>() && maxsize.le(0)? {
+        return Err(PyValueError::new_err(format!("maxsize is {maxsize}; {UNBOUNDED}")));
     }
+    let maxsize = count_of("maxsize", maxsize)?;
+    let max_message = count("max_message", max_message)?.unwrap_or(MAX_MESSAGE);
+    let (handles, leases) = (count("handles", handles)?, count("leases", leases)?);
     let mut shape = parkline_uring::Queue::builder().capacity(maxsize).max_message(max_message);
     if let Some(handles) = handles.or(joinable.then_some(HANDLES_OF_JOINABLE)) {
         shape = shape.handles(handles);
@@ -524,6 +684,26 @@ fn shape(
         shape = shape.leases(leases);
     }
     Ok(if lazy_memory { shape.lazy_memory() } else { shape })
+}
+
+/// What `get` and `lease` do.
+fn take(
+    py: Python<'_>,
+    opened: &Arc<Opened>,
+    block: Truth,
+    timeout: Option<f64>,
+    way: As<'_>,
+) -> PyResult<Py<PyAny>> {
+    // Without a wait the timeout counts for nothing, as in the standard library.
+    let until = if block.0 { deadline(timeout)? } else { None };
+    if let Some(item) = opened.try_take(py, way)? {
+        return Ok(item);
+    }
+    if block.0 {
+        return opened.take_waiting(py, until, way);
+    }
+    let message = opened.take_at_last(py)?;
+    opened.hand_over(py, message, way)?.ok_or_else(|| errors::empty(py, ()))
 }
 
 struct Getter {
@@ -540,6 +720,8 @@ impl Waits<WaitsFor> for Getter {
 /// The answer to a get, on its way to the task that waited for it.
 struct Got {
     opened: Arc<Opened>,
+    /// For an item on lease.
+    queue: Option<Arc<Inner>>,
     /// `None` once it is handed over.
     answer: Option<Result<Message, RecvError>>,
 }
@@ -547,7 +729,11 @@ struct Got {
 impl Got {
     fn hand_over(mut self, py: Python<'_>) -> PyResult<Py<PyAny>> {
         match self.answer.take() {
-            Some(Ok(message)) => self.opened.hand_over(py, message),
+            Some(Ok(message)) => {
+                let way = self.queue.as_ref().map_or(As::Item, As::Lease);
+                let item = self.opened.hand_over(py, message, way)?;
+                Ok(item.unwrap_or_else(|| again(py)))
+            }
             Some(Err(error)) => Err(refused(py, error)),
             None => Ok(py.None()),
         }

@@ -8,7 +8,9 @@ use parkline_uring::driver::wait;
 use parkline_uring::{Fault, Permit};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
 
+use crate::args::{Truth, count};
 use crate::blocking::{self, Waiters, deadline};
 use crate::handle::{Handle, Open, closed, descriptor_of, duplicate, watchdog_of};
 use crate::waiter::Outcome;
@@ -68,15 +70,27 @@ impl Opened {
 
 #[pymethods]
 impl Semaphore {
+    /// `__init__` makes it, so that a subclass can have an `__init__` of its own.
     #[new]
-    #[pyo3(signature = (value = 1, *, handles = 64, watchdog = 0.1, _fd = None))]
-    fn new(
+    #[pyo3(
+        signature = (*_args, **_keywords),
+        text_signature = "(value=1, *, handles=64, watchdog=0.1, _fd=None)"
+    )]
+    fn new(_args: &Bound<'_, PyTuple>, _keywords: Option<&Bound<'_, PyDict>>) -> Self {
+        Self(Handle::default())
+    }
+
+    #[pyo3(signature = (value = None, *, handles = None, watchdog = 0.1, _fd = None))]
+    fn __init__(
+        &self,
         py: Python<'_>,
-        value: usize,
-        handles: usize,
+        value: Option<&Bound<'_, PyAny>>,
+        handles: Option<&Bound<'_, PyAny>>,
         watchdog: f64,
         _fd: Option<RawFd>,
-    ) -> PyResult<Self> {
+    ) -> PyResult<()> {
+        let value = count("value", value)?.unwrap_or(1);
+        let handles = count("handles", handles)?.unwrap_or(64);
         let semaphore = match _fd {
             Some(fd) => {
                 let fd = duplicate(fd)?;
@@ -93,16 +107,27 @@ impl Semaphore {
                 py.detach(|| builder.create_semaphore(value)).map_err(errors::create)?
             }
         };
-        Ok(Self(Handle::new(Opened::new(semaphore)?)))
+        self.0.begin(Opened::new(semaphore)?)
+    }
+
+    /// It was sent, and did not arrive.
+    fn _lose(&self, errno: i32, text: String) -> PyResult<()> {
+        self.0.lose(errno, text)
     }
 
     /// Acquires a permit, waiting while none is free; `False` when none was by the end of `timeout`
-    /// seconds, or with `blocking=False` now.
-    #[pyo3(signature = (blocking = true, timeout = None))]
-    fn acquire(&self, py: Python<'_>, blocking: bool, timeout: Option<f64>) -> PyResult<bool> {
+    /// seconds, or with `blocking=False` now. `ValueError` for a negative timeout, and for a timeout with
+    /// `blocking=False`.
+    #[pyo3(
+        signature = (blocking = Truth(true), timeout = None),
+        text_signature = "($self, blocking=True, timeout=None)"
+    )]
+    fn acquire(&self, py: Python<'_>, blocking: Truth, timeout: Option<f64>) -> PyResult<bool> {
+        let Truth(blocking) = blocking;
         if !blocking && timeout.is_some() {
             return Err(PyValueError::new_err("can't specify timeout for non-blocking acquire"));
         }
+        let until = deadline(timeout)?;
         let opened = self.0.opened()?;
         if opened.try_acquire(py)? {
             return Ok(true);
@@ -112,7 +137,7 @@ impl Semaphore {
         }
         let side = opened.semaphore.side();
         let attempt = || opened.semaphore.attempt();
-        match blocking::wait(py, &side, Some(&opened.waiters), deadline(timeout)?, attempt)? {
+        match blocking::wait(py, &side, Some(&opened.waiters), until, attempt)? {
             Some(Ok(permit)) => {
                 opened.keep(permit)?;
                 Ok(true)
@@ -124,8 +149,9 @@ impl Semaphore {
 
     /// Releases `n` permits that were acquired through this handle, by any task or thread.
     /// `ValueError`, and nothing is released, when there are not so many.
-    #[pyo3(signature = (n = 1))]
-    fn release(&self, n: usize) -> PyResult<()> {
+    #[pyo3(signature = (n = None), text_signature = "($self, n=1)")]
+    fn release(&self, n: Option<&Bound<'_, PyAny>>) -> PyResult<()> {
+        let n = count("n", n)?.unwrap_or(1);
         let opened = self.0.opened()?;
         let released = {
             let mut permits = opened.permits();
@@ -194,8 +220,9 @@ impl Semaphore {
         Ok(self.0.opened()?.semaphore.id())
     }
 
-    /// The semaphore's descriptor, to be passed on: see `from_fd`.
-    fn fileno(&self) -> PyResult<RawFd> {
+    /// The number of the semaphore's descriptor, to be passed on: see `from_fd`. It stays the handle's. To
+    /// poll it is of no use, because the kernel says of it that it is always ready.
+    fn share_fd(&self) -> PyResult<RawFd> {
         let opened = self.0.opened()?;
         descriptor_of(&opened.semaphore, opened.semaphore.try_clone_fd())
     }

@@ -34,6 +34,13 @@ pub(crate) fn pending(py: Python<'_>) -> Py<PyAny> {
     made.clone_ref(py)
 }
 
+/// The one value that says that a get took a dead letter, which its handler has: the task gets again.
+pub(crate) fn again(py: Python<'_>) -> Py<PyAny> {
+    static AGAIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let made = AGAIN.get_or_init(py, || py.get_type::<EventLoop>().into_any().unbind());
+    made.clone_ref(py)
+}
+
 #[pyclass(frozen, module = "parkline._parkline")]
 pub(crate) struct Wait {
     /// The name by which its loop knows it.

@@ -237,7 +237,7 @@ def test_each_task_is_done_with_its_own_item(run: Runner) -> None:
 
     async def main() -> None:
         q = parkline.Queue[str](4, joinable=True)
-        same = parkline.Queue[str].from_fd(q.fileno(), joinable=True)
+        same = parkline.Queue[str].from_fd(q.share_fd(), joinable=True)
         release = asyncio.Event()
 
         async def work(is_done: bool) -> None:

@@ -64,7 +64,7 @@ def test_a_large_array_is_not_in_the_pickle() -> None:
     """It lies in the message as it is. Fails if buffers stay in the pickle (seen failing)."""
     array = numpy.full(100_000, 1.25)
     q = parkline.Queue[Any](1, max_message=1 << 20)
-    same = parkline.Queue[bytes].from_fd(q.fileno(), codec="raw")
+    same = parkline.Queue[bytes].from_fd(q.share_fd(), codec="raw")
     q.put(array)
     message = same.get()
     assert message[0] == 2
@@ -78,7 +78,7 @@ def test_nothing_of_an_earlier_item_is_in_a_later_one() -> None:
     messages = []
     for before in (b"\x00", b"\xaa"):
         q = parkline.Queue[Any](1, max_message=1 << 16)
-        raw = parkline.Queue[bytes].from_fd(q.fileno(), codec="raw")
+        raw = parkline.Queue[bytes].from_fd(q.share_fd(), codec="raw")
         for _ in range(4):  # there are three blocks: each is used for either
             q.put(before * 65_000)
             raw.get()
@@ -195,7 +195,7 @@ def late(take: Callable[[parkline.Queue[Any]], list[Any]]) -> Any:
 
     def take_late(q: parkline.Queue[Any]) -> list[Any]:
         with contextlib.ExitStack() as stack:
-            raw = parkline.Queue[bytes].from_fd(q.fileno(), codec="raw")
+            raw = parkline.Queue[bytes].from_fd(q.share_fd(), codec="raw")
             encoded = raw.get()
 
             def put() -> None:
@@ -236,7 +236,7 @@ def test_what_cannot_be_decoded_is_in_the_hands_of_the_get_that_raises(take: Any
 def test_what_cannot_be_decoded_comes_again_until_it_had_its_attempts(take: Any) -> None:
     """Of a joinable queue: another getter may be able to. Fails if it is acknowledged (seen failing)."""
     q = parkline.Queue[Any](4, joinable=True, max_attempts=3)
-    same = parkline.Queue[Any].from_fd(q.fileno(), codec="raw", joinable=True)
+    same = parkline.Queue[Any].from_fd(q.share_fd(), codec="raw", joinable=True)
     q.put(Unreadable())
     for attempt in (1, 2):
         with pytest.raises(parkline.Undecodable, match="it went back into the queue") as caught:
@@ -371,7 +371,7 @@ def test_too_large_an_item_tells_both_sizes() -> None:
 )
 def test_messages_of_no_codec_are_refused(message: bytes) -> None:
     q = parkline.Queue[Any](1)
-    parkline.Queue[bytes].from_fd(q.fileno(), codec="raw").put(message)
+    parkline.Queue[bytes].from_fd(q.share_fd(), codec="raw").put(message)
     with pytest.raises(parkline.Undecodable, match="its sender uses another codec") as caught:
         q.get()
     assert caught.value.encoded == message
@@ -382,7 +382,7 @@ def test_messages_of_no_codec_are_refused(message: bytes) -> None:
 def test_a_cut_pickle_is_pickles_to_refuse() -> None:
     q = parkline.Queue[Any](1)
     message = pickle.dumps({"a": 1}, 5)[:-3]
-    parkline.Queue[bytes].from_fd(q.fileno(), codec="raw").put(message)
+    parkline.Queue[bytes].from_fd(q.share_fd(), codec="raw").put(message)
     with pytest.raises(parkline.Undecodable) as caught:
         q.get()
     assert isinstance(caught.value.__cause__, (pickle.UnpicklingError, EOFError))

@@ -80,8 +80,8 @@ def test_what_a_queue_takes_can_be_asked_before(shape: dict[str, Any], mib: int)
     if memory < 100 << 20:
         shape = {"lazy_memory": True} | shape
         with parkline.Queue[int](**shape) as q:
-            assert os.fstat(q.fileno()).st_size == memory
-            is_reserved = os.fstat(q.fileno()).st_blocks * 512 >= memory
+            assert os.fstat(q.share_fd()).st_size == memory
+            is_reserved = os.fstat(q.share_fd()).st_blocks * 512 >= memory
             assert is_reserved != shape["lazy_memory"]
     with pytest.raises(ValueError, match="at most"):
         parkline.Queue.memory(1 << 40)
@@ -94,8 +94,8 @@ def memfd_like(q: parkline.Queue[Any], *, seals: int = SEALS, hugetlb: bool = Fa
     flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
     fd = os.memfd_create("like", flags | (os.MFD_HUGETLB if hugetlb else 0))
     if not hugetlb:
-        os.ftruncate(fd, os.fstat(q.fileno()).st_size)
-        os.pwrite(fd, os.pread(q.fileno(), SLOTS, 0), 0)
+        os.ftruncate(fd, os.fstat(q.share_fd()).st_size)
+        os.pwrite(fd, os.pread(q.share_fd(), SLOTS, 0), 0)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
     return fd
 
@@ -149,7 +149,7 @@ def test_a_memfd_of_huge_pages_is_a_value_error() -> None:
 def test_a_descriptor_that_cannot_be_written_is_the_kernels_error() -> None:
     """Fails if it loses its number (seen failing)."""
     q = parkline.Queue[int](4)
-    fd = os.open(f"/proc/self/fd/{q.fileno()}", os.O_RDONLY)
+    fd = os.open(f"/proc/self/fd/{q.share_fd()}", os.O_RDONLY)
     try:
         with pytest.raises(PermissionError, match="pass one that can") as told:
             parkline.Queue[int].from_fd(fd)
@@ -186,7 +186,7 @@ each_attach = pytest.mark.parametrize(
 def test_a_queue_without_a_free_handle_says_so(attach: Attach) -> None:
     """Fails if it is a `RuntimeError` alone (seen failing)."""
     q = parkline.Queue[int](4, handles=1)
-    same = parkline.Queue[int].from_fd(q.fileno())
+    same = parkline.Queue[int].from_fd(q.share_fd())
     same.put(1)
     with pytest.raises(parkline.NoFreeHandle, match="all 1 handles of the queue are taken"):
         attach(q)
@@ -211,7 +211,7 @@ def leased(fd: int) -> Iterator[None]:
 def test_a_lease_on_the_memfd_is_an_error_that_says_try_again(attach: Attach) -> None:
     """Fails if it is a `RuntimeError` (seen failing): no caller could tell it from others."""
     first = parkline.Queue[int](4)
-    fd = os.dup(first.fileno())
+    fd = os.dup(first.share_fd())
     # Closed, because the kernel grants no lease while a description is open for writing.
     first.close()
     with leased(fd):
@@ -227,7 +227,7 @@ def test_a_lease_on_the_memfd_is_an_error_that_says_try_again(attach: Attach) ->
 def test_a_lease_on_the_memfd_of_a_semaphore_is_the_same_error() -> None:
     """Fails if it is a `RuntimeError` (seen failing)."""
     semaphore = parkline.Semaphore(1)
-    fd = os.dup(semaphore.fileno())
+    fd = os.dup(semaphore.share_fd())
     # Its handle is gone, and with it what keeps the kernel from giving leases.
     semaphore.close()
     try:
@@ -243,7 +243,7 @@ def test_a_lease_on_the_memfd_of_a_semaphore_is_the_same_error() -> None:
 def test_a_descriptor_that_this_process_closed_is_told(attach: Attach, reuse: bool) -> None:
     """Fails if it is a `RuntimeError` (seen failing)."""
     q = parkline.Queue[int](4)
-    number = q.fileno()
+    number = q.share_fd()
     if reuse:
         with open(os.devnull) as other:
             os.dup2(other.fileno(), number)
@@ -254,7 +254,7 @@ def test_a_descriptor_that_this_process_closed_is_told(attach: Attach, reuse: bo
             attach(q)
         assert told.value.errno == errno.EBADF
         with pytest.raises(OSError, match="this process has closed the descriptor") as told:
-            q.fileno()
+            q.share_fd()
         assert told.value.errno == errno.EBADF
     finally:
         q.close()
@@ -268,7 +268,7 @@ def test_a_search_that_takes_too_long_is_no_free_handle() -> None:
     the kernel long. Fails if it is a `RuntimeError` (seen failing)."""
     handles = 16384
     q = parkline.Queue[int](1, max_message=8, handles=handles, leases=0)
-    files = [os.open(f"/proc/self/fd/{q.fileno()}", os.O_RDWR) for _ in range(2)]
+    files = [os.open(f"/proc/self/fd/{q.share_fd()}", os.O_RDWR) for _ in range(2)]
 
     def lock(file: int, start: int, length: int) -> None:
         flock = struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, start, length, 0)
@@ -288,7 +288,7 @@ def test_a_search_that_takes_too_long_is_no_free_handle() -> None:
 
 def scribble(q: Any) -> None:
     """Into each slot what no honest process writes."""
-    with mmap.mmap(q.fileno(), 0) as segment:
+    with mmap.mmap(q.share_fd(), 0) as segment:
         segment[SLOTS : SLOTS + 8 * q.maxsize] = b"\xff" * 8 * q.maxsize
 
 
@@ -337,9 +337,9 @@ NO_DESCRIPTOR_LEFT = """
             yield lambda: parkline.Queue(4)
             yield parkline.Event
             yield parkline.Semaphore
-            yield lambda: parkline.Queue.from_fd(q.fileno())
+            yield lambda: parkline.Queue.from_fd(q.share_fd())
             yield lambda: pickle.loads(sent)
-            yield q.fileno
+            yield q.share_fd
             yield lambda: q.put(1)
             yield q.get
 
@@ -382,7 +382,7 @@ def test_descriptors_used_up_keep_their_number_and_say_what_to_raise() -> None:
 LIMITED = """
     import errno, parkline, resource
     q = parkline.Queue(4)
-    fd = parkline.Queue(1 << 16).fileno()
+    fd = parkline.Queue(1 << 16).share_fd()
     big = lambda: parkline.Queue(1 << 16)
     for limit, value, number, remedy, call in (
         (resource.RLIMIT_FSIZE, 1 << 16, errno.EFBIG, "`ulimit -f`", big),

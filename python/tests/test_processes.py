@@ -93,14 +93,14 @@ def test_the_schema_is_checked_wherever_a_queue_is_opened(spawn: Any) -> None:
     assert parkline.Queue[str](4).schema is None
     for other in (None, ("orders", 2), ("order", 3), ("", 0), ("x" * 65, 3)):
         with pytest.raises(ValueError, match=r'schema is "orders" version 3, you asked for .*; name'):
-            parkline.Queue[str].from_fd(q.fileno(), schema=other)
+            parkline.Queue[str].from_fd(q.share_fd(), schema=other)
     with parkline.Queue[str](4) as plain, pytest.raises(ValueError, match="schema is none"):
-        parkline.Queue[str].from_fd(plain.fileno(), schema=("orders", 3))
+        parkline.Queue[str].from_fd(plain.share_fd(), schema=("orders", 3))
     for wrong in (("", 3), ("x" * 65, 3)):
         with pytest.raises(ValueError, match="length of the schema's name"):
             parkline.Queue[str](4, schema=wrong)
     for same in (
-        parkline.Queue[str].from_fd(q.fileno(), schema=("orders", 3)),
+        parkline.Queue[str].from_fd(q.share_fd(), schema=("orders", 3)),
         pickle.loads(pickle.dumps(q)),
     ):
         assert (same.schema, same.id) == (("orders", 3), q.id)
@@ -253,8 +253,8 @@ DAEMON = """
         os.closerange(3, 256)
         if {reuse}:
             files = [os.open(os.devnull, os.O_RDWR) for _ in range(64)]
-        for call in (lambda: q.put(1), q.get, q.fileno, lambda: asyncio.run(q.aio.get()), stop.set,
-                     stop.fileno, turns.acquire, turns.fileno):
+        for call in (lambda: q.put(1), q.get, q.share_fd, lambda: asyncio.run(q.aio.get()), stop.set,
+                     stop.share_fd, turns.acquire, turns.share_fd):
             try:
                 call()
             except OSError as error:
@@ -322,7 +322,7 @@ def test_what_is_sent_by_a_process_that_ended_says_so() -> None:
 
 def test_a_descriptor_is_all_that_is_needed() -> None:
     q = parkline.Queue[str](1)
-    fd = q.fileno()
+    fd = q.share_fd()
     program = f"import parkline; parkline.Queue.from_fd({fd}).put('from elsewhere')"
     subprocess.run(command(program), pass_fds=[fd], check=True)
     assert q.get() == "from elsewhere"

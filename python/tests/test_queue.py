@@ -188,9 +188,15 @@ def test_task_done_once_too_often_is_refused() -> None:
         q.task_done()
 
 
-def test_task_done_needs_a_joinable_queue() -> None:
-    with pytest.raises(ValueError, match="joinable=True"):
-        parkline.Queue[int](8).task_done()
+@pytest.mark.parametrize("leases", [None, 0])
+def test_task_done_of_a_queue_that_is_not_joinable_does_nothing(leases: int | None) -> None:
+    """As a program expects that was written to the standard library, logging's `QueueListener` for one.
+    Fails if it is refused (seen failing)."""
+    q = parkline.Queue[int](8, leases=leases)
+    q.put(1)
+    q.get()
+    q.task_done()
+    q.aio.task_done()
 
 
 def test_each_thread_is_done_with_its_own_item() -> None:
@@ -207,7 +213,7 @@ def test_each_thread_is_done_with_its_own_item() -> None:
     thread = threading.Thread(target=other)
     thread.start()
     thread.join()
-    same = parkline.Queue[str].from_fd(q.fileno(), joinable=True)
+    same = parkline.Queue[str].from_fd(q.share_fd(), joinable=True)
     q.close()
     assert same.get(timeout=10) == "of the main thread"
     assert same.last_redelivered
@@ -256,7 +262,7 @@ def test_an_item_of_one_that_ended_is_not_done_by_one_that_has_its_number(in_tas
         call(fail)
         while q.qsize():
             call(work)
-    same = parkline.Queue[str].from_fd(q.fileno(), joinable=True)
+    same = parkline.Queue[str].from_fd(q.share_fd(), joinable=True)
     q.close()
     assert same.get_many(8) == ["failed"]
 
@@ -266,7 +272,7 @@ def test_a_handle_that_is_closed_refuses() -> None:
     with q:
         q.put(1)
     assert q.closed
-    for call in (q.get, q.qsize, q.task_done, q.shutdown, q.fileno):
+    for call in (q.get, q.qsize, q.task_done, q.shutdown, q.share_fd):
         with pytest.raises(ValueError, match="closed"):
             call()
     q.close()
@@ -276,7 +282,7 @@ def test_a_handle_that_is_closed_refuses() -> None:
 def test_what_a_closed_handle_had_not_done_comes_again() -> None:
     """Fails if closing acknowledges (seen failing)."""
     q = parkline.Queue[str](4, joinable=True)
-    same = parkline.Queue[str].from_fd(q.fileno(), joinable=True)
+    same = parkline.Queue[str].from_fd(q.share_fd(), joinable=True)
     q.put("job")
     q.get()
     assert q.last_attempts == 1 and not q.last_redelivered
@@ -317,8 +323,6 @@ def test_without_leases_an_item_is_done_when_it_is_got() -> None:
     assert q.get_many(2, timeout=10) == [3, b"4"]
     assert [q.get(timeout=10), q.get(timeout=10)] == ["five", 6]
     q.join(timeout=10)
-    with pytest.raises(ValueError, match="joinable=True"):
-        q.task_done()
     q.put_many([8, 9])
     q.shutdown()
     assert list(q) == [8, 9]
@@ -369,14 +373,14 @@ def test_a_joinable_queue_without_leases_is_refused() -> None:
         parkline.Queue[int](8, joinable=True, leases=0)
     q = parkline.Queue[int](8, leases=0)
     with pytest.raises(ValueError, match="joinable=True needs leases"):
-        parkline.Queue[int].from_fd(q.fileno(), joinable=True)
+        parkline.Queue[int].from_fd(q.share_fd(), joinable=True)
 
 
 def test_the_end_waits_for_what_others_are_not_done_with() -> None:
     """Another process's, or another handle's: it may come again. Fails if a queue has ended when it is
     empty (seen failing)."""
     q = parkline.Queue[str](8, joinable=True)
-    other = parkline.Queue[str].from_fd(q.fileno(), joinable=True)
+    other = parkline.Queue[str].from_fd(q.share_fd(), joinable=True)
     q.put_many(["done", "comes again"])
     assert [other.get(), other.get()] == ["done", "comes again"]
     other.task_done()

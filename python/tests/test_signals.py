@@ -34,7 +34,7 @@ def test_an_event_is_as_the_one_of_threading() -> None:
 
 def test_a_set_wakes_threads_and_tasks_alike() -> None:
     event = parkline.Event(watchdog=3600)
-    same = parkline.Event.from_fd(event.fileno())
+    same = parkline.Event.from_fd(event.share_fd())
     done: list[bool] = []
     threads = [threading.Thread(target=lambda: done.append(same.wait())) for _ in range(5)]
     for thread in threads:
@@ -284,7 +284,7 @@ def test_who_waits_for_an_event_outlives_others(spawn: Any) -> None:
 
 def test_a_handle_that_is_closed_gives_back_what_it_had() -> None:
     semaphore = parkline.Semaphore(2)
-    same = parkline.Semaphore.from_fd(semaphore.fileno())
+    same = parkline.Semaphore.from_fd(semaphore.share_fd())
     assert semaphore.acquire()
     semaphore.close()
     assert semaphore.closed and repr(semaphore) == "<parkline.Semaphore closed>"
@@ -302,8 +302,8 @@ def test_a_handle_that_is_closed_gives_back_what_it_had() -> None:
 def test_a_close_gives_permits_back_though_somebody_waits(in_task: bool) -> None:
     """Fails if they go only with the last wait, or if a closed handle still gets one (each seen failing)."""
     semaphore = parkline.Semaphore(1)
-    same = parkline.Semaphore.from_fd(semaphore.fileno())
-    taken = parkline.Semaphore.from_fd(semaphore.fileno())
+    same = parkline.Semaphore.from_fd(semaphore.share_fd())
+    taken = parkline.Semaphore.from_fd(semaphore.share_fd())
     assert semaphore.acquire()
     refused: list[ValueError] = []
 
@@ -398,12 +398,12 @@ def test_nothing_is_left_of_them() -> None:
 
 def test_one_is_not_taken_for_another() -> None:
     event, semaphore, q = parkline.Event(), parkline.Semaphore(1), parkline.Queue[Any](1)
-    for fd in (semaphore.fileno(), q.fileno()):
+    for fd in (semaphore.share_fd(), q.share_fd()):
         with pytest.raises(ValueError, match="you asked for"):
             parkline.Event.from_fd(fd)
-    for fd in (event.fileno(), q.fileno()):
+    for fd in (event.share_fd(), q.share_fd()):
         with pytest.raises(ValueError, match="you asked for"):
             parkline.Semaphore.from_fd(fd)
     for_one = parkline.Semaphore(1, handles=1)
     with pytest.raises(parkline.NoFreeHandle):
-        parkline.Semaphore.from_fd(for_one.fileno())
+        parkline.Semaphore.from_fd(for_one.share_fd())
