@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import threading
 from typing import Any
 
 import bounds  # noqa: F401  it bounds this process
@@ -212,3 +213,97 @@ def get_until_shut_down(queue: parkline.Queue[int], ready: parkline.Queue[int]) 
     ready.put(os.getpid())
     for _ in queue:
         pass
+
+
+def finish_the_second_of_three_and_die(queue: parkline.Queue[str], in_tasks: bool) -> None:
+    """Three leases at once. One ends as done, two are out at the death."""
+
+    async def main() -> None:
+        leases = [await queue.aio.lease() for _ in range(3)]
+        leases[1].done()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if in_tasks:
+        asyncio.run(main())
+    leases = [queue.lease() for _ in range(3)]
+    leases[1].done()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def bury(queue: parkline.Queue[Any], letters: parkline.Queue[Any]) -> None:
+    """Hands each dead letter on, until one item comes that is none."""
+    queue.on_dead_letter(lambda letter: letters.put((letter.encoded, letter.attempts)))
+    letters.put(queue.get())
+
+
+class Named(parkline.Queue[Any]):
+    """A subclass as programs write them: an `__init__` of its own, attributes, a method."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(8, joinable=True)
+        self.name = name
+
+    def put_named(self, item: Any) -> None:
+        self.put((self.name, item))
+
+
+class Slotted(parkline.Queue[Any]):
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        super().__init__(8)
+        self.name = name
+
+
+class Counting(parkline.Queue[Any]):
+    """It says itself what of it is pickled."""
+
+    def __init__(self) -> None:
+        super().__init__(8)
+        self.puts, self.lock = 0, threading.Lock()
+
+    def __getstate__(self) -> Any:
+        return {"puts": self.puts}
+
+    def __setstate__(self, state: Any) -> None:
+        self.puts, self.lock = state["puts"], threading.Lock()
+
+
+class NamedEvent(parkline.Event):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+class NamedSemaphore(parkline.Semaphore):
+    def __init__(self, name: str) -> None:
+        super().__init__(2)
+        self.name = name
+
+
+def tell_of(handles: list[Any], results: parkline.Queue[Any]) -> None:
+    """As what the handles arrived."""
+    for handle in handles:
+        results.put((type(handle), getattr(handle, "name", None), handle.id))
+
+
+class Closing:
+    """Closes a handle when it is pickled itself, and is 0 then."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    def __reduce__(self) -> Any:
+        self.handle.close()
+        return int, ()
+
+
+def make(kind: str) -> Any:
+    """A handle that is closed after it was pickled, and before it arrives."""
+    made: Any = {
+        "queue": lambda: parkline.Queue[int](4),
+        "named": lambda: Named("x"),
+        "event": parkline.Event,
+        "semaphore": parkline.Semaphore,
+    }[kind]()
+    return made, Closing(made)

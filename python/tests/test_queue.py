@@ -3,7 +3,9 @@
 import asyncio
 import itertools
 import os
+import pickle
 import queue
+import select
 import signal
 import sys
 import threading
@@ -54,18 +56,116 @@ def test_an_empty_queue_raises_what_everybody_catches(empty: type[Exception]) ->
             q.get(block, timeout)
 
 
-def test_a_negative_timeout_is_refused() -> None:
+def test_a_negative_timeout_is_refused_whether_the_call_has_to_wait_or_not() -> None:
+    """Fails if it is read only for a wait (seen failing). Without a wait it counts for nothing, as in the
+    standard library."""
+    q = parkline.Queue[int](4)
+    semaphore, event = parkline.Semaphore(1), parkline.Event()
+    event.set()
+    for items in (0, 1):
+        calls: list[Callable[[], object]] = [
+            lambda: q.get(timeout=-1),
+            lambda: q.get(True, -1e-9),
+            lambda: q.lease(timeout=float("nan")),
+            lambda: q.get_many(1, timeout=-1),
+            lambda: q.put(2, timeout=-1),
+            lambda: q.put_many([], -1),
+            lambda: semaphore.acquire(timeout=-1),
+            lambda: event.wait(-1),
+        ]
+        for call in calls:
+            with pytest.raises(ValueError, match="'timeout' must be a non-negative number"):
+                call()
+        assert q.qsize() == items and semaphore.value == 1
+        q.put(1, False, -1)
+    assert q.get(False, -1) == 1
+
+
+def test_any_object_says_whether_a_call_waits() -> None:
+    """Fails if it has to be a bool (seen failing): it is a `TypeError`."""
     q = parkline.Queue[int](1)
-    with pytest.raises(ValueError):
-        q.get(timeout=-1)
+    semaphore = parkline.Semaphore(1)
+    q.put(1, 1)
+    for no in (0, None, "", []):
+        with pytest.raises(parkline.Full):
+            q.put(2, no)
+    assert q.get(1) == 1 and semaphore.acquire(1)
+    for no in (0, None, "", []):
+        with pytest.raises(parkline.Empty):
+            q.get(no)
+        with pytest.raises(parkline.Empty):
+            q.lease(no)
+        with pytest.raises(parkline.Empty):
+            q.get_many(1, no)
+        assert not semaphore.acquire(no)
+        assert not semaphore.acquire(blocking=no)
+
+
+UNBOUNDED = r"this queue is bounded: maxsize says how many .* Queue\(1024\).*parkline.multiprocessing"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "told"),
+    [
+        (lambda: parkline.Queue(), TypeError, UNBOUNDED),  # type: ignore[call-arg]
+        (lambda: parkline.Queue(0), ValueError, "maxsize is 0; " + UNBOUNDED),
+        (lambda: parkline.Queue(-1), ValueError, "maxsize is -1; " + UNBOUNDED),
+        (lambda: parkline.Queue(1 << 80), ValueError, "maxsize is 1208925819614629174706176, it is too"),
+        (lambda: parkline.Queue("4"), TypeError, "interpreted as an integer"),  # type: ignore[arg-type]
+        (lambda: parkline.Queue.memory(-1), ValueError, "maxsize is -1; " + UNBOUNDED),
+        (lambda: parkline.Queue(4, max_message=-1), ValueError, "max_message is -1, it must not be neg"),
+        (lambda: parkline.Queue(4, handles=-1), ValueError, "handles is -1, it must not be negative"),
+        (lambda: parkline.Queue(4, leases=-1), ValueError, "leases is -1, it must not be negative"),
+        (lambda: parkline.Queue(4, max_attempts=-1), ValueError, "max_attempts is -1, it must not be"),
+        (lambda: parkline.Queue[int](4).get_many(-1), ValueError, "max_items is -1, it must not be"),
+        (lambda: parkline.Semaphore(-1), ValueError, "value is -1, it must not be negative"),
+        (lambda: parkline.Semaphore(0), ValueError, "value is 0; .*, use an Event for a signal"),
+        (lambda: parkline.Semaphore(handles=-1), ValueError, "handles is -1, it must not be negative"),
+        (lambda: parkline.Semaphore().release(-1), ValueError, "n is -1, it must not be negative"),
+        (lambda: parkline.Semaphore().release(0), ValueError, "n must be one or more"),
+    ],
+)
+def test_a_number_that_cannot_be_is_refused_with_its_name(
+    call: Callable[[], object], error: type[Exception], told: str
+) -> None:
+    """Fails if the conversion to a number of Rust raises (seen failing): `OverflowError`, or "missing 1
+    required positional argument"."""
+    with pytest.raises(error, match=told):
+        call()
+
+
+def test_the_view_for_tasks_tells_what_the_queue_tells() -> None:
+    q = parkline.Queue[int](4, joinable=True)
     q.put(1)
-    with pytest.raises(ValueError):
-        q.put(2, timeout=-1)
+    assert (q.aio.unfinished_tasks, q.aio.is_shutdown, q.aio.closed) == (1, False, False)
+    q.aio.get_nowait()
+    assert (q.aio.last_attempts, q.aio.last_redelivered) == (1, False)
+    assert (q.unfinished_tasks, q.aio.unfinished_tasks) == (1, 1)
+    q.shutdown()
+    assert q.aio.is_shutdown
+    q.aio.task_done()
+    assert q.unfinished_tasks == 0
+    q.close()
+    assert q.aio.closed and q.closed
+    q.join_thread()
+    q.cancel_join_thread()
+    event, semaphore = parkline.Event(), parkline.Semaphore()
+    assert not event.aio.closed and not semaphore.aio.closed
+    event.close()
+    semaphore.close()
+    assert event.aio.closed and semaphore.aio.closed
 
 
-def test_a_queue_without_a_bound_is_refused() -> None:
-    with pytest.raises(ValueError, match="bounded"):
-        parkline.Queue[int](0)
+@pytest.mark.parametrize("make", [lambda: parkline.Queue(4), parkline.Event, parkline.Semaphore])
+def test_no_handle_is_a_file(make: Callable[[], Any]) -> None:
+    """Of its memfd the kernel says that it is always ready. Fails if a handle has a `fileno` (seen
+    failing): the select returns at once."""
+    made = make()
+    with pytest.raises(TypeError, match="fileno"):
+        select.select([made], [], [], 0)
+    assert os.fstat(made.share_fd()).st_size > 0
+    same = type(made).from_fd(made.share_fd())
+    assert same.id == made.id
 
 
 def test_the_bound_is_a_power_of_two() -> None:
@@ -449,9 +549,65 @@ def test_batches_go_in_and_come_out_in_order() -> None:
     assert q.get_many(100) == [4, 5, 6, 7, 8, 9]
     with pytest.raises(parkline.Empty):
         q.get_many(1, block=False)
-    with pytest.raises(parkline.Full, match="16 of 20"):
+    with pytest.raises(parkline.Full, match="16 of 20") as full:
         q.put_many(range(20), timeout=0.01)
+    assert full.value.count == 16 and parkline.Full().count == 0
     assert q.get_many(100) == list(range(16))
+
+
+TOO_LARGE = [1, 2, b"x" * 9000, 4]
+
+
+def test_of_a_batch_with_an_item_that_is_too_large_nothing_is_put() -> None:
+    """Fails if the sizes are compared as the items are put (seen failing): two are in the queue."""
+    q = parkline.Queue[Any](8)
+    with pytest.raises(parkline.MessageTooLarge) as told:
+        q.put_many(TOO_LARGE)
+    assert (told.value.size, told.value.limit, told.value.count) == (9008, 8192, 0)
+    assert q.qsize() == 0
+    # An item of several parts has the size that it takes in the block.
+    with pytest.raises(parkline.MessageTooLarge) as parts:
+        q.put_many([bytearray(8192)])
+    with pytest.raises(parkline.MessageTooLarge) as alone:
+        q.put(bytearray(8192))
+    assert parts.value.size == alone.value.size
+    assert q.put_many([b"x" * (8192 - 8)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"), [(b"x" * 9000, parkline.MessageTooLarge), (lambda: 0, AttributeError)]
+)
+def test_an_awaited_batch_says_how_many_were_put_before_its_error(
+    bad: Any, error: type[Exception], run: Any
+) -> None:
+    """Fails if the error does not say it (seen failing)."""
+
+    async def main() -> None:
+        q = parkline.Queue[Any](8)
+        with pytest.raises((error, pickle.PicklingError)) as told:
+            await q.aio.put_many([1, 2, bad, 4])
+        assert (told.value.count, q.qsize()) == (2, 2)  # type: ignore[union-attr]
+
+    run(main)
+
+
+def test_a_batch_that_a_shutdown_ends_says_how_many_were_put() -> None:
+    """Fails if the error does not say it (seen failing)."""
+    q = parkline.Queue[int](4)
+    told: list[int] = []
+
+    def put() -> None:
+        try:
+            q.put_many(range(6))
+        except parkline.ShutDown as error:
+            told.append(error.count)
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    wait_for_waiters(q, putters=1)
+    q.shutdown()
+    thread.join()
+    assert told == [4] and list(q) == [0, 1, 2, 3]
 
 
 def test_a_batch_that_does_not_fit_goes_on_as_there_is_room() -> None:
