@@ -29,12 +29,12 @@ class Named:
     device: int
     inode: int
 
-    def open(self) -> int:
+    def open(self, mode: int = os.O_RDWR) -> int:
         """Opens it here."""
         path = f"/proc/{self.pid}/fd/{self.fd}"
         try:
             # O_NONBLOCK: does not wait for the end of a lease on the file.
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+            fd = os.open(path, mode | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise OSError(error.errno, self._refusal(error)) from error
         found = os.fstat(fd)
@@ -103,9 +103,9 @@ def send(fd: int) -> Any:
 
 
 @contextmanager
-def receive(handle: Any) -> Iterator[int]:
+def receive(handle: Any, mode: int = os.O_RDWR) -> Iterator[int]:
     """The descriptor that `handle` stands for, open here until the end of the block."""
-    fd = handle.open() if isinstance(handle, Named) else handle.detach()
+    fd = handle.open(mode) if isinstance(handle, Named) else handle.detach()
     try:
         yield fd
     finally:

@@ -2,6 +2,8 @@
 
 import asyncio
 import ctypes
+import logging
+import logging.handlers
 import os
 import signal
 import threading
@@ -300,10 +302,48 @@ class Closing:
 
 def make(kind: str) -> Any:
     """A handle that is closed after it was pickled, and before it arrives."""
-    made: Any = {
+    makers: dict[str, Any] = {
         "queue": lambda: parkline.Queue[int](4),
         "named": lambda: Named("x"),
         "event": parkline.Event,
         "semaphore": parkline.Semaphore,
-    }[kind]()
+    }
+    made = makers[kind]()
     return made, Closing(made)
+
+
+def use_the_drop_in(
+    jobs: Any, joinable: Any, simple: Any, go: Any, semaphore: Any, connection: Any
+) -> None:
+    """A worker as programs write them, with any multiprocessing's."""
+    assert go.wait(60)
+    with semaphore:
+        jobs.put(jobs.get() + 1)
+    while True:
+        item = joinable.get()
+        simple.put(item and item * 2)
+        joinable.task_done()
+        if item is None:
+            break
+    connection.send(connection.recv().upper())
+    jobs.close()
+    jobs.join_thread()
+
+
+def send_and_die(connection: Any, other: Any, items: int) -> None:
+    other.close()
+    for number in range(items):
+        connection.send(number)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def log(queue: Any, records: int) -> None:
+    logger = logging.getLogger("of the child")
+    logger.addHandler(logging.handlers.QueueHandler(queue))
+    for number in range(records):
+        logger.warning("record %d", number)
+
+
+def load(indices: Any, data: Any) -> None:
+    while (index := indices.get()) is not None:
+        data.put((index, bytes([index % 256]) * 1000))
