@@ -87,6 +87,7 @@ pub mod driver {
     #[cfg(not(loom))]
     pub use crate::{
         api::event::Expecting,
+        api::snapshot::Snapshot,
         process::fork::{ForkGuard, ForksHeld, hold_forks},
         sync::kill_point,
     };

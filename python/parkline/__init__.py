@@ -13,6 +13,7 @@ time. `Queue` lists the differences from the standard library's queues. Processe
 """
 
 from ._aio import AioQueue, Leasing
+from ._deque import Deque
 from ._errors import (
     Corrupt,
     Empty,
@@ -34,6 +35,7 @@ __all__ = [
     "AioSemaphore",
     "Corrupt",
     "DeadLetter",
+    "Deque",
     "Empty",
     "Event",
     "Full",

@@ -64,7 +64,8 @@ class Undecodable(ValueError):
         self.encoded = encoded
         """The item as it was in the queue, as a get of a queue with `codec="raw"` returns it."""
         self.attempts = attempts
-        """How often the item was delivered, this time included."""
+        """How often the item was delivered, this time included. 0 if it was only read, by iterating over a
+        `Deque`."""
 
     def __str__(self) -> str:
         return str(self.args[0])

@@ -17,6 +17,7 @@ mod opened;
 mod pauses;
 mod queue;
 mod semaphore;
+mod snapshot;
 mod transfer;
 mod turn;
 mod waiter;
@@ -29,6 +30,7 @@ fn _parkline(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<queue::Queue>()?;
     module.add_class::<lease::Lease>()?;
     module.add_class::<lease::DeadLetter>()?;
+    module.add_class::<snapshot::Items>()?;
     module.add_class::<event::Event>()?;
     module.add_class::<semaphore::Semaphore>()?;
     module.add_class::<event_loop::EventLoop>()?;

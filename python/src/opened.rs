@@ -272,19 +272,10 @@ impl Opened {
 
     /// Takes and acknowledges all messages of the queue, and those that dead processes held.
     pub(crate) fn throw_away(&self, receiver: &Shared<Receiver>) -> Result<(), Fault> {
-        let attempt = |it: &mut Receiver| match it.try_lease() {
-            Ok(lease) => {
-                lease.ack();
-                Ok(())
-            }
-            // To copy a message out takes no lease.
-            Err(TryRecvError::Fault(Fault::LeasesOut { .. })) => it.try_recv().map(drop),
-            Err(error) => Err(error),
-        };
         // As many as the queue and its handles can hold. A message that is returned later stays.
         let held = self.queue.handles() * (self.queue.leases() + 1);
         for _ in 0..self.queue.capacity() + held {
-            match receiver.lock().answer(attempt) {
+            match receiver.lock().answer(discard) {
                 ControlFlow::Break(Ok(())) => {}
                 ControlFlow::Break(Err(RecvError::Fault(fault))) => return Err(fault),
                 ControlFlow::Break(Err(RecvError::Closed)) | ControlFlow::Continue(_) => break,
@@ -352,6 +343,19 @@ impl Opened {
     /// How many items are out on lease.
     pub(crate) fn out_on_lease(&self) -> usize {
         self.out().items.len()
+    }
+}
+
+/// Takes and acknowledges the oldest message.
+pub(crate) fn discard(receiver: &mut Receiver) -> Result<(), TryRecvError> {
+    match receiver.try_lease() {
+        Ok(lease) => {
+            lease.ack();
+            Ok(())
+        }
+        // To copy a message out takes no lease.
+        Err(TryRecvError::Fault(Fault::LeasesOut { .. })) => receiver.try_recv().map(drop),
+        Err(error) => Err(error),
     }
 }
 

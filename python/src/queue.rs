@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use parkline_core::driver::{Joining, Side, WaitsFor};
 use parkline_uring::driver::{Waits, wait, wait_where};
-use parkline_uring::{Builder, Receiver, RecvError, SendError, Sender, Shared, Stats};
+use parkline_uring::{Builder, Receiver, RecvError, SendError, Sender, Shared, Stats, TryRecvError};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyList, PyTuple, PyType};
@@ -15,7 +15,8 @@ use crate::blocking::{self, deadline};
 use crate::codec::Codec;
 use crate::handle::{Handle, descriptor_of, duplicate, watchdog_of};
 use crate::message::Message;
-use crate::opened::{Left, Opened, Place};
+use crate::opened::{Left, Opened, Place, discard};
+use crate::snapshot::Items;
 use crate::transfer::{As, Batch, holder, not_sent, refused};
 use crate::waiter::{Outcome, nothing};
 use crate::waiting::{Wait, again, backend, pending};
@@ -638,6 +639,27 @@ impl Queue {
             }) as Outcome
         };
         Ok(Some(Wait::new(guard, Some(&putters), future)))
+    }
+
+    /// Discards the oldest item; whether there was one.
+    fn _discard(&self, py: Python<'_>) -> PyResult<bool> {
+        let opened = self.opened()?;
+        if opened.late.take().is_some() {
+            return Ok(true);
+        }
+        let discarded = discard(&mut opened.receiver(py)?.lock());
+        match discarded {
+            Ok(()) => Ok(true),
+            Err(TryRecvError::Fault(fault)) => Err(errors::fault(py, fault)),
+            Err(TryRecvError::Empty | TryRecvError::Closed) => Ok(false),
+        }
+    }
+
+    /// An iterator over the items that wait. It takes none.
+    fn _items(&self, py: Python<'_>) -> PyResult<Items> {
+        let opened = self.opened()?;
+        let copies = opened.queue.snapshot().map_err(|fault| errors::fault(py, fault))?;
+        Ok(Items::new(copies, &opened.codec))
     }
 
     /// The same handle as another object. The view for tasks uses it, so that the handle can keep the

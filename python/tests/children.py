@@ -347,3 +347,12 @@ def log(queue: Any, records: int) -> None:
 def load(indices: Any, data: Any) -> None:
     while (index := indices.get()) is not None:
         data.put((index, bytes([index % 256]) * 1000))
+
+
+def fill_the_deque(deque: parkline.Deque[int], count: int) -> None:
+    for number in range(count):
+        deque.append(number)
+
+
+def read_the_deque(deque: parkline.Deque[int], results: parkline.Queue[Any]) -> None:
+    results.put(list(deque))

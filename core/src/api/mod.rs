@@ -17,3 +17,5 @@ pub(crate) mod receiver;
 #[cfg(not(loom))]
 pub(crate) mod semaphore;
 pub(crate) mod sender;
+#[cfg(not(loom))]
+pub(crate) mod snapshot;

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use crate::api::message::Message;
 use crate::api::receiver::Receiver;
 use crate::api::sender::Sender;
+#[cfg(not(loom))]
+use crate::api::snapshot::Snapshot;
 use crate::error::{AttachError, CreateError, Fault, JoinTimeoutError};
 use crate::process::attachment::Attachment;
 use crate::process::barriers::order_acknowledgements;
@@ -313,6 +315,16 @@ impl<M: Message + ?Sized> Queue<M> {
         let count = self.segment.ring().and_then(|ring| ring.unacknowledged().ok());
         // At most the number of blocks.
         count.map_or(0, |count| count as usize)
+    }
+
+    /// Copies of the messages that wait now, which stay. For drivers.
+    ///
+    /// # Errors
+    /// [`Fault::Forked`], [`Fault::Corrupt`].
+    #[cfg(not(loom))]
+    #[doc(hidden)]
+    pub fn snapshot(&self) -> Result<Snapshot, Fault> {
+        Snapshot::of(&self.segment)
     }
 
     /// How many times a message is delivered before it is a dead letter: see

@@ -20,5 +20,7 @@ pub(crate) mod prefetch;
 pub(crate) mod returns;
 pub(crate) mod slot;
 pub(crate) mod slots;
+#[cfg(not(loom))]
+pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod swap;
