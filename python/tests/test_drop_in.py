@@ -286,8 +286,8 @@ def test_a_forked_child_leaves_what_its_parent_found() -> None:
 
 @pytest.mark.parametrize("dumps", [pickle.dumps, for_a_pipe])
 def test_an_end_goes_through_any_pickle_and_is_the_same_end(dumps: Any) -> None:
-    """Fails if the descriptors are opened for reading and writing (seen failing): an end holds itself, and the
-    other one never sees its end."""
+    """Fails if the descriptors are opened for reading and writing (seen failing): an end then holds the
+    other one too, and never sees its end."""
     here, there = mp.Pipe()
     same = pickle.loads(dumps(there))
     there.close()
@@ -300,6 +300,11 @@ def test_an_end_goes_through_any_pickle_and_is_the_same_end(dumps: Any) -> None:
         here.recv()
     with pytest.raises(OSError, match="closed"):
         dumps(same)
+    here, there = mp.Pipe()
+    same = pickle.loads(dumps(there))
+    here.close()
+    with pytest.raises(EOFError):
+        same.recv()
 
 
 def test_an_end_that_did_not_arrive_says_so() -> None:

@@ -71,7 +71,7 @@ def test_a_cancel_that_leaves_the_block_returns_the_item(run: Any) -> None:
 
 
 def test_a_task_that_is_cancelled_while_it_waits_for_a_lease_has_taken_nothing(run: Any) -> None:
-    """Fails if the wait keeps its future when it is closed (seen failing): the next item goes to it."""
+    """Fails if the wait is not given up (seen failing): it counts as a getter."""
 
     async def main() -> None:
         import anyio

@@ -64,8 +64,7 @@ mod tests {
         queue.snapshot().unwrap().map(Result::unwrap).collect()
     }
 
-    /// In the second lap too. Fails if the copies are taken in the order of the slots, or if a message is
-    /// received (seen failing, each).
+    /// In the second lap too. Fails if the copies begin one position later (seen failing).
     #[test]
     fn the_messages_that_wait_are_copied_in_order_and_stay() {
         let queue = Queue::builder().capacity(4).max_message(8).create().unwrap();
@@ -82,7 +81,7 @@ mod tests {
         assert_eq!((queue.len(), receiver.try_recv().unwrap()), (3, vec![3]));
     }
 
-    /// Fails if the slot is not loaded again, or a message that came later is copied (seen failing, each).
+    /// Fails if a message of a later lap is copied (seen failing).
     #[test]
     fn a_message_that_was_received_meanwhile_is_left_out() {
         let queue = Queue::builder().capacity(2).max_message(8).create().unwrap();
@@ -100,7 +99,7 @@ mod tests {
     /// failing).
     #[test]
     fn no_copy_is_of_two_messages() {
-        const LEN: usize = 4096;
+        const LEN: usize = 1 << 16;
         let queue = Queue::builder().capacity(2).max_message(LEN).create().unwrap();
         let (mut sender, mut receiver) = (queue.sender().unwrap(), queue.receiver().unwrap());
         let is_over = AtomicBool::new(false);
@@ -116,14 +115,15 @@ mod tests {
                     }
                 }
             });
-            let mut copied = 0;
-            while copied < 20_000 {
+            let (mut copied, mut are_whole) = (0, true);
+            while copied < 2_000 && are_whole {
                 for copy in copies(&queue) {
-                    assert!(copy.iter().all(|byte| *byte == copy[0]));
+                    are_whole &= copy.iter().all(|byte| *byte == copy[0]);
                     copied += 1;
                 }
             }
             is_over.store(true, Relaxed);
+            assert!(are_whole, "of {copied} copies one is of two messages");
         });
     }
 }
