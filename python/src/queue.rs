@@ -5,7 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use parkline_core::driver::{Joining, Side, WaitsFor};
 use parkline_uring::driver::{Waits, wait, wait_where};
-use parkline_uring::{Builder, Receiver, RecvError, SendError, Sender, Shared, Stats, TryRecvError};
+use parkline_uring::{
+    Builder, Receiver, RecvError, SendError, Sender, Shared, Stats, TryRecvError,
+};
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyInt, PyList, PyTuple, PyType};
@@ -305,7 +307,10 @@ impl Queue {
             }
             let Some(first) = items.pop_front() else { return Ok(all) };
             if !opened.offer_until(py, first, until).map_err(failed)? {
-                return Err(failed(errors::full(py, (format!("{was_put} of {all} items were put"),))));
+                return Err(failed(errors::full(
+                    py,
+                    (format!("{was_put} of {all} items were put"),),
+                )));
             }
         }
     }

@@ -178,7 +178,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// by [`Lease::ack_dead`].
     #[doc(hidden)]
     pub fn keep_dead_letters(&mut self) {
-        self.dead_letters = DeadLetters::Kept;
+        self.intake.dead_letters = DeadLetters::Kept;
     }
 
     /// Leaves dead letters to [`DeferredLetters::handle`]: the receive that finds one does not call

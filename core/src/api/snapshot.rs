@@ -23,7 +23,7 @@ impl Snapshot {
         let segment = Arc::clone(segment);
         let (at, until) = {
             let ring = segment.ring().ok_or(Fault::Forked)?;
-            ring.known_corruption.check()?;
+            ring.condition.check()?;
             (ring.start(Verb::Recv)?, ring.start(Verb::Send)?)
         };
         Ok(Self { segment, at, until })
@@ -46,7 +46,7 @@ impl Iterator for Snapshot {
                 Ok(None) => {}
                 Err(corrupt) => {
                     self.at = self.until;
-                    return Some(Err(ring.known_corruption.keep(corrupt).into()));
+                    return Some(Err(ring.condition.keep(corrupt).into()));
                 }
             }
         }

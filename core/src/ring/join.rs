@@ -120,7 +120,7 @@ impl Ring<'_> {
         // Relaxed: a count that is old when it is returned.
         let held = rows.flatten().filter(|it| CellWord::from_bits(it.load(Relaxed)).is_held());
         let held = held.count() as u64;
-        Ok(self.len()? + held)
+        Ok(self.len()?.saturating_add(held))
     }
 
     /// Whether any handle is in the midst of a receive, or has a cell for which `counts` is true.
