@@ -99,8 +99,8 @@ def test_others_see_the_same_deque(start: Any) -> None:
 
 
 def test_no_item_is_taken_twice_while_others_discard_and_read() -> None:
-    """Each item comes out of a `popleft` or is discarded, once, and each copy is whole. Fails if `append`
-    discards what it did not take (seen failing)."""
+    """Each item comes out of a `popleft` or is discarded, once, and each copy is whole. Fails if iterating
+    takes (seen failing)."""
     made = deque(4)
     got: list[int] = []
     is_over = threading.Event()
@@ -169,5 +169,8 @@ def test_a_forked_child_iterates() -> None:
     made.extend([1, 2])
     child = os.fork()
     if child == 0:
-        os._exit(list(made) != [1, 2])
+        try:
+            os._exit(list(made) != [1, 2])
+        finally:
+            os._exit(2)
     assert os.waitpid(child, 0)[1] == 0

@@ -279,7 +279,10 @@ def test_a_forked_child_leaves_what_its_parent_found() -> None:
     there.send("the child's")
     child = os.fork()
     if child == 0:
-        os._exit(here.recv() != "the child's")
+        try:
+            os._exit(here.recv() != "the child's")
+        finally:
+            os._exit(2)
     assert os.waitpid(child, 0)[1] == 0
     assert here.recv() == "the parent's"
 

@@ -125,8 +125,8 @@ def test_each_lease_is_done_with_its_own_item() -> None:
 
 
 def test_a_lease_of_one_thread_ends_in_another() -> None:
-    """As with `run_in_executor(None, q.lease)`. Fails if a lease is of the thread that took it (as items of
-    `task_done` are: there the oldest of the handle is done instead)."""
+    """As with `run_in_executor(None, q.lease)`. Fails if the oldest of the handle is done instead, as
+    `task_done` has it (seen failing)."""
     q = parkline.Queue[int](16, joinable=True)
     q.put_many(range(4))
 
