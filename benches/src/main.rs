@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use parkline_benches::compare;
+use parkline_benches::compare::Command as Compare;
 use parkline_benches::instructions::Instructions;
 
 /// Measures Parkline beside what one would use instead, in one run on one machine.
@@ -17,7 +17,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(flatten)]
-    Compare(compare::Command),
+    Compare(Compare),
     /// Count the instructions of the calls, by callgrind.
     Instructions(Instructions),
 }

@@ -14,8 +14,7 @@ use pyo3::types::{PyBytes, PyType};
 
 use crate::codec::Codec;
 use crate::message::Message;
-use crate::opened::{Left, Opened};
-use crate::queue::Inner;
+use crate::opened::{Inner, Left, Opened};
 
 /// An item that is out on lease. `done()` acknowledges this item, and no other. In every other case the
 /// item is delivered again: after `nack()`, when this object is dropped, and when its process ends.

@@ -16,9 +16,8 @@ use pyo3::prelude::*;
 use crate::blocking::Waiters;
 use crate::codec::Codec;
 use crate::errors;
-use crate::handle::Open;
+use crate::handle::{Handle, Open};
 use crate::message::Message;
-use crate::queue::Inner;
 
 pub(crate) struct Opened {
     pub(crate) queue: Queue,
@@ -36,6 +35,21 @@ pub(crate) struct Opened {
     pub(crate) max_attempts: u32,
     /// The place for dead letters, and how often it was set.
     place: Mutex<(u64, Place)>,
+}
+
+/// A queue of Python. Shared with its view for tasks, with its leases, and with a queue that sends its dead
+/// letters there.
+#[derive(Default)]
+pub(crate) struct Inner {
+    pub(crate) handle: Handle<Opened>,
+    /// Set by `__init__`.
+    pub(crate) kind: OnceLock<Kind>,
+}
+
+/// What is known of a closed handle too.
+pub(crate) struct Kind {
+    pub(crate) codec: Arc<Codec>,
+    pub(crate) joinable: bool,
 }
 
 /// Where this handle puts dead letters.

@@ -1,7 +1,7 @@
 //! The queue's blocking calls, and the beginnings of its async ones.
 
 use std::os::fd::RawFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use parkline_core::driver::{Joining, Side, WaitsFor};
 use parkline_uring::driver::{Waits, wait, wait_where};
@@ -15,9 +15,9 @@ use pyo3::types::{PyDict, PyInt, PyList, PyTuple, PyType};
 use crate::args::{Truth, count, count_of};
 use crate::blocking::{self, deadline};
 use crate::codec::Codec;
-use crate::handle::{Handle, descriptor_of, duplicate, watchdog_of};
+use crate::handle::{descriptor_of, duplicate, watchdog_of};
 use crate::message::Message;
-use crate::opened::{Left, Opened, Place, discard};
+use crate::opened::{Inner, Kind, Left, Opened, Place, discard};
 use crate::snapshot::Items;
 use crate::transfer::{As, Batch, holder, not_sent, refused};
 use crate::waiter::{Outcome, nothing};
@@ -33,20 +33,6 @@ const HANDLES_OF_JOINABLE: usize = 64;
 
 #[pyclass(subclass, frozen, weakref, module = "parkline._parkline")]
 pub(crate) struct Queue(Arc<Inner>);
-
-/// Shared with its view for tasks, and with its leases.
-#[derive(Default)]
-pub(crate) struct Inner {
-    pub(crate) handle: Handle<Opened>,
-    /// Set by `__init__`.
-    kind: OnceLock<Kind>,
-}
-
-/// What is known of a closed handle too.
-struct Kind {
-    codec: Arc<Codec>,
-    joinable: bool,
-}
 
 impl Queue {
     fn opened(&self) -> PyResult<Arc<Opened>> {

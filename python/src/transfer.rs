@@ -17,8 +17,7 @@ use pyo3::types::PyBytes;
 use crate::encoded::Encoded;
 use crate::lease::DeadLetter;
 use crate::message::Message;
-use crate::opened::{Left, Opened};
-use crate::queue::Inner;
+use crate::opened::{Inner, Left, Opened};
 use crate::{blocking, errors};
 
 /// The items of one call, and their leases, which are neither kept nor acknowledged yet.
