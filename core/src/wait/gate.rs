@@ -159,3 +159,25 @@ impl Wake<'_> {
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Fails if a way to notify wakes without a waiter, or does not wake the first one of a gate (each seen
+    /// failing, by `&` replaced with `^` and with `|`).
+    #[test]
+    fn a_gate_asks_for_a_wake_if_it_shows_a_waiter() {
+        let ways: [fn(&Gate) -> Option<Wake<'_>>; 3] =
+            [|it| it.notify(1), |it| it.notify_of_store(1), |it| it.notify_of_stores(1)];
+        for notify in ways {
+            let gate = Gate::new();
+            assert!(notify(&gate).is_none());
+            let sleep = gate.announce();
+            assert_eq!(sleep.expected(), gate.word().load(Relaxed));
+            assert!(notify(&gate).is_some());
+            // The epoch changed: a sleep that was announced before does not begin.
+            assert_ne!(sleep.expected(), gate.word().load(Relaxed));
+        }
+    }
+}
