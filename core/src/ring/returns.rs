@@ -127,8 +127,15 @@ impl<'a> Port<'a> {
         (gone, left)
     }
 
+    /// Returns the message in `cell`. The caller holds the lock of returns.
+    fn give_back_alone(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Stop> {
+        self.flag(cell, frame)?;
+        let mut at = self.start(Verb::Return)?;
+        self.swap(Verb::Return, cell, &mut at).map(drop)
+    }
+
     /// Flags the message in `cell` as returned, with the position of its first receive.
-    pub(super) fn flag(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Corrupt> {
+    fn flag(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Corrupt> {
         let block = self.block_of(cell)?;
         if !frame.redelivered() {
             block.set_origin(cell.word().received_at());

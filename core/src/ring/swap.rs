@@ -42,7 +42,7 @@
 //! The exchange is SeqCst because it is the commit of the gates: its partner is [announce] in
 //! `wait/gate.rs`.
 
-use crate::ring::frame::{Block, Frame};
+use crate::ring::frame::Block;
 use crate::ring::port::{Cell, Port};
 use crate::ring::position::Position;
 use crate::ring::slot::{BlockId, CellWord, OpWord, SlotState, SlotWord, Verb};
@@ -89,18 +89,16 @@ impl<'a> Port<'a> {
         })
     }
 
-    /// Returns the message in `cell`. The caller holds the lock of returns.
-    pub(super) fn give_back_alone(&self, cell: &Cell<'_>, frame: Frame) -> Result<(), Stop> {
-        self.flag(cell, frame)?;
-        let mut at = self.start(Verb::Return)?;
-        self.swap(Verb::Return, cell, &mut at).map(drop)
-    }
-
     /// Swaps the block in `cell` with that of the first slot that is ready for `verb`. A send or a
     /// return commits the message in the cell, which holds an empty block afterwards. A receive
     /// takes the oldest message into the cell. Returns the block that the cell holds now.
     #[cold]
-    fn swap(&self, verb: Verb, cell: &Cell<'_>, at: &mut Position) -> Result<Block<'a>, Stop> {
+    pub(super) fn swap(
+        &self,
+        verb: Verb,
+        cell: &Cell<'_>,
+        at: &mut Position,
+    ) -> Result<Block<'a>, Stop> {
         for _ in 0..MAX_ATTEMPTS {
             self.ring.condition.check()?;
             match self.swap_once(verb, cell, cell.block(), at, self.ring.slots.at(*at)) {
