@@ -9,11 +9,11 @@ use std::os::fd::RawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::Acquire, Ordering::Release};
 use std::sync::{Arc, Mutex, Weak};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{ForkGuard, Left, Side, SideKey, Sleep};
+use parkline_core::driver::{ForkGuard, Left, Place, Side, SideKey, Sleep};
 
 use crate::engine::Engine;
 use crate::engine::futex::FutexWait;
@@ -106,8 +106,38 @@ impl Reactor {
         lock(&self.waiters).values().filter_map(Weak::upgrade).collect()
     }
 
+    /// One poll of a task whose attempt had no answer. It waits among `waiters`, and attempts once more
+    /// before that. `None` if it has to choose its waiters again: this is a forked child, which has no
+    /// gate, or the reactor is dead.
+    pub(crate) fn poll<T>(
+        &self,
+        waiters: &Arc<Waiters>,
+        place: &mut Option<Place>,
+        waker: &Waker,
+        attempt: impl FnMut() -> Option<T>,
+    ) -> Option<Poll<T>> {
+        let gate = waiters.side.gate()?;
+        let arm = |sleep: &Sleep<'_>| self.arm(waiters, sleep);
+        match waiters.queue.poll(place, waker, gate, attempt, arm) {
+            Ok(Poll::Pending) => {}
+            Ok(answered) => return Some(answered),
+            Err(error) => self.break_down(&error),
+        }
+        if self.is_dead() {
+            return None;
+        }
+        self.set_watchdog(waiters.side.watchdog());
+        self.search_peers_if_new(waiters);
+        Some(Poll::Pending)
+    }
+
+    /// A task waits no longer among `waiters`.
+    pub(crate) fn leave(&self, waiters: &Arc<Waiters>, place: Place) {
+        self.settle(waiters, waiters.queue.leave(place));
+    }
+
     /// Arms the kernel wait of `waiters`. Called with the lock of their queue held.
-    pub(crate) fn arm(&self, waiters: &Arc<Waiters>, sleep: &Sleep<'_>) -> io::Result<()> {
+    fn arm(&self, waiters: &Arc<Waiters>, sleep: &Sleep<'_>) -> io::Result<()> {
         if self.is_dead() {
             return Err(io::ErrorKind::NotConnected.into());
         }
@@ -116,7 +146,7 @@ impl Reactor {
     }
 
     /// Does what the queue of the waiters asked for. No lock is held here.
-    pub(crate) fn settle(&self, waiters: &Arc<Waiters>, left: Left) {
+    fn settle(&self, waiters: &Arc<Waiters>, left: Left) {
         match left {
             Left::Done => {}
             Left::Wake(waker) => waker.wake(),
@@ -153,7 +183,7 @@ impl Reactor {
 
     /// Has the ring poll for the ends of the processes that share the queue of `waiters`, if handles have
     /// arrived since it last did.
-    pub(crate) fn search_peers_if_new(&self, waiters: &Waiters) {
+    fn search_peers_if_new(&self, waiters: &Waiters) {
         if have_arrived(waiters) {
             self.search_peers(&waiters.side);
         }
@@ -190,7 +220,7 @@ impl Reactor {
     }
 
     /// Has the watchdog come in `period`, unless it comes earlier anyway.
-    pub(crate) fn set_watchdog(&self, period: Duration) {
+    fn set_watchdog(&self, period: Duration) {
         let at = Instant::now() + period;
         let mut timers = lock(&self.timers);
         if timers.watchdog.is_none_or(|set| at < set) {
@@ -578,7 +608,7 @@ mod tests {
             };
             assert!(until(are_told));
             for (waiters, place) in others {
-                ring.settle(&waiters, waiters.queue.leave(place));
+                ring.leave(&waiters, place);
             }
         }
         ring.shut_down();
@@ -602,7 +632,7 @@ mod tests {
         let arm = |waiters: &Arc<Waiters>, sleep: &Sleep<'_>| reactor.arm(waiters, sleep);
         let (waiters, place) = wait_among(waiters, waker, arm);
         let _news = until_the_helper_sleeps(&reactor);
-        reactor.settle(&waiters, waiters.queue.leave(place));
+        reactor.leave(&waiters, place);
         let weak = Arc::downgrade(&waiters);
         drop(waiters);
         assert!(until(|| weak.strong_count() == 0));

@@ -1,7 +1,5 @@
 //! The wait of one task: it attempts, then waits among the [`Waiters`] of its handle, by
-//! [`WaitQueue::poll`].
-//!
-//! [`WaitQueue::poll`]: parkline_core::driver::WaitQueue::poll
+//! [`Reactor::poll`].
 
 use std::mem;
 use std::ops::ControlFlow;
@@ -9,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use parkline_core::driver::{Place, Side, Sleep};
+use parkline_core::driver::{Place, Side};
 
 use crate::current::{current, spin_for};
 use crate::pause::Pause;
@@ -109,9 +107,6 @@ impl<W: Copy + PartialEq> Waiting<W> {
                 self.clock = Clock::None;
             }
             let waiters = self.waiters_of(&reactor, waits_for, || handle.side(waits_for));
-            // A forked child has no gate, and the next attempt says so.
-            let Some(gate) = waiters.side.gate() else { continue };
-            let arm = |sleep: &Sleep<'_>| reactor.arm(&waiters, sleep);
             // An attempt that waits for something else ends the wait here, as if it had its answer.
             let attempt = || {
                 waiters.side.maintain();
@@ -121,23 +116,19 @@ impl<W: Copy + PartialEq> Waiting<W> {
                     ControlFlow::Continue(now) => (now != waits_for).then_some(None),
                 }
             };
-            match waiters.queue.poll(&mut self.place, cx.waker(), gate, attempt, arm) {
-                Ok(Poll::Ready(Some(answer))) => {
+            match reactor.poll(&waiters, &mut self.place, cx.waker(), attempt) {
+                Some(Poll::Ready(Some(answer))) => {
                     self.leave();
                     return Poll::Ready(Some(answer));
                 }
-                Ok(Poll::Ready(None)) => {
+                Some(Poll::Ready(None)) => {
                     self.leave();
                     continue;
                 }
-                Ok(Poll::Pending) => {}
-                Err(error) => reactor.break_down(&error),
+                Some(Poll::Pending) => {}
+                // In a forked child the next attempt says so.
+                None => continue,
             }
-            if reactor.is_dead() {
-                continue;
-            }
-            reactor.set_watchdog(waiters.side.watchdog());
-            reactor.search_peers_if_new(&waiters);
             if let Some(deadline) = self.deadline {
                 if let Clock::Timer(timer) = mem::take(&mut self.clock) {
                     reactor.remove_timer(deadline, timer);
@@ -210,7 +201,7 @@ impl<W> Waiting<W> {
             reactor.remove_timer(deadline, timer);
         }
         if let Some(place) = self.place.take() {
-            reactor.settle(&waiters, waiters.queue.leave(place));
+            reactor.leave(&waiters, place);
         }
     }
 }
