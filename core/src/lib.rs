@@ -106,6 +106,7 @@ pub use self::api::{
     message::Message,
     pack::{Messages, Pack},
     queue::{Builder, Queue},
+    received::Received,
     receiver::Receiver,
     sender::{Reservation, Sender},
 };

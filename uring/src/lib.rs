@@ -84,9 +84,9 @@ pub use event::AsyncEvent;
 pub use join::AsyncJoin;
 pub use parkline_core::{
     AttachError, Builder, Corrupt, CreateError, DeadLetter, Event, Fault, JoinTimeoutError, Lease,
-    Message, Messages, OpenError, OpenOptions, Pack, Permit, Queue, Receiver, Recovered, RecvError,
-    RecvTimeoutError, Reservation, Semaphore, SendError, SendTimeoutError, Sender, Stats,
-    TryRecvError, TrySendError, WaitTimeoutError,
+    Message, Messages, OpenError, OpenOptions, Pack, Permit, Queue, Received, Receiver, Recovered,
+    RecvError, RecvTimeoutError, Reservation, Semaphore, SendError, SendTimeoutError, Sender,
+    Stats, TryRecvError, TrySendError, WaitTimeoutError,
 };
 pub use receiver::AsyncReceiver;
 pub use semaphore::AsyncSemaphore;

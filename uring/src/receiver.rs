@@ -4,7 +4,9 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use parkline_core::driver::{DeferredLetters, Side, WaitsFor};
-use parkline_core::{Lease, Message, Receiver, RecvError, RecvTimeoutError, TryRecvError};
+use parkline_core::{
+    Lease, Message, Received, Receiver, RecvError, RecvTimeoutError, TryRecvError,
+};
 
 use crate::shared::{Handle, Shared};
 use crate::wait::wait_where;
@@ -121,6 +123,46 @@ where
     fn recv(&mut self) -> impl Future<Output = Result<M::Owned, RecvError>> + Send {
         async {
             let received = recv_until(self, None, Receiver::try_recv).await;
+            received.unwrap_or(Err(RecvError::Closed))
+        }
+    }
+
+    /// As [`recv`](Self::recv), with the message's [id](Lease::id). With a timeout, take a
+    /// [lease](Self::lease_timeout): it tells the id, too.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    ///
+    /// # Cancel safety
+    /// As [`recv`](Self::recv).
+    ///
+    /// # Ordering
+    /// As [`Receiver::try_recv`].
+    ///
+    /// # If a peer dies
+    /// As [`recv`](Self::recv).
+    ///
+    /// ```
+    /// use parkline_uring::{AsyncReceiver, Queue, block_on};
+    ///
+    /// let queue = Queue::builder().create_typed::<u64>()?;
+    /// queue.sender()?.try_send(&250)?;
+    /// let mut receiver = queue.receiver()?;
+    /// block_on(async {
+    ///     let lease = receiver.lease().await?;
+    ///     let id = lease.id();
+    ///     lease.nack();
+    ///     let received = receiver.recv_with_id().await?;
+    ///     assert_eq!((received.id, received.message), (id, 250), "the same message again");
+    ///     Ok::<(), Box<dyn std::error::Error>>(())
+    /// })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    fn recv_with_id(
+        &mut self,
+    ) -> impl Future<Output = Result<Received<M::Owned>, RecvError>> + Send {
+        async {
+            let received = recv_until(self, None, Receiver::try_recv_with_id).await;
             received.unwrap_or(Err(RecvError::Closed))
         }
     }

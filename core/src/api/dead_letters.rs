@@ -12,6 +12,8 @@ use crate::api::sender::Sender;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DeadLetter<T> {
+    /// The id of the message: see [`Lease::id`]. A second queue gives it another.
+    pub id: u64,
     /// The message.
     pub message: T,
     /// How many times it was delivered to a receiver, this time included.
@@ -72,7 +74,8 @@ impl<M: Message + ?Sized> Handler<M> {
                 // A letter that cannot be read goes back; the next call on this queue reports the
                 // fault.
                 if let Ok(message) = letter.read() {
-                    call(DeadLetter { message, attempts: letter.attempts() });
+                    let (id, attempts) = (letter.id(), letter.attempts());
+                    call(DeadLetter { id, message, attempts });
                     letter.ack_dead();
                 }
             }

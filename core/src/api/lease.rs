@@ -43,15 +43,48 @@ pub struct Lease<M: Message + ?Sized = [u8]> {
     attachment: Arc<Attachment>,
     cell: usize,
     frame: Frame,
+    id: u64,
     /// The message is acknowledged, or on its way back.
     is_over: bool,
     carries: PhantomData<fn() -> Box<M>>,
 }
 
 impl<M: Message + ?Sized> Lease<M> {
-    /// The lease of the message that `attachment` holds in `cell`.
-    pub(crate) fn new(attachment: Arc<Attachment>, cell: usize, frame: Frame) -> Self {
-        Self { attachment, cell, frame, is_over: false, carries: PhantomData }
+    /// The lease of `message`, which `attachment` holds in `cell`.
+    pub(crate) fn new(attachment: Arc<Attachment>, cell: usize, message: InBlock<'_>) -> Self {
+        let (frame, id) = (message.frame(), message.id());
+        Self { attachment, cell, frame, id, is_over: false, carries: PhantomData }
+    }
+
+    /// The message's id. No other message of the queue has it, and it stays the same at every
+    /// delivery, also after the receiver or the sender has died. So a consumer that keeps the ids
+    /// of what it has done can tell a message that comes again.
+    ///
+    /// Ids are unique within one queue. A queue that is created anew repeats them: where ids leave
+    /// the queue, as in a database, keep [`Queue::id`](crate::Queue::id) beside them. A message that
+    /// is sent to another queue, also [as a dead
+    /// letter](crate::Receiver::forward_dead_letters), is a new one there, with another id.
+    ///
+    /// Ids say nothing else: they are not in the order of the messages, and some are never used. A
+    /// hostile peer can store any number.
+    ///
+    /// ```
+    /// use std::collections::HashSet;
+    ///
+    /// let queue = parkline_core::Queue::builder().create()?;
+    /// queue.sender()?.try_send_many([&b"a"[..], b"b"])?;
+    /// let mut receiver = queue.receiver()?;
+    /// receiver.try_lease()?.nack(); // it comes again, after the other
+    /// let mut done = HashSet::new();
+    /// while let Ok(lease) = receiver.try_lease() {
+    ///     assert!(done.insert(lease.id()), "done before");
+    ///     lease.ack();
+    /// }
+    /// assert_eq!(done.len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// The message's length in bytes.
@@ -279,6 +312,9 @@ impl<M: Message + ?Sized> Drop for Lease<M> {
 
 impl<M: Message + ?Sized> core::fmt::Debug for Lease<M> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Lease").field("frame", &self.frame).finish_non_exhaustive()
+        f.debug_struct("Lease")
+            .field("id", &self.id)
+            .field("frame", &self.frame)
+            .finish_non_exhaustive()
     }
 }

@@ -72,7 +72,7 @@ pub trait Message: sealed::Sealed {
 #[derive(Clone, Copy)]
 pub struct InBlock<'a> {
     block: Block<'a>,
-    id: BlockId,
+    number: BlockId,
     frame: Frame,
 }
 
@@ -82,21 +82,27 @@ pub struct InBlock<'a> {
 pub struct Mark(pub(crate) TypeMark);
 
 impl<'a> InBlock<'a> {
-    /// The message in `block`, which has number `id`, with the header `frame`.
+    /// The message in block `number`, with the header `frame`.
     #[inline(always)]
-    pub(crate) fn new(block: Block<'a>, id: BlockId, frame: Frame) -> Self {
-        Self { block, id, frame }
+    pub(crate) fn new(block: Block<'a>, number: BlockId, frame: Frame) -> Self {
+        Self { block, number, frame }
     }
 
     /// The message in `cell` with the header `frame`.
     pub(crate) fn of(port: &Port<'a>, cell: &Cell<'_>, frame: Frame) -> Result<Self, Corrupt> {
-        let id = cell.block();
-        Ok(Self::new(port.ring().block(id)?, id, frame))
+        let number = cell.block();
+        Ok(Self::new(port.ring().block(number)?, number, frame))
     }
 
     /// The number of the block.
-    pub(crate) fn id(self) -> BlockId {
-        self.id
+    pub(crate) fn number(self) -> BlockId {
+        self.number
+    }
+
+    /// The message's id.
+    #[inline(always)]
+    pub(crate) fn id(self) -> u64 {
+        self.block.id()
     }
 
     pub(crate) fn block(self) -> Block<'a> {

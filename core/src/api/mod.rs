@@ -13,6 +13,7 @@ pub(crate) mod message;
 pub(crate) mod open_options;
 pub(crate) mod pack;
 pub(crate) mod queue;
+pub(crate) mod received;
 pub(crate) mod receiver;
 #[cfg(not(loom))]
 pub(crate) mod semaphore;

@@ -240,6 +240,9 @@ impl<M: Message + ?Sized> Queue<M> {
     /// The queue's number: 128 random bits, drawn when it was created, never 0. It is the same in
     /// every process and after every [`open`](Queue::open), and no two queues have the same.
     ///
+    /// The [ids of messages](crate::Lease::id) need it beside them wherever they leave the queue: a
+    /// queue that is created anew begins with the same ids again, and has another number.
+    ///
     /// It names the queue in logs and in other systems (`{:032x}`). It is no secret and proves
     /// nothing: a hostile creator can copy the number of another queue.
     ///

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use crate::api::dead_letters::{DeadLetter, DeadLetters, DeferredLetters, Handler};
 use crate::api::lease::Lease;
 use crate::api::message::{InBlock, Message};
+use crate::api::received::Received;
 use crate::api::sender::Sender;
 use crate::error::{Corrupt, Fault, RecvError, RecvTimeoutError, TryRecvError};
 use crate::process::attachment::Attachment;
@@ -135,7 +136,7 @@ impl<M: Message + ?Sized> Receiver<M> {
     }
 
     /// As [`on_dead_letter`](Self::on_dead_letter), but sends dead letters to a second queue. They
-    /// arrive there flagged as redelivered, and their attempts start again. If that queue is full,
+    /// arrive there flagged as redelivered, with a new id, and their attempts start again. If that queue is full,
     /// closed or has a smaller `max_message`, this handle receives the message after all; nothing
     /// is lost. If this process dies between the send and the acknowledgement, the message is in
     /// both queues.
@@ -225,16 +226,54 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// ```
     #[inline(always)]
     pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
+        self.recv_as(M::read)
+    }
+
+    /// As [`try_recv`](Self::try_recv), with the message's [id](Lease::id), for a receiver that
+    /// records what it received. A receiver that must not lose a message when it dies takes a
+    /// [lease](Self::try_lease), which tells the id as well.
+    ///
+    /// # Errors
+    /// As [`try_recv`](Self::try_recv).
+    ///
+    /// # Ordering
+    /// As [`try_recv`](Self::try_recv).
+    ///
+    /// # If a peer dies
+    /// As [`try_recv`](Self::try_recv).
+    ///
+    /// ```
+    /// let queue = parkline_core::Queue::builder().create_typed::<u64>()?;
+    /// queue.sender()?.try_send(&250)?;
+    /// let mut receiver = queue.receiver()?;
+    /// let lease = receiver.try_lease()?;
+    /// let id = lease.id();
+    /// lease.nack();
+    /// let received = receiver.try_recv_with_id()?;
+    /// assert_eq!((received.id, received.message), (id, 250), "the same message again");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline(always)]
+    pub fn try_recv_with_id(&mut self) -> Result<Received<M::Owned>, TryRecvError> {
+        self.recv_as(|message| Ok(Received { id: message.id(), message: M::read(message)? }))
+    }
+
+    /// Takes the oldest message, acknowledged, and what `read` makes of it.
+    #[inline(always)]
+    fn recv_as<R>(
+        &mut self,
+        read: impl FnOnce(InBlock<'_>) -> Result<R, Corrupt>,
+    ) -> Result<R, TryRecvError> {
         let attachment = &self.attachment;
         let (cell, message) = self.intake.take(attachment, 0)?;
-        let received = match M::read(message) {
+        let received = match read(message) {
             Ok(received) => received,
             Err(corrupt) => return Err(drop_corrupt(attachment, cell, corrupt)),
         };
         // The acknowledgement comes last: if the process is killed before, the message is
         // redelivered.
         notify_of_room(attachment, 1);
-        cell.acknowledge_block(message.id());
+        cell.acknowledge_block(message.number());
         attachment.notify_of_hands();
         Ok(received)
     }
@@ -267,6 +306,35 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// ```
     pub fn recv_blocking(&mut self) -> Result<M::Owned, RecvError> {
         self.wait_until(None, Self::try_recv).unwrap_or(Err(RecvError::Closed))
+    }
+
+    /// As [`recv_blocking`](Self::recv_blocking), with the message's [id](Lease::id). With a
+    /// timeout, take a [lease](Self::lease_blocking_timeout): it tells the id, too.
+    ///
+    /// # Errors
+    /// As [`recv_blocking`](Self::recv_blocking).
+    ///
+    /// # Ordering
+    /// As [`try_recv`](Self::try_recv).
+    ///
+    /// # If a peer dies
+    /// As [`recv_blocking`](Self::recv_blocking).
+    ///
+    /// ```
+    /// use parkline_core::{Queue, RecvError};
+    ///
+    /// let queue = Queue::builder().create_typed::<u64>()?;
+    /// queue.sender()?.try_send_many(&[250, 250])?;
+    /// queue.close()?;
+    /// let mut receiver = queue.receiver()?;
+    /// let [first, second] = [receiver.recv_with_id_blocking()?, receiver.recv_with_id_blocking()?];
+    /// assert_eq!((first.message, second.message), (250, 250));
+    /// assert_ne!(first.id, second.id, "two messages");
+    /// assert_eq!(receiver.recv_with_id_blocking(), Err(RecvError::Closed));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn recv_with_id_blocking(&mut self) -> Result<Received<M::Owned>, RecvError> {
+        self.wait_until(None, Self::try_recv_with_id).unwrap_or(Err(RecvError::Closed))
     }
 
     /// As [`recv_blocking`](Self::recv_blocking), for at most `timeout`, which bounds the whole
@@ -457,7 +525,7 @@ impl<M: Message + ?Sized> Receiver<M> {
         // Wakes joiners too: a joiner that saw this receive under way sleeps, even if it waits for
         // others.
         notify(&self.attachment, 1);
-        Ok(Lease::new(Arc::clone(&self.attachment), cell.number(), message.frame()))
+        Ok(Lease::new(Arc::clone(&self.attachment), cell.number(), message))
     }
 
     /// As [`try_lease`](Self::try_lease), but the calling thread waits while there is no message,
@@ -679,7 +747,7 @@ impl<M: Message + ?Sized> Intake<M> {
                 DeadLetters::Forwarded(sender) => sender.forward(message).is_ok(),
                 DeadLetters::Handled(handler) => {
                     // From here on the lease owns the message.
-                    handler.push(Lease::new(Arc::clone(attachment), number, message.frame()));
+                    handler.push(Lease::new(Arc::clone(attachment), number, message));
                     let handler = (!self.defers).then(|| Arc::clone(handler));
                     notify(attachment, 1);
                     // A handler may do anything, even fork.

@@ -301,6 +301,7 @@ impl<M: Message + ?Sized> Sender<M> {
             let slot = port.ring().slots.at(self.at);
             prefetch::to_write(slot.0);
             block.set_frame(Frame::first(bytes.len() as u32));
+            block.set_id(port.next_id());
             block.write(bytes);
             match port.swap_once(Verb::Send, cell, offer, &mut self.at, slot) {
                 Swapped::Done(..) => return Ok(()),

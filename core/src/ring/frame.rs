@@ -1,6 +1,6 @@
 //! A frame: the layout of one message in a block.
 //!
-//! A block is an array of words: the owner tag, the frame's header, a reserved word (for an id),
+//! A block is an array of words: the owner tag, the frame's header, the message's id (`ids.rs`),
 //! the origin, and then the payload, padded to a whole word. The header is one `u64`, which is
 //! copied to private memory and checked before use:
 //!
@@ -32,7 +32,7 @@ const FLAG_REDELIVERED: u64 = 1;
 const FLAG_RETURNED: u64 = 2;
 const FLAGS: u64 = FLAG_REDELIVERED | FLAG_RETURNED;
 
-/// Words before the payload: owner tag, frame header, a reserved one, and origin.
+/// Words before the payload: owner tag, frame header, id, and origin.
 pub(crate) const BLOCK_HEADER_WORDS: usize = 4;
 /// The origin of a message whose first receiver died before it stored the position.
 const UNDATED: u64 = u64::MAX;
@@ -167,6 +167,12 @@ impl<'a> Block<'a> {
         frame
     }
 
+    #[inline(always)]
+    fn id_word(&self) -> &'a AtomicU64 {
+        let [_, _, id, _] = self.header;
+        id
+    }
+
     fn origin_word(&self) -> &'a AtomicU64 {
         let [.., origin] = self.header;
         origin
@@ -182,6 +188,20 @@ impl<'a> Block<'a> {
 
     pub(crate) fn owner(&self) -> u32 {
         self.owner_word().load(Relaxed) as u32
+    }
+
+    /// The message's id. The caller keeps this copy and does not read the word again, because a peer
+    /// could change it.
+    #[inline(always)]
+    pub(crate) fn id(&self) -> u64 {
+        self.id_word().load(Relaxed)
+    }
+
+    /// Stores the id of a message that is about to be sent.
+    #[inline(always)]
+    pub(crate) fn set_id(&self, id: u64) {
+        // Relaxed: the exchange releases it ([message]).
+        self.id_word().store(id, Relaxed);
     }
 
     /// The position at which the message was first received; `None` if that is unknown. Valid only

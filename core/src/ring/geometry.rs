@@ -457,6 +457,14 @@ impl Geometry {
         self.handles
     }
 
+    /// The id of message 0 of record `id`: the record's number, in as many upper bits as the number
+    /// of the last record has.
+    pub(crate) fn first_id(&self, id: u32) -> u64 {
+        let bits = u32::BITS - (self.handles - 1).leading_zeros();
+        // With one handle there are no such bits, and nothing to shift.
+        u64::from(id).checked_shl(u64::BITS - bits).unwrap_or(0)
+    }
+
     /// The blocks of one handle: one to work with and one for each lease.
     pub(crate) fn cells(&self) -> usize {
         self.leases as usize + 1

@@ -322,6 +322,14 @@ impl<'a> HeapPort<'a> {
         frame.is_ok_and(|frame| frame.redelivered())
     }
 
+    /// The id of the message in `cell`.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`].
+    pub fn id_of(&self, cell: usize) -> Result<u64, Fault> {
+        Ok(self.port.block_of(self.port.cell(cell)?)?.id())
+    }
+
     /// Returns the message in `cell`; `false` if the ring is full and the message is owed.
     ///
     /// # Errors

@@ -6,7 +6,8 @@
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Statistics of a queue since it was created, in all processes together. Exact while no handle
-/// does an operation. The last operation before a process was killed may be missing.
+/// does an operation. The last operation before a process was killed may be missing, and a send that
+/// it began may be counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -48,8 +49,13 @@ impl Counter {
         self.0.fetch_add(1, Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+
+    #[inline(always)]
+    pub(crate) fn set(&self, count: u64) {
+        self.0.store(count, Relaxed);
     }
 }
 
@@ -57,6 +63,7 @@ impl Counter {
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Tally {
+    /// Also the number of the next message: `ids.rs`.
     pub(crate) sent: Counter,
     pub(crate) received: Counter,
     pub(crate) redelivered: Counter,

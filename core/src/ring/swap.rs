@@ -5,7 +5,7 @@
 //! it all has: a killed or stopped process leaves no state in between.
 //!
 //! ```text
-//! send:  write the message into a block of mine          no other handle reads it
+//! send:  write the message and its id into a block of mine, no other handle reads it
 //!        EMPTY(lap, gain)      -> FULL(lap, mine)        the commit: the only locked instruction
 //! recv:  FULL(lap, gain)       -> EMPTY(lap + 1, mine)   the message is in `gain`, mine now
 //! close: EMPTY(lap, block)     -> CLOSED(lap, block)     nothing is sent here or after
@@ -35,7 +35,7 @@
 //! | [message] | send's exchange to FULL | recv's exchange | the frame and its payload |
 //! | [space] | recv's exchange to EMPTY | send's exchange | the last read of the parked block |
 //! | [closed] | the exchange to CLOSED | any later load of the slot, also after a return has filled it | `closing`: no send goes on past the slot |
-//! | [announce-op] | op or returning = busy, before the exchange | an audit's or a join's load of it | which two blocks are in question, and the owner tags of the word's earlier exchanges |
+//! | [announce-op] | op or returning = busy, before the exchange | an audit's or a join's load of it | which two blocks are in question, the owner tags of the word's earlier exchanges, and the tally with the number of the message (`ids.rs`) |
 //! | [settle] | op or returning = idle, after owner tag and cell; the cell's shared word, after the count of its return | an audit's or a join's load of it | the owner tag, the cell, the count |
 //! | [return] | `returns` and `due_returns`, after the exchange and before the cell is free | a join's and `has_ended`'s load of the count | the exchange: the slots show the message of each return that is counted |
 //!
@@ -68,6 +68,7 @@ pub(crate) enum Swapped<'a> {
 impl<'a> Port<'a> {
     /// Commits the message in `cell`, that of sends, which holds an empty block afterwards.
     pub(crate) fn send(&self, cell: &Cell<'_>, at: &mut Position) -> Result<(), Stop> {
+        self.block_of(cell)?.set_id(self.next_id());
         self.swap(Verb::Send, cell, at).map(drop)
     }
 
@@ -112,7 +113,7 @@ impl<'a> Port<'a> {
     }
 
     /// Announces, exchanges the block of `cell`, which is `offer`, at the slot of `at`, and records
-    /// the new owners.
+    /// the new owners. The message of a send has its id already.
     #[inline(always)] // so that `verb` is a constant here
     pub(crate) fn swap_once(
         &self,
@@ -154,12 +155,17 @@ impl<'a> Port<'a> {
             Verb::Send | Verb::Recv => None,
             Verb::Return => ring.blocks.get(offer).and_then(|block| block.origin()),
         };
+        let sent = &self.record.tally.sent;
+        let reserved = (verb == Verb::Send).then(|| self.ids.reserve(sent));
         let op = self.record.announcement(verb);
         let busy = cell.announced().busy(verb, index, gain);
         op.store(busy.bits(), Release); // [announce-op]
         // SeqCst: [message] or [space], and the commit of [announce]. Relaxed on failure: the next
         // attempt loads the slot again.
         if slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_err() {
+            if verb == Verb::Send {
+                self.ids.keep(sent);
+            }
             op.store(OpWord::IDLE.bits(), Release); // [settle]
             return Swapped::Lost;
         }
@@ -167,7 +173,9 @@ impl<'a> Port<'a> {
         block.set_owner(cell.tag());
         match verb {
             Verb::Send => {
-                self.record.tally.sent.increment();
+                if let Some(after) = reserved {
+                    self.ids.used(after);
+                }
                 cell.settle(settled);
             }
             Verb::Recv => {
