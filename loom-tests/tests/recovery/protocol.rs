@@ -115,6 +115,17 @@ pub(crate) enum Edit {
     SendAtClosed,
     /// A sender does not ask whether the queue is closing, or asks before it loads the slot.
     SendUnasked,
+    /// A sender counts its message after the exchange.
+    ReserveAfterExchange,
+    /// After a lost exchange the tally stays.
+    LostCountsOn,
+    /// The audit takes the number of a send back if it did not find that the exchange happened, as with
+    /// a send that has settled all but its announcement.
+    AuditGuesses,
+    /// A new owner of a record begins at number 0.
+    OwnerBeginsAnew,
+    /// A message that is returned gets an id of the handle that returns it.
+    ReturnRenames,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -192,7 +203,11 @@ struct Block {
     redelivered: bool,
     /// Where a redelivered message was received first.
     origin: Held,
+    id: Id,
 }
+
+/// The sender's record, and a number of that record.
+type Id = (u8, u8);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Life {
@@ -307,6 +322,8 @@ enum Fate {
 struct Truth {
     owned: [[u8; CELLS]; RECORDS],
     fates: [Fate; MESSAGES],
+    /// The ids with which messages were sent.
+    ids: [Option<Id>; MESSAGES],
     sent: u8,
     received: u8,
     in_ring: [Option<u8>; SLOTS],
@@ -332,6 +349,10 @@ pub(crate) struct State {
     cells: [[Cell; CELLS]; RECORDS],
     blocks: [Block; BLOCKS],
     threads: [Thread; THREADS],
+    /// How many messages the owners of each record have sent, and perhaps one that none has sent.
+    tallies: [u8; RECORDS],
+    /// The number of the next message, in private memory of the owner.
+    numbers: [u8; RECORDS],
     rest: Rest,
     truth: Truth,
 }
@@ -392,7 +413,7 @@ impl Setup {
         let first = |record: usize| self.capacity + record as u8 * self.cells;
         let owned: [[u8; CELLS]; RECORDS] =
             from_fn(|record| from_fn(|cell| first(record) + cell as u8));
-        let empty = Block { tag: 0, message: None, redelivered: false, origin: Held::Free };
+        let empty = Block { tag: 0, message: None, redelivered: false, origin: Held::Free, id: (0, 0) };
         let mut blocks = [empty; BLOCKS];
         for (record, cell) in self.all_cells() {
             let tag = self.tag(record, cell as u8, Verb::Send);
@@ -405,10 +426,13 @@ impl Setup {
             cells: owned.map(|row| row.map(|block| Cell { block, held, mine })),
             blocks,
             threads: [Thread::new(Life::Alive, 0); THREADS],
+            tallies: [0; RECORDS],
+            numbers: [0; RECORDS],
             rest: Rest::default(),
             truth: Truth {
                 owned,
                 fates: [Fate::Unsent; MESSAGES],
+                ids: [None; MESSAGES],
                 sent: 0,
                 received: 0,
                 in_ring: [None; SLOTS],
@@ -434,6 +458,11 @@ impl Setup {
         state.cells[..records].iter().for_each(|row| row[..cells].hash(hasher));
         state.threads[..records].hash(hasher);
         state.threads[RECORDS..][..self.seconds.len()].hash(hasher);
+        if self.take_over {
+            // Else nobody reads the tally of a dead handle, and the others follow from the rest.
+            state.tallies[..records].hash(hasher);
+            state.numbers[..records].hash(hasher);
+        }
         state.rest.hash(hasher);
         state.truth.hash(hasher);
     }
@@ -486,6 +515,10 @@ impl Setup {
                 for thread in self.threads_of(me) {
                     state.threads[thread].life = Life::Alive;
                 }
+                if self.edit == Some(Edit::OwnerBeginsAnew) {
+                    state.tallies[me] = 0;
+                }
+                state.numbers[me] = state.tallies[me];
             }
         }
         self.each_block_is_in_one_place(state, |me, cell| state.truth.owned[me][cell])
@@ -498,6 +531,7 @@ impl Setup {
         for cell in &mut state.cells[me] {
             cell.mine = Mine::Free;
         }
+        state.numbers[me] = 0;
     }
 
     /// Each thread that lives, and each auditor, comes to the end of its operation alone, whatever the
@@ -805,11 +839,16 @@ impl Setup {
                 let at = if names_position { it.at } else { slot as u8 };
                 let op = Op { verb: it.verb, cell: it.cell, at, gain: it.gain };
                 state.ops[me][self.word(it.verb)] = Some(op);
+                // Before the announcement. Only a new owner reads the tally.
+                if it.verb == Verb::Send && self.edit != Some(Edit::ReserveAfterExchange) {
+                    state.tallies[me] = state.numbers[me] + 1;
+                }
                 self.go_on(&mut it);
             }
             Step::Exchange => {
                 if state.slots[slot] == (Slot { at: it.at, state: it.seen, block: it.gain }) {
                     self.exchange(state, thread)?;
+                    state.numbers[me] += u8::from(it.verb == Verb::Send);
                     self.finish_task(&mut it, thread);
                     self.go_on(&mut it);
                 } else {
@@ -817,6 +856,9 @@ impl Setup {
                 }
             }
             Step::Tag => {
+                if it.life == Life::Alive && self.edit == Some(Edit::ReserveAfterExchange) {
+                    state.tallies[me] = state.numbers[me];
+                }
                 state.blocks[usize::from(it.gain)].tag = self.tag(me, it.cell, it.verb);
                 self.go_on(&mut it);
             }
@@ -870,6 +912,12 @@ impl Setup {
                 ended = self.go_on(&mut it);
             }
             Step::ClearLost => {
+                if (it.verb, it.life) == (Verb::Send, Life::Alive)
+                    && self.edit != Some(Edit::LostCountsOn)
+                {
+                    state.tallies[me] = state.numbers[me];
+                }
+                self.guess(state, me, it.verb);
                 state.ops[me][self.word(it.verb)] = None;
                 it = it.again();
             }
@@ -893,6 +941,9 @@ impl Setup {
         if it.has_lock {
             return self.look(state, thread, Verb::Return, it.cell);
         }
+        if state.tallies[me] != state.numbers[me] && thread == me {
+            return Err("a message is counted that was not sent");
+        }
         let task = self.task(state, thread);
         let wanted = match task {
             Some(Task::Send | Task::Recv) => Some(Mine::Free),
@@ -903,8 +954,10 @@ impl Setup {
         match (task, wanted.and_then(|wanted| self.cell_that_is(state, me, wanted))) {
             (Some(Task::Send), Some(cell)) => {
                 let message = Some(self.next_message(state, me));
+                let id = (me as u8, state.numbers[me]);
                 let block = state.block_in(me, cell);
                 (block.message, block.redelivered, block.origin) = (message, false, Held::Free);
+                block.id = id;
                 self.look(state, thread, Verb::Send, cell)
             }
             (Some(Task::Recv), Some(cell)) => self.look(state, thread, Verb::Recv, cell),
@@ -1019,7 +1072,11 @@ impl Setup {
     /// Marks a message that is returned as redelivered, with its origin.
     fn mark(&self, state: &mut State, me: usize, cell: u8) {
         let received = state.cells[me][usize::from(cell)].held;
+        let other_id = (me as u8, state.tallies[me]);
         let block = state.block_in(me, cell);
+        if self.edit == Some(Edit::ReturnRenames) {
+            block.id = other_id;
+        }
         if self.joins() && (!block.redelivered || self.edit == Some(Edit::CountByCell)) {
             block.origin = received;
         }
@@ -1066,13 +1123,16 @@ impl Setup {
             if truth.end_seen {
                 return Err("received after the end");
             }
+            if truth.ids[usize::from(message)] != Some(gained.id) {
+                return Err("a message has another id than before");
+            }
             *fate = Fate::Delivered;
             truth.received_at[usize::from(message)] = if self.joins() { it.at } else { 0 };
             truth.received += 1;
             let at = it.at + self.capacity;
             state.slots[slot] = Slot { at, state: SlotState::Empty, block: offer };
         } else {
-            let Some(message) = state.blocks[usize::from(offer)].message else {
+            let Block { message: Some(message), id, .. } = state.blocks[usize::from(offer)] else {
                 return Err("what is sent is no message");
             };
             let fate = &mut truth.fates[usize::from(message)];
@@ -1084,6 +1144,12 @@ impl Setup {
             };
             if truth.sent != it.at {
                 return Err("sent out of order");
+            }
+            if it.verb == Verb::Send {
+                if truth.ids.contains(&Some(id)) {
+                    return Err("two messages have one id");
+                }
+                truth.ids[usize::from(message)] = Some(id);
             }
             truth.received_at[usize::from(message)] = 0;
             truth.in_ring[slot] = Some(message);
@@ -1097,7 +1163,7 @@ impl Setup {
         let it = &mut state.cells[me][usize::from(cell)];
         (it.held, it.mine) = (Held::Free, Mine::Free);
         let block = state.block_in(me, cell);
-        (block.redelivered, block.origin) = (false, Held::Free);
+        (block.redelivered, block.origin, block.id) = (false, Held::Free, (0, 0));
         let message = block.message.take();
         let Some(message) = message.map(usize::from) else {
             return Err("acknowledged without a message");
@@ -1106,6 +1172,14 @@ impl Setup {
         let before = std::mem::replace(&mut state.truth.fates[message], Fate::Acknowledged);
         let held = before == Fate::Delivered;
         held.then_some(()).ok_or("acknowledged by one that does not hold it")
+    }
+
+    /// Maybe an edit takes the number of a send back.
+    fn guess(&self, state: &mut State, me: usize, verb: Verb) {
+        let is_audit = state.threads[me].life == Life::Audited;
+        if is_audit && (verb, self.edit) == (Verb::Send, Some(Edit::AuditGuesses)) {
+            state.tallies[me] = state.tallies[me].saturating_sub(1);
+        }
     }
 
     /// Whether an edit leaves a return out of the count.
@@ -1166,6 +1240,9 @@ impl Setup {
         (it.life, it.verb, it.cell, it.gain) = (Life::Audited, op.verb, op.cell, op.gain);
         it.origin = if self.joins() { held } else { Held::Free };
         it.next = if block == op.gain { Step::ClearOp } else { Step::AuditSlot };
+        if block == op.gain {
+            self.guess(state, me, op.verb);
+        }
     }
 
     /// Did the dead handle's exchange happen? The questions are in the order in which they must be asked.
