@@ -226,7 +226,15 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// ```
     #[inline(always)]
     pub fn try_recv(&mut self) -> Result<M::Owned, TryRecvError> {
-        self.recv_as(M::read)
+        let attachment = &self.attachment;
+        let (cell, message) = self.intake.take(attachment, 0)?;
+        match M::read(message) {
+            Ok(received) => {
+                acknowledge(attachment, cell, message);
+                Ok(received)
+            }
+            Err(corrupt) => Err(drop_corrupt(attachment, cell, corrupt)),
+        }
     }
 
     /// As [`try_recv`](Self::try_recv), with the message's [id](Lease::id), for a receiver that
@@ -255,27 +263,17 @@ impl<M: Message + ?Sized> Receiver<M> {
     /// ```
     #[inline(always)]
     pub fn try_recv_with_id(&mut self) -> Result<Received<M::Owned>, TryRecvError> {
-        self.recv_as(|message| Ok(Received { id: message.id(), message: M::read(message)? }))
-    }
-
-    /// Takes the oldest message, acknowledged, and what `read` makes of it.
-    #[inline(always)]
-    fn recv_as<R>(
-        &mut self,
-        read: impl FnOnce(InBlock<'_>) -> Result<R, Corrupt>,
-    ) -> Result<R, TryRecvError> {
+        // Not one function with `try_recv`: bytes would take more instructions there.
         let attachment = &self.attachment;
         let (cell, message) = self.intake.take(attachment, 0)?;
-        let received = match read(message) {
-            Ok(received) => received,
-            Err(corrupt) => return Err(drop_corrupt(attachment, cell, corrupt)),
-        };
-        // The acknowledgement comes last: if the process is killed before, the message is
-        // redelivered.
-        notify_of_room(attachment, 1);
-        cell.acknowledge_block(message.number());
-        attachment.notify_of_hands();
-        Ok(received)
+        let id = message.id();
+        match M::read(message) {
+            Ok(received) => {
+                acknowledge(attachment, cell, message);
+                Ok(Received { id, message: received })
+            }
+            Err(corrupt) => Err(drop_corrupt(attachment, cell, corrupt)),
+        }
     }
 
     /// Takes the oldest message; the calling thread waits while there is none.
@@ -803,6 +801,15 @@ impl<M: Message + ?Sized> Intake<M> {
         let is_drained = || matches!(ring.advance(Verb::Recv, &mut self.at), Err(Stop::Closed));
         if ring.has_ended(is_drained) { TryRecvError::Closed } else { TryRecvError::Empty }
     }
+}
+
+/// Acknowledges a message that was copied out.
+#[inline(always)]
+fn acknowledge(attachment: &Attachment, cell: &Cell<'_>, message: InBlock<'_>) {
+    notify_of_room(attachment, 1);
+    // The acknowledgement comes last: if the process is killed before, the message is redelivered.
+    cell.acknowledge_block(message.number());
+    attachment.notify_of_hands();
 }
 
 /// Frees the cell of a corrupt message.

@@ -300,8 +300,8 @@ impl<M: Message + ?Sized> Sender<M> {
             // The slot's cache line arrives while the message is written.
             let slot = port.ring().slots.at(self.at);
             prefetch::to_write(slot.0);
-            block.set_frame(Frame::first(bytes.len() as u32));
             block.set_id(port.next_id());
+            block.set_frame(Frame::first(bytes.len() as u32));
             block.write(bytes);
             match port.swap_once(Verb::Send, cell, offer, &mut self.at, slot) {
                 Swapped::Done(..) => return Ok(()),

@@ -1,6 +1,6 @@
 //! A frame: the layout of one message in a block.
 //!
-//! A block is an array of words: the owner tag, the frame's header, the message's id (`ids.rs`),
+//! A block is an array of words: the owner tag, the frame's header, the message's id (`swap.rs`),
 //! the origin, and then the payload, padded to a whole word. The header is one `u64`, which is
 //! copied to private memory and checked before use:
 //!

@@ -13,7 +13,6 @@ pub(crate) mod frame;
 pub(crate) mod geometry;
 #[cfg(loom)]
 pub(crate) mod heap;
-pub(crate) mod ids;
 pub(crate) mod join;
 pub(crate) mod port;
 pub(crate) mod position;

@@ -22,7 +22,6 @@
 use crate::error::{Corrupt, Fault};
 use crate::ring::control::Record;
 use crate::ring::frame::{Block, Frame};
-use crate::ring::ids::Ids;
 use crate::ring::position::Position;
 use crate::ring::slot::{BlockId, CellWord, OpWord, Verb};
 use crate::ring::slots::Ring;
@@ -36,8 +35,8 @@ pub(crate) struct Port<'a> {
     /// The cell of all sends, because a sender never holds a message. Of a receiver it is the one that
     /// no lease takes, so that a message can always be copied out.
     first: Cell<'a>,
-    /// The ids of the messages that this handle sends.
-    pub(super) ids: Ids,
+    /// The id of the record's message number 0.
+    first_id: u64,
     /// How many positions ahead the next operation prefetches. Only a hint, used by `prefetch.rs`.
     pub(crate) ahead: core::sync::atomic::AtomicU64,
     /// The number of cells that owe a message. The receiving thread loads it before each receive.
@@ -143,9 +142,9 @@ impl<'a> Port<'a> {
         let mut cells = shared.iter().enumerate().map(cell);
         let first = cells.next().ok_or(missing)??;
         let others = cells.collect::<Result<_, _>>()?;
-        let ids = Ids::go_on(ring.geometry.first_id(id), &record.tally.sent);
+        let first_id = ring.geometry.first_id(id);
         let (ahead, owed, returns) = (1.into(), 0.into(), Mutex::new(()));
-        Ok(Self { record, first, ids, ahead, owed, ring, others, id, returns })
+        Ok(Self { record, first, first_id, ahead, owed, ring, others, id, returns })
     }
 
     pub(crate) fn ring(&self) -> &Ring<'a> {
@@ -211,7 +210,7 @@ impl<'a> Port<'a> {
     /// The id of the next message to be sent, which its block needs before the swap.
     #[inline(always)]
     pub(crate) fn next_id(&self) -> u64 {
-        self.ids.next()
+        self.first_id | self.record.tally.sent.get()
     }
 
     /// The header of a new message of `len` bytes.

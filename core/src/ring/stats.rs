@@ -49,13 +49,15 @@ impl Counter {
         self.0.fetch_add(1, Relaxed);
     }
 
+    #[inline]
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 
-    #[inline(always)]
-    pub(crate) fn set(&self, count: u64) {
-        self.0.store(count, Relaxed);
+    /// Takes the last [`increment`](Self::increment) back.
+    #[inline]
+    pub(crate) fn decrement(&self) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(1), Relaxed);
     }
 }
 
@@ -63,7 +65,7 @@ impl Counter {
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Tally {
-    /// Also the number of the next message: `ids.rs`.
+    /// Also the number of the next message: see "ids" in `swap.rs`.
     pub(crate) sent: Counter,
     pub(crate) received: Counter,
     pub(crate) redelivered: Counter,

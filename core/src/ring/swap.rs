@@ -5,7 +5,7 @@
 //! it all has: a killed or stopped process leaves no state in between.
 //!
 //! ```text
-//! send:  write the message and its id into a block of mine, no other handle reads it
+//! send:  write the message into a block of mine          no other handle reads it
 //!        EMPTY(lap, gain)      -> FULL(lap, mine)        the commit: the only locked instruction
 //! recv:  FULL(lap, gain)       -> EMPTY(lap + 1, mine)   the message is in `gain`, mine now
 //! close: EMPTY(lap, block)     -> CLOSED(lap, block)     nothing is sent here or after
@@ -30,12 +30,21 @@
 //! names the *cell* that gained it. So an audit sees that a block moved, even if one exchange of a
 //! record gave it away and the record's other exchange took it back.
 //!
+//! **Ids.** The id of a message is the number of its sender's record, in as many upper bits as the
+//! queue has handles for, and the number of the message in that record: the tally of sends, which
+//! goes on over the owners of the record. The number is reserved before the exchange, in this order:
+//! the id is stored in the block, the tally is increased, the exchange is announced (which releases
+//! both) and made. So wherever a sender is killed, the tally is beyond the number of each message
+//! that is in the ring, and no audit has to find out whether one counts. A death before the exchange
+//! leaves a number that no message has. After a lost exchange the tally is decreased again, and the
+//! next attempt has the same number. Nothing else writes the id: a message keeps it over all returns.
+//!
 //! | edge | release | acquire | carries |
 //! |---|---|---|---|
 //! | [message] | send's exchange to FULL | recv's exchange | the frame and its payload |
 //! | [space] | recv's exchange to EMPTY | send's exchange | the last read of the parked block |
 //! | [closed] | the exchange to CLOSED | any later load of the slot, also after a return has filled it | `closing`: no send goes on past the slot |
-//! | [announce-op] | op or returning = busy, before the exchange | an audit's or a join's load of it | which two blocks are in question, the owner tags of the word's earlier exchanges, and the tally with the number of the message (`ids.rs`) |
+//! | [announce-op] | op or returning = busy, before the exchange | an audit's or a join's load of it | which two blocks are in question, the owner tags of the word's earlier exchanges, and the tally of sends |
 //! | [settle] | op or returning = idle, after owner tag and cell; the cell's shared word, after the count of its return | an audit's or a join's load of it | the owner tag, the cell, the count |
 //! | [return] | `returns` and `due_returns`, after the exchange and before the cell is free | a join's and `has_ended`'s load of the count | the exchange: the slots show the message of each return that is counted |
 //!
@@ -155,8 +164,10 @@ impl<'a> Port<'a> {
             Verb::Send | Verb::Recv => None,
             Verb::Return => ring.blocks.get(offer).and_then(|block| block.origin()),
         };
-        let sent = &self.record.tally.sent;
-        let reserved = (verb == Verb::Send).then(|| self.ids.reserve(sent));
+        if verb == Verb::Send {
+            // Reserves the number of the message.
+            self.record.tally.sent.increment();
+        }
         let op = self.record.announcement(verb);
         let busy = cell.announced().busy(verb, index, gain);
         op.store(busy.bits(), Release); // [announce-op]
@@ -164,7 +175,7 @@ impl<'a> Port<'a> {
         // attempt loads the slot again.
         if slot.compare_exchange(seen.bits(), swapped.bits(), SeqCst, Relaxed).is_err() {
             if verb == Verb::Send {
-                self.ids.keep(sent);
+                self.record.tally.sent.decrement();
             }
             op.store(OpWord::IDLE.bits(), Release); // [settle]
             return Swapped::Lost;
@@ -172,12 +183,7 @@ impl<'a> Port<'a> {
         kill_point("exchanged");
         block.set_owner(cell.tag());
         match verb {
-            Verb::Send => {
-                if let Some(after) = reserved {
-                    self.ids.used(after);
-                }
-                cell.settle(settled);
-            }
+            Verb::Send => cell.settle(settled),
             Verb::Recv => {
                 self.record.tally.received.increment();
                 cell.settle(settled);

@@ -413,7 +413,8 @@ impl Setup {
         let first = |record: usize| self.capacity + record as u8 * self.cells;
         let owned: [[u8; CELLS]; RECORDS] =
             from_fn(|record| from_fn(|cell| first(record) + cell as u8));
-        let empty = Block { tag: 0, message: None, redelivered: false, origin: Held::Free, id: (0, 0) };
+        let empty =
+            Block { tag: 0, message: None, redelivered: false, origin: Held::Free, id: (0, 0) };
         let mut blocks = [empty; BLOCKS];
         for (record, cell) in self.all_cells() {
             let tag = self.tag(record, cell as u8, Verb::Send);
