@@ -150,7 +150,7 @@ fn two_senders_and_two_receivers_may_die_anywhere() {
     holds_in_all_states(Setup { auditor_deaths: 0, ..queue(1, &[SEND, SEND, RECV, RECV]) });
 }
 
-/// 79,348, 556,988 and 29,187 states, with one death and an auditor's.
+/// 85,532, 581,390 and 34,267 states, with one death and an auditor's.
 #[test]
 fn a_settled_record_may_be_taken_over() {
     holds_in_all_states(Setup { take_over: true, deaths: 1, ..TWO_RECEIVERS });
@@ -158,7 +158,7 @@ fn a_settled_record_may_be_taken_over() {
     holds_in_all_states(Setup { take_over: true, ..RETURN_BESIDE });
 }
 
-/// N states.
+/// 629,976 states.
 ///
 /// Fails with `ReserveAfterExchange`, `LostCountsOn`, `AuditGuesses`, `OwnerBeginsAnew` and
 /// `ReturnRenames` (seen failing).

@@ -324,6 +324,8 @@ struct Truth {
     fates: [Fate; MESSAGES],
     /// The ids with which messages were sent.
     ids: [Option<Id>; MESSAGES],
+    /// What each tally must be between two operations.
+    tallies: [u8; RECORDS],
     sent: u8,
     received: u8,
     in_ring: [Option<u8>; SLOTS],
@@ -349,10 +351,8 @@ pub(crate) struct State {
     cells: [[Cell; CELLS]; RECORDS],
     blocks: [Block; BLOCKS],
     threads: [Thread; THREADS],
-    /// How many messages the owners of each record have sent, and perhaps one that none has sent.
+    /// How many messages each record has sent: the number of its next message.
     tallies: [u8; RECORDS],
-    /// The number of the next message, in private memory of the owner.
-    numbers: [u8; RECORDS],
     rest: Rest,
     truth: Truth,
 }
@@ -428,12 +428,12 @@ impl Setup {
             blocks,
             threads: [Thread::new(Life::Alive, 0); THREADS],
             tallies: [0; RECORDS],
-            numbers: [0; RECORDS],
             rest: Rest::default(),
             truth: Truth {
                 owned,
                 fates: [Fate::Unsent; MESSAGES],
                 ids: [None; MESSAGES],
+                tallies: [0; RECORDS],
                 sent: 0,
                 received: 0,
                 in_ring: [None; SLOTS],
@@ -460,9 +460,8 @@ impl Setup {
         state.threads[..records].hash(hasher);
         state.threads[RECORDS..][..self.seconds.len()].hash(hasher);
         if self.take_over {
-            // Else nobody reads the tally of a dead handle, and the others follow from the rest.
+            // Else nobody reads the tally of a dead handle, and those of the living follow from the rest.
             state.tallies[..records].hash(hasher);
-            state.numbers[..records].hash(hasher);
         }
         state.rest.hash(hasher);
         state.truth.hash(hasher);
@@ -519,7 +518,8 @@ impl Setup {
                 if self.edit == Some(Edit::OwnerBeginsAnew) {
                     state.tallies[me] = 0;
                 }
-                state.numbers[me] = state.tallies[me];
+                // With a number more if the last owner died before an exchange.
+                state.truth.tallies[me] = state.tallies[me];
             }
         }
         self.each_block_is_in_one_place(state, |me, cell| state.truth.owned[me][cell])
@@ -532,7 +532,6 @@ impl Setup {
         for cell in &mut state.cells[me] {
             cell.mine = Mine::Free;
         }
-        state.numbers[me] = 0;
     }
 
     /// Each thread that lives, and each auditor, comes to the end of its operation alone, whatever the
@@ -840,16 +839,15 @@ impl Setup {
                 let at = if names_position { it.at } else { slot as u8 };
                 let op = Op { verb: it.verb, cell: it.cell, at, gain: it.gain };
                 state.ops[me][self.word(it.verb)] = Some(op);
-                // Before the announcement. Only a new owner reads the tally.
-                if it.verb == Verb::Send && self.edit != Some(Edit::ReserveAfterExchange) {
-                    state.tallies[me] = state.numbers[me] + 1;
-                }
+                // Before the announcement. Only the next owner reads the tally.
+                let reserves = self.edit != Some(Edit::ReserveAfterExchange);
+                state.tallies[me] += u8::from(it.verb == Verb::Send && reserves);
                 self.go_on(&mut it);
             }
             Step::Exchange => {
                 if state.slots[slot] == (Slot { at: it.at, state: it.seen, block: it.gain }) {
                     self.exchange(state, thread)?;
-                    state.numbers[me] += u8::from(it.verb == Verb::Send);
+                    state.truth.tallies[me] += u8::from(it.verb == Verb::Send);
                     self.finish_task(&mut it, thread);
                     self.go_on(&mut it);
                 } else {
@@ -857,9 +855,9 @@ impl Setup {
                 }
             }
             Step::Tag => {
-                if it.life == Life::Alive && self.edit == Some(Edit::ReserveAfterExchange) {
-                    state.tallies[me] = state.numbers[me];
-                }
+                let counts = self.edit == Some(Edit::ReserveAfterExchange);
+                let is_own = (it.verb, it.life) == (Verb::Send, Life::Alive);
+                state.tallies[me] += u8::from(is_own && counts);
                 state.blocks[usize::from(it.gain)].tag = self.tag(me, it.cell, it.verb);
                 self.go_on(&mut it);
             }
@@ -913,11 +911,9 @@ impl Setup {
                 ended = self.go_on(&mut it);
             }
             Step::ClearLost => {
-                if (it.verb, it.life) == (Verb::Send, Life::Alive)
-                    && self.edit != Some(Edit::LostCountsOn)
-                {
-                    state.tallies[me] = state.numbers[me];
-                }
+                let stays = [Edit::ReserveAfterExchange, Edit::LostCountsOn].map(Some);
+                let is_own = (it.verb, it.life) == (Verb::Send, Life::Alive);
+                state.tallies[me] -= u8::from(is_own && !stays.contains(&self.edit));
                 self.guess(state, me, it.verb);
                 state.ops[me][self.word(it.verb)] = None;
                 it = it.again();
@@ -942,7 +938,7 @@ impl Setup {
         if it.has_lock {
             return self.look(state, thread, Verb::Return, it.cell);
         }
-        if state.tallies[me] != state.numbers[me] && thread == me {
+        if state.tallies[me] != state.truth.tallies[me] && thread == me {
             return Err("a message is counted that was not sent");
         }
         let task = self.task(state, thread);
@@ -955,7 +951,7 @@ impl Setup {
         match (task, wanted.and_then(|wanted| self.cell_that_is(state, me, wanted))) {
             (Some(Task::Send), Some(cell)) => {
                 let message = Some(self.next_message(state, me));
-                let id = (me as u8, state.numbers[me]);
+                let id = (me as u8, state.tallies[me]);
                 let block = state.block_in(me, cell);
                 (block.message, block.redelivered, block.origin) = (message, false, Held::Free);
                 block.id = id;
