@@ -554,6 +554,19 @@ mod tests {
         geometry.claims(label()).as_bytes().to_vec()
     }
 
+    /// Fails if two records of a queue share an id within 2^50 messages each, or if a record has
+    /// fewer than the bits of the handles leave (each seen failing).
+    #[test]
+    fn every_record_has_as_many_ids() {
+        for handles in [1, 2, 3, 4, 5, 64, 65, MAX_HANDLES as u32] {
+            let geometry = Geometry { handles, ..Geometry::plan(wishes()).unwrap() };
+            let each = (u128::from(u64::MAX) + 1) / u128::from(handles.next_power_of_two());
+            for id in 0..handles {
+                assert_eq!(u128::from(geometry.first_id(id)), u128::from(id) * each);
+            }
+        }
+    }
+
     #[test]
     fn what_was_planned_is_what_is_read() {
         let plan = Geometry::plan(wishes()).unwrap();

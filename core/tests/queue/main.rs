@@ -3,6 +3,7 @@
 mod blocking;
 mod calls;
 mod crowds;
+mod ids;
 mod leases;
 mod packs;
 
