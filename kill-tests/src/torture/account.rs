@@ -48,6 +48,10 @@ impl Numbers {
         self.runs.insert(1, upto);
     }
 
+    fn count(&self) -> u64 {
+        self.runs.iter().map(|(first, last)| last - first + 1).sum()
+    }
+
     /// The last number of the run that begins at 1.
     fn upto(&self) -> u64 {
         self.runs.get(&1).copied().unwrap_or(0)
@@ -115,6 +119,10 @@ struct Sent {
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     senders: BTreeMap<usize, Sent>,
+    /// The ids that arrived, each counted from 1.
+    ids: Numbers,
+    /// How many messages a consumer takes that drops what it has had by its id.
+    pub(crate) once_by_id: u64,
     histories: BTreeMap<(usize, u64), History>,
     /// How many histories were begun since the last were judged.
     begun: u64,
@@ -149,12 +157,18 @@ pub(crate) struct Balance {
 impl Account {
     /// Adds an entry that is settled, or that the receiver left when it died.
     pub(crate) fn entry(&mut self, receiver: usize, entry: Entry, violations: &mut Violations) {
-        let Entry { sender, n, redelivered, attempts, stage } = entry;
+        let Entry { sender, id, n, redelivered, attempts, stage } = entry;
         let is_told = !acknowledges_in_call(receiver);
         self.deliveries += 1;
         self.most_attempts = self.most_attempts.max(attempts);
         let sent = self.senders.entry(sender).or_default();
         let is_first = sent.arrived.insert(n);
+        let is_new = self.ids.insert(id.wrapping_add(1));
+        self.once_by_id += u64::from(is_new);
+        if is_new != is_first {
+            let what = if is_first { "the id of another" } else { "another id than before" };
+            violations.add(format_args!("{entry:?} of receiver {receiver} has {what}"));
+        }
         let last = self.order.entry((receiver, sender)).or_insert(0);
         let in_order = n > *last;
         if is_told && redelivered != (attempts > 1) {
@@ -234,6 +248,12 @@ impl Account {
     pub(crate) fn balance(&mut self, violations: &mut Violations) -> Balance {
         self.judge(0, violations);
         let mut balance = Balance::default();
+        let (by_id, arrived) =
+            (self.once_by_id, self.senders.values().map(|it| it.arrived.count()));
+        let arrived: u64 = arrived.sum();
+        if by_id != arrived {
+            violations.add(format_args!("{arrived} messages arrived, and {by_id} by their ids"));
+        }
         for (id, sent) in &self.senders {
             sent.balance(*id, &mut balance, violations);
         }

@@ -52,6 +52,7 @@ pub(crate) struct ReceiverLedger {
 #[repr(C)]
 struct EntryWords {
     sender: AtomicU64,
+    id: AtomicU64,
     n: AtomicU64,
     attempts: AtomicU64,
     stage: AtomicU64,
@@ -71,6 +72,8 @@ pub(crate) enum Stage {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     pub(crate) sender: usize,
+    /// The id that the queue gave the message.
+    pub(crate) id: u64,
     pub(crate) n: u64,
     pub(crate) redelivered: bool,
     pub(crate) attempts: u16,
@@ -123,6 +126,7 @@ impl ReceiverLedger {
         }
         let words = self.words(at);
         words.sender.store(entry.sender as u64, Relaxed);
+        words.id.store(entry.id, Relaxed);
         words.n.store(entry.n, Relaxed);
         let flag = if entry.redelivered { REDELIVERED } else { 0 };
         words.attempts.store(u64::from(entry.attempts) | flag, Relaxed);
@@ -150,6 +154,7 @@ impl ReceiverLedger {
         let attempts = words.attempts.load(Relaxed);
         let entry = Entry {
             sender: words.sender.load(Relaxed) as usize,
+            id: words.id.load(Relaxed),
             n: words.n.load(Relaxed),
             redelivered: attempts & REDELIVERED != 0,
             attempts: attempts as u16,

@@ -12,6 +12,8 @@
 //!   acknowledgement.
 //! * A message comes twice with the same number of attempts, or a number is missing. The excuse is a
 //!   receiver that died in a call.
+//! * A consumer that drops what it has had before by its id would take a message twice, or drop one that
+//!   it never had.
 //!
 //! One lease in ten is not acknowledged: it is dropped, with or without a panic, or returned at once or
 //! later. A few are forgotten, and their worker is killed soon.
@@ -340,6 +342,7 @@ impl Field {
         table.row(&[&"  of those arrived", &balance.arrived_in_doubt]);
         table.row(&[&"deliveries", &self.account.deliveries]);
         table.row(&[&"  not acknowledged, by the living", &self.account.returned]);
+        table.row(&[&"  once each, by id", &self.account.once_by_id]);
         table.row(&[&"  again, flagged", &self.account.redeliveries]);
         table.row(&[&"  most attempts", &self.account.most_attempts]);
         table.row(&[&"  or attempts without an entry", &balance.without_entry]);

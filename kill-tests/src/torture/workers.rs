@@ -101,18 +101,19 @@ fn receive_in_call(mut receiver: Receiver, id: usize, ledger: &ReceiverLedger) -
     loop {
         ledger.in_call.store(1, Release);
         let received = match id % 4 {
-            0 => receiver.recv_blocking(),
-            _ => block_on(receiver.recv()),
+            0 => receiver.recv_with_id_blocking(),
+            _ => block_on(receiver.recv_with_id()),
         };
-        let message = match received {
-            Ok(message) => message,
+        let received = match received {
+            Ok(received) => received,
             Err(RecvError::Closed) => return Ok(()),
             Err(fault) => bail!(fault),
         };
-        let (sender, n) = read(&message)?;
+        let (sender, n) = read(&received.message)?;
         // `recv` returns neither.
         let (redelivered, attempts) = (false, 0);
-        ledger.write(Entry { sender, n, redelivered, attempts, stage: Stage::Acked });
+        let (id, stage) = (received.id, Stage::Acked);
+        ledger.write(Entry { sender, id, n, redelivered, attempts, stage });
         ledger.in_call.store(0, Release);
     }
 }
@@ -138,8 +139,8 @@ fn receive_by_lease(mut receiver: Receiver, id: usize, ledger: &ReceiverLedger) 
             Ok(lease) => {
                 let (sender, n) = read(&lease.read()?)?;
                 let (redelivered, attempts) = (lease.redelivered(), lease.attempts());
-                let stage = Stage::Held;
-                let at = ledger.write(Entry { sender, n, redelivered, attempts, stage });
+                let (id, stage) = (lease.id(), Stage::Held);
+                let at = ledger.write(Entry { sender, id, n, redelivered, attempts, stage });
                 held.push_back((lease, at));
                 keeps
             }
