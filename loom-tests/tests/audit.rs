@@ -219,7 +219,7 @@ mod models {
 
     /// A receiver returns a message and stops anywhere. Its auditor returns it, or it has returned already.
     ///
-    /// Fails if a return, or an audit, stores an id of its own (each seen failing).
+    /// Fails if a return, also one by an audit, stores an id of its own (seen failing).
     #[test]
     fn a_message_that_comes_again_has_the_same_id() {
         at_every_step(Size::Small, |steps| {

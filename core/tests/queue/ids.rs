@@ -136,7 +136,7 @@ fn queues_repeat_ids_and_differ_in_their_own() {
     assert_ne!(first.0, second.0);
 }
 
-/// Every kind of receive that tells the id tells the same.
+/// Fails if a return gives the message another id (seen failing).
 #[test]
 fn a_receive_and_a_lease_tell_the_same_id() {
     let queue: Queue<u64> = Queue::builder().capacity(4).create_typed().unwrap();
