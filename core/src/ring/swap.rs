@@ -177,7 +177,7 @@ impl<'a> Port<'a> {
             if verb == Verb::Send {
                 self.record.tally.sent.decrement();
             }
-            op.store(OpWord::IDLE.bits(), Release); // [settle]
+            end_announcement(op);
             return Swapped::Lost;
         }
         kill_point("exchanged");
@@ -196,7 +196,7 @@ impl<'a> Port<'a> {
         }
         *at = here.plus(1);
         self.prefetch_ahead(seen, here);
-        op.store(OpWord::IDLE.bits(), Release); // [settle]
+        end_announcement(op);
         if verb == Verb::Return {
             // Only after the word is idle: the receiving thread can use a free cell at once. An
             // audit must not take the block that it gains there for the offer of this return.
@@ -204,4 +204,11 @@ impl<'a> Port<'a> {
         }
         Swapped::Done(block, gain)
     }
+}
+
+/// Makes `op` idle, after a lost exchange too: an audit that loads this value has to see the owner tags of
+/// the word's earlier exchanges.
+#[inline(always)]
+fn end_announcement(op: &AtomicU64) {
+    op.store(OpWord::IDLE.bits(), Release); // [settle]
 }
