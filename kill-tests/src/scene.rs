@@ -1,6 +1,7 @@
 //! A queue and its survivors: what they must still be able to do after a kill, and the account of
 //! every message, record and block.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::thread;
@@ -37,6 +38,8 @@ pub(crate) struct Scene {
     first: Vec<Id>,
     /// Whether the join is over.
     joined: bool,
+    /// The ids of the messages that the survivors received.
+    ids: HashSet<u64>,
 }
 
 impl Scene {
@@ -71,8 +74,8 @@ impl Scene {
         ensure!(joined.is_some() == (fill == Fill::Empty), "joined {fill}: {joined:?}");
         let joining = (watchdog.is_none() && len > 0).then_some(joining);
         let waiter = operation.needs_waiter().then(|| Waiter::start(&queue, len)).transpose()?;
-        let (first, joined) = (fill.messages(), false);
-        Ok(Self { queue, sender, receiver, waiter, len, victims, joining, first, joined })
+        let (first, joined, ids) = (fill.messages(), false, HashSet::new());
+        Ok(Self { queue, sender, receiver, waiter, len, victims, joining, first, joined, ids })
     }
 
     pub(crate) fn fd(&self) -> Result<OwnedFd> {
@@ -170,6 +173,7 @@ impl Scene {
             Err(TryRecvError::Empty | TryRecvError::Closed) => return Ok(false),
             Err(refused) => bail!("the survivors cannot receive: {refused}"),
         };
+        self.note_id(lease.id())?;
         let (redelivered, attempts) = (lease.redelivered(), lease.attempts());
         let id = message::id(&lease.read()?, self.len).context("a message arrived garbled")?;
         lease.ack();
@@ -179,8 +183,14 @@ impl Scene {
         Ok(true)
     }
 
+    /// Checks that no message before had this id.
+    fn note_id(&mut self, id: u64) -> Result<()> {
+        ensure!(self.ids.insert(id), "two messages have the id {id}");
+        Ok(())
+    }
+
     /// Checks that new handles take the records of the dead, and work.
-    fn attach_anew(&self, closed: bool) -> Result<()> {
+    fn attach_anew(&mut self, closed: bool) -> Result<()> {
         let mut handles = Vec::new();
         for _ in 0..self.victims {
             let mut handle = self.queue.sender().context("the record of the dead")?;
@@ -188,11 +198,11 @@ impl Scene {
                 Err(TrySendError::Closed(())) if closed => {}
                 Ok(()) if !closed => {
                     let mut receiver = self.receiver_in(handle)?;
-                    let message = receiver.try_recv().context("a new handle cannot receive")?;
-                    ensure!(
-                        message == message::of(9, self.len),
-                        "a new handle received {message:?}"
-                    );
+                    let received = receiver.try_recv_with_id();
+                    let received = received.context("a new handle cannot receive")?;
+                    let is_whole = received.message == message::of(9, self.len);
+                    ensure!(is_whole, "a new handle received {received:?}");
+                    self.note_id(received.id)?;
                     handles.push(receiver);
                     continue;
                 }

@@ -24,6 +24,8 @@ use crate::opened::{Inner, Left, Opened};
 #[pyclass(frozen, weakref, module = "parkline._parkline")]
 pub(crate) struct Lease {
     item: Py<PyAny>,
+    /// `None` if the item was done before: see [`Left::Item`].
+    id: Option<u64>,
     attempts: u32,
     /// Its number in `opened`. `None` if the item was done before: see [`Left::Item`].
     number: Option<u64>,
@@ -42,8 +44,10 @@ impl Lease {
         lease: Option<parkline_uring::Lease>,
     ) -> Self {
         let attempts = lease.as_ref().map_or(1, |it| it.attempts().into());
+        let id = lease.as_ref().map(parkline_uring::Lease::id);
         Self {
             item,
+            id,
             attempts,
             number: lease.map(|lease| opened.keep_numbered(lease)),
             opened: Arc::downgrade(opened),
@@ -98,6 +102,14 @@ impl Lease {
     #[getter]
     fn item(&self, py: Python<'_>) -> Py<PyAny> {
         self.item.clone_ref(py)
+    }
+
+    /// The id of the item, the same at every delivery, which no other item of the queue has. Where ids
+    /// leave the queue, `Queue.id` belongs beside them: a queue that is made anew repeats ids. `None` for
+    /// an item that an interrupted batch of this handle had got: it was done before.
+    #[getter]
+    fn id(&self) -> Option<u64> {
+        self.id
     }
 
     /// How often the item was delivered, this time included.
@@ -186,13 +198,14 @@ impl Drop for Lease {
 #[pyclass(frozen, module = "parkline._parkline")]
 pub(crate) struct DeadLetter {
     encoded: Py<PyBytes>,
+    id: u64,
     attempts: u32,
     codec: Arc<Codec>,
 }
 
 impl DeadLetter {
-    pub(crate) fn new(encoded: Py<PyBytes>, attempts: u32, codec: &Arc<Codec>) -> Self {
-        Self { encoded, attempts, codec: Arc::clone(codec) }
+    pub(crate) fn new(encoded: Py<PyBytes>, id: u64, attempts: u32, codec: &Arc<Codec>) -> Self {
+        Self { encoded, id, attempts, codec: Arc::clone(codec) }
     }
 }
 
@@ -202,6 +215,12 @@ impl DeadLetter {
     #[getter]
     fn encoded(&self, py: Python<'_>) -> Py<PyBytes> {
         self.encoded.clone_ref(py)
+    }
+
+    /// The id of the item: see `Lease.id`. In a second queue it has another.
+    #[getter]
+    fn id(&self) -> u64 {
+        self.id
     }
 
     /// How often the item was delivered, this time included.

@@ -281,11 +281,12 @@ impl Opened {
     #[cold]
     fn bury(&self, py: Python<'_>, lease: Lease) -> PyResult<Option<Lease>> {
         let Some(handler) = self.handler(py) else { return Ok(Some(lease)) };
-        let (attempts, message) = (lease.attempts().into(), Message::Leased(lease));
+        let (id, attempts) = (lease.id(), lease.attempts().into());
+        let message = Message::Leased(lease);
         let fill =
             |to: &mut [u8]| message.copy_from(0, to).map_err(|fault| errors::fault(py, fault));
         let encoded = PyBytes::new_with(py, message.len(), fill)?;
-        handler.call1(py, (DeadLetter::new(encoded.unbind(), attempts, &self.codec),))?;
+        handler.call1(py, (DeadLetter::new(encoded.unbind(), id, attempts, &self.codec),))?;
         if let Message::Leased(lease) = message {
             lease.ack_dead();
         }

@@ -1,6 +1,7 @@
 """Items on leases of their own, which say which item is done; and dead letters."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import threading
@@ -411,6 +412,24 @@ each_waiting_get = pytest.mark.parametrize("get", WAITING.values(), ids=WAITING)
 each_get = pytest.mark.parametrize(
     "get", [*WAITING.values(), lambda q: q.get_nowait()], ids=[*WAITING, "nowait"]
 )
+
+
+def test_an_item_has_an_id_of_its_own_at_every_delivery() -> None:
+    """Fails if a lease or a letter tells another id (seen failing, each)."""
+    q = parkline.Queue[str](4, max_attempts=2)
+    q.put_many(["first", "second"])
+    ids = {}
+    for _ in range(4):
+        with contextlib.suppress(ZeroDivisionError), q.lease(timeout=10) as job:
+            assert ids.setdefault(job.item, job.id) == job.id
+            assert 1 // 0
+    assert set(map(type, ids.values())) == {int} and len(set(ids.values())) == 2
+    letters: list[parkline.DeadLetter] = []
+    q.on_dead_letter(letters.append)
+    q.put("last")
+    with q.lease(timeout=10) as job:
+        assert job.item == "last" and job.id not in ids.values()
+    assert {letter.decode(): letter.id for letter in letters} == ids
 
 
 @each_get
