@@ -418,7 +418,7 @@ def test_an_item_has_an_id_of_its_own_at_every_delivery() -> None:
     """Fails if a lease or a letter tells another id (seen failing, each)."""
     q = parkline.Queue[str](4, max_attempts=2)
     q.put_many(["first", "second"])
-    ids = {}
+    ids: dict[str, int | None] = {}
     for _ in range(4):
         with contextlib.suppress(ZeroDivisionError), q.lease(timeout=10) as job:
             assert ids.setdefault(job.item, job.id) == job.id
