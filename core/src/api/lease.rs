@@ -232,8 +232,7 @@ impl<M: Message + ?Sized> Lease<M> {
     pub fn ack(mut self) {
         self.is_over = true;
         // In a forked child, and on a corrupt segment, nothing is touched.
-        let port = self.attachment.usual_port().or_else(|| self.attachment.port().ok());
-        if let Some(Ok(cell)) = port.map(|port| port.cell(self.cell)) {
+        if let Ok(Ok(cell)) = self.attachment.port().map(|port| port.cell(self.cell)) {
             cell.acknowledge();
             self.attachment.acknowledged();
         }

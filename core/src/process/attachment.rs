@@ -106,6 +106,12 @@ impl Attachment {
     /// The port, unless this is a forked child, or this process has found the queue corrupt.
     #[inline]
     pub(crate) fn port(&self) -> Result<&Port<'_>, Fault> {
+        self.usual_port().map_or_else(|| self.unusual_port(), Ok)
+    }
+
+    /// The port, or the reason why there is none: messages that are owed are no such reason.
+    #[cold]
+    fn unusual_port(&self) -> Result<&Port<'_>, Fault> {
         let port = self.mapped_port()?;
         port.ring().condition.check()?;
         Ok(port)
